@@ -1,5 +1,5 @@
-//! The composition root: it builds the application from its settings, binds the address, and runs
-//! the services. Only this file uses every top-level module.
+//! The composition root: builds the application from its settings, binds the address, and runs the
+//! services. Only this file uses every top-level module.
 
 mod checks;
 pub mod lease_key;
@@ -68,24 +68,26 @@ pub use reload::{Reload, RenewedSettings};
 
 use own_machine::OwnMachine;
 
-/// How long tasks have to finish in a shutdown before they are dropped.
+/// How long tasks have time to finish in a shutdown, before they are dropped.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// The settings of an application.
+/// The settings from which an application is built.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub listen: Listen,
-    /// Who may connect, if `listen` is a Unix socket.
+    /// Who may connect to otter, if `listen` is a Unix socket.
     pub socket_access: SocketAccess,
-    /// The sockets of the service manager. If there are any, otter serves on them and not on
-    /// `listen`.
+    /// The sockets that the service manager passed. If there are any, otter serves on them instead
+    /// of on `listen`.
     pub passed_sockets: Vec<PassedSocket>,
-    /// The certificate and the key for TLS on TCP. `None` serves plain HTTP.
+    /// The certificate and the key for TLS on TCP sockets. `None` means plain HTTP.
     pub tls: Option<TlsFiles>,
-    /// `None` keeps the state in memory. It is lost when the process ends.
+    /// The state directory. `None` means that the state is kept in memory and is lost when the
+    /// process ends.
     pub state_dir: Option<PathBuf>,
     pub esx: EsxOptions,
-    /// How long after a start or revert otter confirms the guest's address by a direct read.
+    /// How long after a start or a revert of a machine otter confirms the guest's address by a
+    /// direct read.
     pub guest_settle: Duration,
     pub protection: Protection,
     pub snapshots: SnapshotSettings,
@@ -93,19 +95,19 @@ pub struct Settings {
     pub leases: LeaseRules,
     pub retention: Retention,
     pub pools: Pools,
-    /// The answers to questions of all machines. The answers of pools take precedence.
+    /// The rules that answer the questions of all machines. The rules of pools take precedence.
     pub answers: AnswerRules,
     pub screens: ScreenSettings,
     pub http: HttpSettings,
     pub event_stream: EventStreamSettings,
-    /// How long tasks have to finish in a shutdown before they are dropped.
+    /// How long tasks have time to finish in a shutdown, before they are dropped.
     pub grace: Duration,
-    /// Warnings about the configuration, one sentence each.
+    /// Warnings about the configuration. Each is one sentence.
     pub warnings: Vec<String>,
 }
 
 impl Settings {
-    /// The settings that a reload replaces.
+    /// The part of the settings that a reload of the configuration replaces.
     #[must_use]
     pub fn reloadable(&self) -> ReloadableSettings {
         ReloadableSettings {
@@ -117,7 +119,7 @@ impl Settings {
     }
 }
 
-/// An embedded, simulated host, which replaces the real one.
+/// The simulated host within this process, which replaces the real host.
 #[derive(Clone, Debug)]
 pub struct SimulatedHost {
     pub url: String,
@@ -127,14 +129,14 @@ pub struct SimulatedHost {
 /// Builds the settings from a configuration.
 ///
 /// # Parameters
-/// - `simulated`: replaces `[esx]`. The state is then kept in memory unless a state directory is
-///   configured.
+/// - `simulated`: the simulated host that replaces the section `[esx]`. If it is given, the state
+///   is kept in memory, unless a state directory is configured.
 ///
 /// # Errors
-/// The settings that are missing or invalid.
+/// Names the settings that are missing or invalid.
 pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Result<Settings> {
     let Config {
-        // A new section must be handled here.
+        // All sections are named, so that the compiler demands code here for each new section.
         esx,
         http,
         machines,
@@ -234,7 +236,7 @@ fn http_settings(http: config::Http, access_log: bool, tls_verified: bool) -> Ht
         body_timeout: http.body_timeout,
         header_timeout: http.header_timeout,
         idle_timeout: http.idle_timeout,
-        // Each wait holds a connection, and otter must serve other calls at the same time.
+        // Each waiting call holds a connection. 1,000 more connections are left for other calls.
         max_connections: connection_limit(http.max_waits + 1_000),
         scheme: Scheme::Http,
         allowed_origins: http.allowed_origins,
@@ -271,7 +273,8 @@ fn screen_waits(
     })
 }
 
-/// The configured number of connections, or fewer if the limit of open files allows fewer.
+/// The maximum number of connections: the configured one, or less if the limit of open files allows
+/// fewer.
 fn connection_limit(configured: usize) -> usize {
     let Some(files) = getrlimit(Resource::Nofile).current else { return configured };
     let allowed = connections::limit_for_open_files(files);
@@ -297,7 +300,7 @@ fn lease_rules(leases: &config::Leases) -> LeaseRules {
         grace,
         quarantine_retry,
         retention_days,
-        // Used by the jobs, not by the leases.
+        // The jobs use this setting, and the leases do not.
         question_grace: _,
     } = *leases;
     LeaseRules {
@@ -315,7 +318,7 @@ fn days(days: u32) -> Duration {
     Duration::from_hours(24) * days
 }
 
-/// An application that is bound to its address and does not run yet.
+/// An application that is bound to its address but does not run yet.
 pub struct App {
     clock: Clock,
     supervisor: Supervisor,
@@ -330,19 +333,19 @@ pub struct App {
 }
 
 impl App {
-    /// Checks the settings, opens the store, and binds the address. Resumes no jobs yet. Logs the
-    /// warnings. Every error that can prevent a start occurs here.
+    /// Checks the settings, opens the store, and binds the address. Logs the warnings. Does not
+    /// resume jobs yet. Every error that can prevent a start occurs in this function.
     ///
     /// # Errors
-    /// The reason why otter cannot start, as text for the operator.
+    /// Why otter cannot start, as a text for the operator.
     pub async fn bind(settings: Settings, clock: Clock) -> anyhow::Result<Self> {
         Self::bind_with(vim25_backend, settings, clock).await
     }
 
-    /// Like [`App::bind`], with `backend` in place of the vim25 backend.
+    /// Does the same as [`App::bind`], with `backend` in place of the vim25 backend.
     ///
     /// # Errors
-    /// The errors of [`App::bind`], and those of the backend.
+    /// The errors of [`App::bind`], and the errors of making the backend.
     pub async fn bind_with(
         backend: impl Backend,
         settings: Settings,
@@ -478,48 +481,48 @@ impl App {
         })
     }
 
-    /// The addresses that otter listens on, as text; at least one.
+    /// The addresses on which otter listens, as texts. There is at least one.
     ///
     /// # Errors
-    /// The operating system does not report an address.
+    /// Fails if the operating system does not report an address.
     pub fn listen_addresses(&self) -> std::io::Result<Vec<String>> {
         self.listeners.iter().map(Listener::describe).collect()
     }
 
-    /// The first TCP address that otter listens on. `None` if it listens only on Unix sockets.
+    /// The first TCP address on which otter listens. `None` if otter listens only on Unix sockets.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.listeners.iter().find_map(Listener::address)
     }
 
-    /// The store. Tests count its statements.
+    /// The store. Tests use it to count SQL statements.
     #[must_use]
     pub fn store(&self) -> Store {
         self.store.clone()
     }
 
-    /// The jobs. Tests delete old ones without waiting for an hour.
+    /// The jobs. Tests use them to delete old jobs without waiting for an hour.
     #[must_use]
     pub fn jobs(&self) -> Jobs {
         self.services.jobs.clone()
     }
 
-    /// The supervisor. Its caller can stop the daemon with it.
+    /// The supervisor, with which the caller can stop the daemon.
     #[must_use]
     pub fn supervisor(&self) -> Supervisor {
         self.supervisor.clone()
     }
 
-    /// Lets SIGHUP read the configuration again.
+    /// Makes SIGHUP read the configuration again.
     pub fn reload_with(&self, reload: Reload) {
         let Self { supervisor, services, live, tls, .. } = self;
         reload.register(supervisor, services, live.clone(), tls.clone());
     }
 
-    /// The service of the HTTP API. Tests call it without a socket.
+    /// The HTTP API as a service. Tests call it without a socket.
     ///
     /// # Errors
-    /// Two routes match the same paths.
+    /// Fails if two routes match the same paths.
     pub fn service(&self) -> anyhow::Result<impl HttpService + use<>> {
         let Self { clock, supervisor, services, http, metrics, .. } = self;
         let stop = supervisor.shutdown_token();
@@ -527,18 +530,18 @@ impl App {
         Ok(ApiState::new(services, clock, stop, http, metrics.clone()).service()?)
     }
 
-    /// Resumes the unfinished jobs, serves the HTTP API, and returns after the shutdown. On SIGHUP
-    /// it at once tries to connect to a host that is away.
+    /// Resumes the unfinished jobs, serves the HTTP API, and returns after the shutdown. On SIGHUP,
+    /// it also tries at once to connect to a host that is away.
     ///
     /// # Errors
-    /// The unfinished jobs cannot be read from the store.
+    /// Fails if the unfinished jobs cannot be read from the store.
     pub async fn run(self, signals: Signals) -> anyhow::Result<Shutdown> {
         let service = self.service()?;
         let Self { clock, supervisor, store, services, listeners, live, http, retention, .. } =
             self;
         let (purged, purge_clock): (Arc<dyn Storage>, _) = (Arc::new(store.clone()), clock.clone());
         // The store stops last, because the other services commit to it until they end. The audit
-        // stops just before it, because it counts refused calls until then.
+        // stops just before the store, because it counts refused calls until then.
         let audit = Arc::clone(&services.audit);
         let is_shared = store.is_shared();
         supervisor.spawn_stopping_last("store", |stop| async move {
@@ -560,8 +563,9 @@ impl App {
         }
         let observer: Arc<dyn Observer> = Arc::clone(&services.inventory) as _;
         let host = Arc::clone(services.hosts.only());
-        // SIGHUP also connects to the host at once if it is away. The handlers run in the order of
-        // their registration, so that the connection uses the password that was read again.
+        // SIGHUP also makes otter connect at once to a host that is away. The handlers of SIGHUP
+        // run in the order of their registration. This one comes after the reload of the
+        // configuration, so that the connection uses the new password.
         let away = Arc::clone(&host);
         supervisor.on_reload("the connection to the host", move || {
             away.connect_now();
@@ -594,7 +598,7 @@ impl App {
     }
 }
 
-/// Binds the address, or takes over the sockets of the service manager.
+/// Binds the configured address, or takes over the sockets that the service manager passed.
 async fn bind_listeners(
     listen: &Listen,
     access: &SocketAccess,
@@ -617,19 +621,20 @@ async fn bind_listeners(
     Ok(listeners)
 }
 
-/// Adds TLS to the TCP listeners if a certificate is configured.
+/// Adds TLS to the listeners on TCP, if a certificate is configured.
 fn with_tls(listeners: Vec<Listener>, tls: Option<&Tls>) -> Vec<Listener> {
     let Some(tls) = tls else { return listeners };
     listeners.into_iter().map(|listener| listener.with_tls(tls.clone())).collect()
 }
 
-/// The scheme under which clients reach otter, unless a proxy is in between.
+/// The scheme of the URLs at which clients reach otter, unless a reverse proxy is in between.
 fn scheme_of(listeners: &[Listener]) -> Scheme {
     let has_tls = listeners.iter().any(|listener| matches!(listener, Listener::Tls(..)));
     if has_tls { Scheme::Https } else { Scheme::Http }
 }
 
-/// Creates the backend for the settings. Another hypervisor needs another implementation.
+/// A function that makes the backend for the settings. Another hypervisor needs another such
+/// function.
 pub trait Backend:
     FnOnce(&Settings, &Clock, &Metrics) -> anyhow::Result<Arc<dyn Hypervisor>>
 {
@@ -637,10 +642,10 @@ pub trait Backend:
 
 impl<F: FnOnce(&Settings, &Clock, &Metrics) -> anyhow::Result<Arc<dyn Hypervisor>>> Backend for F {}
 
-/// Creates the vim25 backend.
+/// Makes the vim25 backend.
 ///
 /// # Errors
-/// The settings of the host are invalid.
+/// Fails if the settings of the host are invalid.
 pub fn vim25_backend(
     settings: &Settings,
     clock: &Clock,
@@ -651,7 +656,7 @@ pub fn vim25_backend(
     Ok(Arc::new(hypervisor))
 }
 
-/// Registers the function that samples states before each scrape of the metrics.
+/// Registers the function that sets the sampled metrics just before each scrape.
 fn sample_metrics(metrics: &Metrics, services: &Services, store: &Store, clock: &Clock) {
     let (services, store, clock) = (services.clone(), store.clone(), clock.clone());
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);

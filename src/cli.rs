@@ -1,8 +1,8 @@
 //! The command line: parses the arguments and runs the subcommand that they name.
 //!
 //! Exit codes: 0 success, 1 failure, 2 wrong command line, 78 wrong configuration (`EX_CONFIG`).
-//! `run` has exit codes of its own (`run/exit.rs`). `check-config` exits with the code with which
-//! `serve` would fail.
+//! The subcommand `run` has exit codes of its own (`run/exit.rs`). The subcommand `check-config`
+//! exits with the code with which `serve` would fail.
 
 mod check_host;
 mod doctor;
@@ -77,13 +77,14 @@ enum Subcommands {
     Doctor(Box<DoctorArgs>),
     /// Print the OpenAPI document: `otter openapi >openapi/otter.json`.
     Openapi {
-        /// The OpenAPI version of the document. 3.0 is converted from 3.1.
+        /// The OpenAPI version of the printed document. The document for 3.0 is converted from that
+        /// for 3.1.
         #[arg(long, value_enum, value_name = "VERSION", default_value = "3.1")]
         version: OpenapiVersion,
     },
     /// Print the script that completes command lines in a shell.
     Completions {
-        /// bash, zsh, fish, elvish or powershell.
+        /// The shell: bash, zsh, fish, elvish or powershell.
         shell: Shell,
     },
 }
@@ -111,7 +112,7 @@ struct ServeArgs {
 
 #[derive(Debug, Args)]
 struct CheckConfigArgs {
-    /// Also read the machines of the host once, and warn of each pattern that matches none.
+    /// Also read the machines of the host once, and warn of each pattern that matches no machine.
     #[arg(long)]
     host: bool,
     #[command(flatten)]
@@ -156,10 +157,10 @@ struct ConfigArgs {
 /// The machines of a simulated host.
 #[derive(Debug, Args)]
 struct ScenarioArgs {
-    /// A scenario file; by default the lab of `config/lab.toml`.
+    /// A scenario file. The default is the lab of `config/lab.toml`.
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
-    /// This number of generated machines instead of a scenario.
+    /// Simulate this number of generated machines instead of a scenario.
     #[arg(
         long,
         value_name = "N",
@@ -180,14 +181,14 @@ struct SimulateArgs {
     admin: Option<SocketAddr>,
     #[command(flatten)]
     scenario: ScenarioArgs,
-    /// The factor for the duration of tasks and guest changes. 1 is a tenth of a real host's time;
-    /// 0.1 is ten times as fast.
+    /// The factor for the durations of tasks and of changes in guests. With 1, everything takes a
+    /// tenth of the time on a real host; with 0.1, a hundredth.
     #[arg(long, value_name = "FACTOR", default_value = "1", value_parser = pace)]
     pace: f64,
-    /// The name of the account.
+    /// The user name of the account on the simulated host.
     #[arg(long, value_name = "NAME", default_value = "root")]
     username: String,
-    /// The password of the account. It protects only the simulation.
+    /// The password of the account on the simulated host. It protects only the simulation.
     #[arg(long, value_name = "PASSWORD", default_value = "otter")]
     password: String,
 }
@@ -196,11 +197,11 @@ impl Command {
     /// Reads the command line of the process.
     ///
     /// # Errors
-    /// The exit code, if the command line is wrong or asks for help or the version. The message has
-    /// already been printed.
+    /// The exit code of the process, if the command line is wrong or asks for help or for the
+    /// version. The message has already been printed.
     pub fn from_command_line() -> Result<Self, ExitCode> {
         Self::try_parse().map_err(|error| {
-            // The exit code is the same if the message cannot be written.
+            // An error of printing the message is ignored, because the exit code stays the same.
             let _ = error.print();
             match error.exit_code() {
                 0 => ExitCode::SUCCESS,
@@ -210,8 +211,8 @@ impl Command {
         })
     }
 
-    /// Whether the command line names the subcommand `run` or `release`, even if it is wrong
-    /// otherwise.
+    /// Whether the command line names the subcommand `run` or `release`. The rest of the command
+    /// line may be wrong.
     fn is_run() -> bool {
         let matches = Self::command().ignore_errors(true).try_get_matches();
         matches.is_ok_and(|matches| {
@@ -225,7 +226,8 @@ impl Command {
 pub fn run(command: Command) -> ExitCode {
     let Command { subcommand } = command;
     let outcome = match subcommand {
-        // The sockets are taken before the runtime starts its threads.
+        // The sockets that the service manager passed are taken before the runtime starts threads,
+        // because this changes the environment of the process.
         Subcommands::Serve(serve) => PassedSocket::take_all()
             .context("otter cannot serve on the sockets that it was passed")
             .and_then(|passed| on_runtime(self::serve(serve, passed))),
@@ -264,7 +266,8 @@ async fn serve(args: ServeArgs, passed_sockets: Vec<PassedSocket>) -> anyhow::Re
     let LoadedConfig { config, values } = config_args.read_with_values()?;
     let log_level = install_log(&config)?;
     raise_file_limit();
-    // Installed before anything starts, so that a signal during the start is not lost.
+    // The signals are registered before anything starts, so that a signal during the start is not
+    // lost.
     let signals = Signals::install().context("signals cannot be received")?;
     let clock = Clock::system();
     let simulated = if simulate {
@@ -372,7 +375,7 @@ fn completions(shell: Shell) -> ExitCode {
 }
 
 impl ConfigArgs {
-    /// Reads the configuration and prints its warnings, for commands that have no log.
+    /// Reads the configuration and prints its warnings to stderr, for commands that have no log.
     fn load(&self) -> Result<Config, ConfigError> {
         let config = self.read()?;
         for warning in &config.warnings {
@@ -398,7 +401,7 @@ impl ConfigArgs {
     }
 }
 
-/// Parses the factor for the duration of tasks.
+/// Parses the factor for the durations of simulated tasks and guests.
 fn pace(text: &str) -> Result<f64, String> {
     let fits = |factor: &f64| (0.0..=1_000.0).contains(factor);
     text.parse().ok().filter(fits).ok_or_else(|| "the pace is a number from 0 to 1000".to_owned())
@@ -429,14 +432,14 @@ fn install_log(config: &Config) -> anyhow::Result<LogLevel> {
     Ok(logs::install(&config.log.level, style)?)
 }
 
-/// Whether the environment allows escape sequences on a terminal: `NO_COLOR` is not set, or empty
+/// Whether the environment allows colours on a terminal: `NO_COLOR` is not set, or it is empty
 /// (<https://no-color.org>).
 fn allows_colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Raises the soft limit of open files to the hard limit, because each waiting client holds a file
-/// descriptor and the usual soft limit is 1,024.
+/// Raises the soft limit of open files to the hard limit. Each waiting client holds a file
+/// descriptor, and the usual soft limit of 1,024 would be too low.
 fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
@@ -447,8 +450,8 @@ fn raise_file_limit() {
     }
 }
 
-/// The message that `serve` prints when it listens: the address, the state directory, and commands
-/// to try.
+/// The message that `serve` prints when it starts to listen: the address, the state directory, and
+/// commands to try.
 fn start_message(bound: &[String], state: Option<&Path>) -> String {
     let first = bound.first().map_or("", String::as_str);
     let (curl, browser) = match first.strip_prefix("unix:") {
@@ -466,7 +469,8 @@ fn start_message(bound: &[String], state: Option<&Path>) -> String {
     )
 }
 
-/// Writes to the standard output. A closed standard output does not end the daemon.
+/// Writes a text to the standard output. If the standard output is closed, the daemon goes on
+/// running.
 fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

@@ -1,5 +1,5 @@
-//! Time and randomness, as a value that is passed to the code. Tests control it. `.clippy.toml`
-//! forbids direct access to the system clock.
+//! Time and randomness as a value that is passed to the code that needs them, so that tests can
+//! control them. `.clippy.toml` forbids direct access to the system clock.
 #![expect(clippy::disallowed_methods, reason = "only this file reads the system clock")]
 
 use std::fmt::Debug;
@@ -11,7 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-/// The wall clock, the monotonic clock, sleeping, and random ids. Clones share the same time.
+/// The source of the wall clock, the monotonic clock, pauses, and random ids. All clones show the
+/// same time.
 #[derive(Clone, Debug)]
 pub struct Clock(Arc<Source>);
 
@@ -22,12 +23,12 @@ enum Source {
     Other(Box<dyn Time>),
 }
 
-/// A source of time and randomness that is not built in.
+/// A source of time and randomness that another part of the program provides, such as a test.
 pub trait Time: Debug + Send + Sync {
-    /// The wall clock.
+    /// The time of the wall clock.
     fn now(&self) -> Timestamp;
 
-    /// The monotonic clock: the time since an arbitrary start.
+    /// The time of the monotonic clock: the time since an arbitrary start.
     fn elapsed(&self) -> Duration;
 
     /// Waits for this duration.
@@ -36,7 +37,7 @@ pub trait Time: Debug + Send + Sync {
     /// 256 random bits.
     fn random(&self) -> [u8; 32];
 
-    /// A new UUID of version 7.
+    /// Makes a new UUID of version 7.
     fn uuid(&self) -> Uuid;
 }
 
@@ -47,26 +48,27 @@ struct Stepped {
 }
 
 impl Clock {
-    /// The system's time.
+    /// The clock and the randomness of the operating system.
     #[must_use]
     pub fn system() -> Self {
         Self(Arc::new(Source::System { started: Instant::now() }))
     }
 
-    /// A time that changes only by [`advance`](Self::advance) and [`jump`](Self::jump).
+    /// A clock whose time changes only by [`advance`](Self::advance) and [`jump`](Self::jump).
     #[must_use]
     pub fn stepped(start: Timestamp) -> Self {
         let now = Mutex::new(Stepped { wall: start, elapsed: Duration::ZERO });
         Self(Arc::new(Source::Stepped { now, moved: Notify::new() }))
     }
 
-    /// The time and randomness of another source.
+    /// A clock with the time and the randomness of another source.
     #[must_use]
     pub fn from_time(time: impl Time + 'static) -> Self {
         Self(Arc::new(Source::Other(Box::new(time))))
     }
 
-    /// The wall clock, to the microsecond: times in the HTTP API have at most six fraction digits.
+    /// The time of the wall clock, rounded down to the microsecond, because times in the HTTP API
+    /// have at most six digits after the point.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         let now = match &*self.0 {
@@ -77,8 +79,8 @@ impl Clock {
         Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
     }
 
-    /// The monotonic clock: the time since an arbitrary start. It does not follow jumps of the wall
-    /// clock.
+    /// The time of the monotonic clock: the time since an arbitrary start. If the wall clock jumps,
+    /// the monotonic clock does not.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         match &*self.0 {
@@ -110,8 +112,8 @@ impl Clock {
         }
     }
 
-    /// Advances a stepped clock, and wakes the tasks whose sleep is over. Has no effect on other
-    /// kinds of clock.
+    /// Advances a stepped clock, and wakes the tasks whose sleep is then over. On other kinds of
+    /// clocks this has no effect.
     pub fn advance(&self, duration: Duration) {
         if let Source::Stepped { now, moved } = &*self.0 {
             {
@@ -123,8 +125,8 @@ impl Clock {
         }
     }
 
-    /// Makes the wall clock of a stepped clock jump, as an administrator or NTP does. The monotonic
-    /// clock does not change. Has no effect on other kinds of clock.
+    /// Makes the wall clock of a stepped clock jump, as an administrator or NTP can do. The
+    /// monotonic clock does not change. On other kinds of clocks this has no effect.
     pub fn jump(&self, by: SignedDuration) {
         if let Source::Stepped { now, .. } = &*self.0 {
             let mut now = now.lock().unwrap_or_else(PoisonError::into_inner);
@@ -132,10 +134,10 @@ impl Clock {
         }
     }
 
-    /// 256 random bits that are suitable for a secret.
+    /// 256 random bits that are good enough for a secret.
     ///
     /// # Errors
-    /// The operating system provides no random bits.
+    /// Fails if the operating system provides no random bits.
     pub fn random(&self) -> Result<[u8; 32], getrandom::Error> {
         if let Source::Other(time) = &*self.0 {
             return Ok(time.random());
@@ -145,7 +147,7 @@ impl Clock {
         Ok(bits)
     }
 
-    /// A new UUID of version 7, from the wall clock and random bits.
+    /// Makes a new UUID of version 7, from the wall clock and random bits.
     #[must_use]
     pub fn uuid(&self) -> Uuid {
         match &*self.0 {

@@ -1,5 +1,6 @@
-//! The byte stream of a connection. It holds the connection's permit and fails when the server
-//! ends, even after an upgrade: hyper then gives the stream to a handler and does not close it.
+//! The byte stream of a connection. It holds the permit of the connection, and it fails when the
+//! server ends. It does so even after an upgrade to another protocol, when hyper hands the stream
+//! over to a handler and no longer closes it.
 
 use std::future::Future;
 use std::io;
@@ -8,8 +9,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream that holds a value, such as a permit, until it is dropped. Reads and writes fail once
-/// `end` is ready.
+/// A stream that also holds a value, such as a permit, until the stream is dropped. Reads and
+/// writes fail once the future `end` is ready.
 pub struct ConnectionStream<S, H> {
     stream: S,
     end: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -21,13 +22,14 @@ impl<S, H> ConnectionStream<S, H> {
     /// Wraps a stream.
     ///
     /// # Parameters
-    /// - `held`: the value to hold until the stream is dropped.
-    /// - `end`: completes when the stream must end.
+    /// - `held`: the value that is held until the stream is dropped.
+    /// - `end`: a future that completes when the stream must end.
     pub fn new(stream: S, held: H, end: impl Future<Output = ()> + Send + 'static) -> Self {
         Self { stream, end: Box::pin(end), has_ended: false, _held: held }
     }
 
-    /// Fails if the stream must end. Otherwise registers the task to be woken when it must end.
+    /// Fails if the stream must end. Otherwise arranges that the task is woken when the stream must
+    /// end.
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         self.has_ended = self.has_ended || self.end.as_mut().poll(context).is_ready();
         if self.has_ended { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }

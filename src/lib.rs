@@ -1,6 +1,7 @@
 //! otter: a REST daemon in front of a VMware ESX host. The binary calls this library.
 
-// Unit tests include the sample records of the integration tests, which name this crate.
+// Unit tests include the sample records of the integration tests, whose code refers to this crate
+// by the name `otter`.
 #[cfg(test)]
 extern crate self as otter;
 

@@ -1,4 +1,5 @@
-//! The process: its tasks, its signals and its shutdown. Each task has a name and is tracked.
+//! Supervises the process: its tasks, its signals and its shutdown. Each task has a name and is
+//! tracked.
 //!
 //! ```text
 //! running ──SIGTERM, SIGINT, stop(), end of a service task──► soft
@@ -9,13 +10,14 @@
 //!                                                            final services
 //! ```
 //! - `running`: the tasks run. SIGHUP calls the reload handlers.
-//! - `soft`: the service tasks are asked to finish and have the grace time to do so.
+//! - `soft`: the supervisor asks the service tasks to finish. They have the grace time to do so.
 //! - `hard`: the tasks that still run are dropped.
-//! - `final services`: the service tasks that the others needed, such as the store, are asked to
-//!   finish, and are dropped if they do not.
+//! - `final services`: the supervisor asks those service tasks to finish that the others needed,
+//!   such as the store. If they do not finish in time, they are dropped.
 //!
-//! A service task that ends before it is asked to, for any reason, shuts the daemon down, and the
-//! exit code is 1. An isolated task, such as a job, may panic: its starter gets the failure.
+//! If a service task ends before the supervisor asks it to, for whatever reason, the daemon shuts
+//! down with exit code 1. An isolated task, such as a job, may panic: only the task that started it
+//! learns of the failure.
 
 mod activation;
 mod signals;
@@ -44,11 +46,11 @@ use crate::clock::Clock;
 pub use activation::{PassedListener, PassedSocket};
 pub use signals::{Signal, Signals};
 
-/// How long the supervisor waits for dropped tasks and for the final services. The disk may be
-/// slow.
+/// How long the supervisor waits for tasks that it has dropped, and for the final services. The
+/// time is long because the disk may be slow.
 const FINAL_GRACE: Duration = Duration::from_secs(10);
 
-/// Starts the tasks of the process and shuts them down. Clones share the tasks.
+/// Starts the tasks of the process and shuts them down. Clones supervise the same tasks.
 #[derive(Clone)]
 pub struct Supervisor(Arc<Inner>);
 
@@ -63,7 +65,8 @@ struct Inner {
     spawn: Spawn,
 }
 
-/// Tasks that stop together. `soft` asks them to finish, `hard` drops them.
+/// A group of tasks that stop together. Cancelling `soft` asks them to finish, and cancelling
+/// `hard` drops them.
 #[derive(Clone, Default)]
 struct TaskGroup {
     soft: CancellationToken,
@@ -71,7 +74,7 @@ struct TaskGroup {
     tasks: TaskTracker,
 }
 
-/// The cause of the shutdown and the failures, as far as they are known.
+/// Why the daemon shuts down, and which tasks have failed so far.
 #[derive(Default)]
 struct ShutdownState {
     cause: Option<ShutdownCause>,
@@ -84,17 +87,17 @@ struct ReloadHandler {
     handler: Arc<dyn Fn() -> Result<(), BoxError> + Send + Sync>,
 }
 
-/// Sends states to the service manager. Tests replace it.
+/// A function that sends states to the service manager. Tests use another one.
 type Notify = Box<dyn Fn(&[NotifyState<'_>]) -> io::Result<()> + Send + Sync>;
 
-/// Runs a task.
+/// A function that runs a task in the background.
 type Spawn = Box<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// The output of a service task: nothing, or a result with any error.
+/// What a service task may return: nothing, or a result with any error.
 pub trait TaskResult {
-    /// Converts the output into a result.
+    /// Converts the returned value into a result.
     fn into_result(self) -> Result<(), BoxError>;
 }
 
@@ -110,7 +113,7 @@ impl<E: Into<BoxError>> TaskResult for Result<(), E> {
     }
 }
 
-/// The failure of a task.
+/// The failure of a task, with the name of the task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskFailure {
     pub task: &'static str,
@@ -122,7 +125,7 @@ pub struct TaskFailure {
 pub enum TaskOutcome {
     /// The task returned although it was not asked to stop.
     Returned,
-    /// The task returned an error: the text of the error and of its causes.
+    /// The task returned an error. This is the text of the error and of its causes.
     Failed(String),
     /// The task panicked with this message.
     Panicked(String),
@@ -151,32 +154,33 @@ impl Error for TaskFailure {}
 /// Why the daemon shut down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ShutdownCause {
-    /// The operator or the service manager sent a signal.
+    /// The operator or the service manager sent this signal.
     Signal(Signal),
     /// [`Supervisor::stop`] was called.
     Stopped,
-    /// A service task ended, and the daemon needs all of them.
+    /// This service task ended although the daemon needs all service tasks.
     Task(TaskFailure),
 }
 
-/// The result of a shutdown.
+/// Why and with which failures the daemon shut down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shutdown {
     pub cause: ShutdownCause,
-    /// The failures of service tasks since the start.
+    /// The failures of service tasks since the start of the daemon.
     pub failures: Vec<TaskFailure>,
 }
 
 impl Shutdown {
-    /// 0 if the daemon was asked to shut down and no service task failed, otherwise 1.
+    /// The exit code: 0 if a signal or a call asked the daemon to shut down and no service task
+    /// failed, otherwise 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         u8::from(matches!(self.cause, ShutdownCause::Task(_)) || !self.failures.is_empty())
     }
 }
 
-/// A task that [`Supervisor::spawn_isolated`] started. The task continues if this handle is
-/// dropped.
+/// A handle to a task that [`Supervisor::spawn_isolated`] started. If this handle is dropped, the
+/// task goes on.
 #[derive(Debug)]
 pub struct IsolatedTask<T> {
     name: &'static str,
@@ -184,10 +188,11 @@ pub struct IsolatedTask<T> {
 }
 
 impl<T> IsolatedTask<T> {
-    /// Waits until the task ends.
+    /// Waits until the task ends, and returns its output.
     ///
     /// # Errors
-    /// `Panicked` with the message. `Dropped` in a hard shutdown.
+    /// `Panicked`, with the message, if the task panicked. `Dropped` if a hard shutdown dropped the
+    /// task.
     pub async fn join(self) -> Result<T, TaskFailure> {
         let dropped = TaskFailure { task: self.name, outcome: TaskOutcome::Dropped };
         self.result.await.unwrap_or(Err(dropped))
@@ -195,7 +200,7 @@ impl<T> IsolatedTask<T> {
 }
 
 impl Supervisor {
-    /// A supervisor whose tasks have `grace` to finish in a soft shutdown.
+    /// Makes a supervisor. In a soft shutdown its tasks have the time `grace` to finish.
     #[must_use]
     pub fn new(clock: Clock, grace: Duration) -> Self {
         Self::with(
@@ -206,7 +211,7 @@ impl Supervisor {
         )
     }
 
-    /// Creates a supervisor whose tasks are run by `spawn`. It does not notify the service manager.
+    /// Makes a supervisor that runs its tasks with `spawn`. It does not notify the service manager.
     pub fn with_spawn(
         clock: Clock,
         grace: Duration,
@@ -228,8 +233,8 @@ impl Supervisor {
         }))
     }
 
-    /// Starts a service task, which the daemon needs. The task gets a token that is cancelled when
-    /// the task must finish.
+    /// Starts a service task: a task without which the daemon cannot run. It gets a token that is
+    /// cancelled when the task must finish.
     pub fn spawn<F>(&self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output: TaskResult> + Send + 'static,
@@ -237,8 +242,8 @@ impl Supervisor {
         self.spawn_in(&self.0.services, name, task);
     }
 
-    /// Starts a service task that the other service tasks need while they finish. Its token is
-    /// cancelled after all of them have ended.
+    /// Starts a service task that other service tasks need while they finish, such as the store.
+    /// The token of this task is cancelled after those tasks have ended.
     pub fn spawn_stopping_last<F>(
         &self,
         name: &'static str,
@@ -249,8 +254,8 @@ impl Supervisor {
         self.spawn_in(&self.0.final_services, name, task);
     }
 
-    /// Starts an isolated task. A panic of the task ends only this task. A soft shutdown waits for
-    /// the task. The task can observe the shutdown with [`Supervisor::shutdown_token`].
+    /// Starts an isolated task. If the task panics, only this task ends. A soft shutdown waits for
+    /// the task. With [`Supervisor::shutdown_token`] the task can see that a shutdown has begun.
     pub fn spawn_isolated<T, F>(&self, name: &'static str, task: F) -> IsolatedTask<T>
     where
         T: Send + 'static,
@@ -259,8 +264,8 @@ impl Supervisor {
         self.spawn_isolated_in(tracing::info_span!("task", task = name), name, task)
     }
 
-    /// Starts the isolated task of a connection. Its log lines name the task only at the level
-    /// `debug`, because a span would slow down each request.
+    /// Starts the isolated task of a connection. The log lines of this task name the task only if
+    /// the level `debug` is enabled, because a span would slow down each request.
     pub fn spawn_connection<F>(&self, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -292,7 +297,8 @@ impl Supervisor {
                         tracing::error!("{failure}");
                         failure
                     });
-                    // The receiver may be dropped already.
+                    // An error is ignored, because the caller may have dropped the handle that
+                    // receives the result.
                     drop(sender.send(ended));
                 }
                 () = hard.cancelled() => {}
@@ -313,8 +319,8 @@ impl Supervisor {
         self.begin_shutdown(ShutdownCause::Stopped);
     }
 
-    /// Registers a handler for SIGHUP. If the handler fails, the error is logged. The handler must
-    /// then leave the old state in use.
+    /// Registers a handler that SIGHUP calls. If the handler returns an error, the error is logged.
+    /// A handler that fails must leave the old state in use.
     pub fn on_reload<E: Into<BoxError>>(
         &self,
         name: &'static str,
@@ -333,7 +339,7 @@ impl Supervisor {
         self.notify(&[NotifyState::Ready]);
     }
 
-    /// Runs until the shutdown is complete, and returns its result.
+    /// Supervises the process until the shutdown is complete, and returns the result.
     pub async fn run(&self, mut signals: Signals) -> Shutdown {
         tokio::select! {
             biased;
@@ -384,8 +390,8 @@ impl Supervisor {
         }
     }
 
-    /// Waits for a group of tasks, but no longer than [`FINAL_GRACE`]: a task that never yields
-    /// cannot be dropped.
+    /// Waits until all tasks of a group have ended, but no longer than [`FINAL_GRACE`]. The limit
+    /// is needed because a task that never yields cannot be dropped.
     async fn wait(&self, group: &TaskGroup) {
         tokio::select! {
             biased;
@@ -437,7 +443,7 @@ impl Supervisor {
         self.begin_shutdown(ShutdownCause::Task(failure));
     }
 
-    /// Begins the soft shutdown. Only the first cause is recorded.
+    /// Begins the soft shutdown. If one has begun already, the new cause is ignored.
     fn begin_shutdown(&self, cause: ShutdownCause) {
         self.0.shutdown.lock().unwrap_or_else(PoisonError::into_inner).cause.get_or_insert(cause);
         self.0.services.soft.cancel();
@@ -445,7 +451,7 @@ impl Supervisor {
 
     fn reload(&self) {
         tracing::info!("SIGHUP: reloading");
-        // systemd requires the time in the same message.
+        // systemd requires that the message about the reload also contains the time.
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.notify(&[NotifyState::Reloading, now]),
             Err(error) => tracing::warn!(%error, "cannot notify the service manager of the reload"),
@@ -469,7 +475,7 @@ impl Supervisor {
         }
     }
 
-    /// Notifies the service manager twice per watchdog interval that this runtime is alive.
+    /// Tells the service manager twice in each watchdog interval that this runtime is alive.
     async fn notify_watchdog(&self) -> std::convert::Infallible {
         let Some(interval) = sd_notify::watchdog_enabled() else {
             return std::future::pending().await;

@@ -20,7 +20,7 @@ use crate::service::callers::Caller;
 use crate::service::leases::RunningMachines;
 use crate::service::patterns::PatternWarning;
 
-/// The features of this build.
+/// The names of the features that this version of otter has. `GET /v1/about` lists them.
 const FEATURES: &[&str] = &[
     "machines",
     "snapshots",
@@ -56,19 +56,20 @@ pub struct About {
     /// The version of otter.
     #[schema(example = "0.1.0")]
     pub version: String,
-    /// The features of this build.
+    /// The names of the features that this version of otter has.
     pub features: Vec<String>,
-    /// The product of the host. Null until otter has first reached the host.
+    /// The product of the host. Null until otter reaches the host for the first time.
     #[schema(required)]
     pub host: Option<AboutHost>,
     pub session: AboutSession,
     pub inventory: AboutInventory,
-    /// The id of the machine in which otter itself runs, if it is on this host. otter protects it.
-    /// otter finds it by `esx.machine_name`, else by its hardware addresses and its BIOS UUID.
+    /// The id of the machine in which otter itself runs. otter refuses to change this machine.
+    /// otter recognises it by its name in `esx.machine_name`, its hardware addresses and its BIOS
+    /// UUID. Null if the host has no such machine that the caller can see.
     #[schema(required)]
     pub self_machine: Option<String>,
-    /// How callers authenticate: `token`, or `none` if no token exists. With `none`, otter serves
-    /// only its own machine, and every caller is an admin.
+    /// How callers authenticate: `token`, or `none` if no token exists. With `none`, otter accepts
+    /// only calls from the machine on which it runs, and every caller is an admin.
     #[schema(extensions(("x-extensible-enum" = json!(["none", "token"]))))]
     pub authentication: String,
     /// The caller of this request.
@@ -85,7 +86,7 @@ pub struct AboutCaller {
     /// The name of the token; `anonymous` if no token exists.
     #[schema(example = "ci")]
     pub name: String,
-    /// The role of the token.
+    /// The role of the token; `admin` if no token exists.
     #[schema(extensions(("x-extensible-enum" = json!(["viewer", "runner", "operator", "admin"]))))]
     pub role: String,
 }
@@ -93,7 +94,7 @@ pub struct AboutCaller {
 /// The product of the host, as the host reports it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AboutHost {
-    /// The full name with the build.
+    /// The full name of the product, with its build.
     #[schema(example = "VMware ESXi 7.0.3 build-19193900")]
     pub product: String,
     #[schema(example = "7.0.3")]
@@ -103,17 +104,20 @@ pub struct AboutHost {
     pub api_type: String,
     #[schema(example = "7.0.3.0")]
     pub api_version: String,
-    /// The largest number of machines that run at the same time, from the configuration. Null if it
-    /// is not limited. This and the following three values are null for a restricted token.
+    /// The largest number of machines of the host that may run at the same time, from the
+    /// configuration. Null if there is no such limit, or if the token of the caller is restricted.
     #[schema(required)]
     pub max_running: Option<u32>,
-    /// The number of machines that run or are leased.
+    /// The number of machines of the host that run or are leased. Null if the token of the caller
+    /// is restricted.
     #[schema(required)]
     pub running_count: Option<u32>,
-    /// The largest memory of the machines that run at the same time. Null if it is not limited.
+    /// The largest total memory of the machines of the host that may run at the same time, from the
+    /// configuration. Null if there is no such limit, or if the token of the caller is restricted.
     #[schema(required)]
     pub max_memory_bytes: Option<u64>,
-    /// The memory of the machines that run or are leased.
+    /// The total memory of the machines of the host that run or are leased. Null if the token of
+    /// the caller is restricted.
     #[schema(required)]
     pub running_memory_bytes: Option<u64>,
 }
@@ -127,20 +131,21 @@ pub struct AboutSession {
     pub state: String,
     /// When the session entered this state.
     pub since: Timestamp,
-    /// The number of logins since otter started.
+    /// The number of successful logins to the host since otter started.
     pub logins: u64,
-    /// The reason why there is no session. Null if there is one.
+    /// Why otter has no session with the host. Null while otter is connected or connects for the
+    /// first time.
     #[schema(required)]
     pub reason: Option<String>,
 }
 
-/// The inventory in memory.
+/// otter's copy of the machines and datastores in memory.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AboutInventory {
     pub loaded: bool,
-    /// The current version, for `since` of `/v1/events`.
+    /// The current version of otter's state, for `since` of `/v1/events`.
     pub version: String,
-    /// The number of seconds since the host last reported a change.
+    /// The number of seconds since the host last reported a change. Null before the first change.
     #[schema(required)]
     pub age_seconds: Option<u64>,
     pub machine_count: u32,
@@ -155,11 +160,11 @@ pub struct Health {
     pub status: String,
 }
 
-/// The readiness level to check.
+/// The query of `/readyz`: the level of readiness to check.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ReadyQuery {
-    /// Whether otter must also have a session with the host.
+    /// Whether otter counts as ready only if it also has a session with the host. Default: false.
     #[param(value_type = Option<bool>)]
     host: Option<Parsed<bool>>,
 }
@@ -200,7 +205,8 @@ pub async fn about(
     }
     warnings.extend(services.storage.refusal().map(|failure| failure.detail));
     if !caller.scope.is_restricted() {
-        // The patterns can name machines that a restricted caller may not see.
+        // The warnings quote patterns of the configuration, and a pattern can name machines that a
+        // restricted caller may not see.
         warnings.extend(services.patterns.warnings().iter().map(PatternWarning::text));
     }
     let about = About {
@@ -231,7 +237,7 @@ pub async fn about(
 
 /// Whether otter is alive
 ///
-/// 200 while the daemon runs, whatever the state of the host is.
+/// Returns 200 while the daemon runs, whatever the state of the host is.
 #[utoipa::path(get, path = "/healthz", operation_id = "get_health", tag = "about",
     responses(
         (status = 200, description = "otter is alive", body = Health),
@@ -247,9 +253,10 @@ pub async fn healthz(
 
 /// Whether otter is ready
 ///
-/// 200 after the inventory was first loaded: from then on reads work, whatever the state of the
-/// host is. 503 while the store cannot write, because otter then accepts no job or lease. With
-/// `host=true` otter must also have a session with the host. The problem has the reason.
+/// Returns 200 once otter has loaded the inventory for the first time: from then on reads work,
+/// whatever the state of the host is. Returns 503 while the store cannot write, because otter then
+/// accepts no job or lease. With `host=true`, otter must also have a session with the host. If
+/// otter is not ready, the problem has the reason.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -293,8 +300,8 @@ pub async fn readyz(
     }
     api.services().machines.contents()?;
     if session == SessionState::Connecting {
-        // otter grants no machine before the session is up, so it would refuse a lease although a
-        // machine is free.
+        // otter is not ready yet: it grants no machine before it has a session with the host, so it
+        // would refuse a lease although a machine is free.
         let detail = "otter has loaded the inventory, but has no session with the host yet; try \
                       again in a moment.";
         return Err(Failure::new(FailureKind::InventoryLoading, detail).into());
@@ -314,7 +321,7 @@ impl AboutSession {
     /// The session on the wire.
     #[must_use]
     pub fn from_status(status: &SessionStatus) -> Self {
-        // `AboutHost` has the product.
+        // `AboutHost` shows the product, so the session does not.
         let SessionStatus { state, since, logins, product: _ } = status;
         Self {
             state: state_word(state).to_owned(),

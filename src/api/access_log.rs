@@ -1,7 +1,7 @@
 //! The access log: one line at `info` for each request, if `log.access` asks for it.
 //!
-//! A line has the name of the token and the path of the request. It has no query, header or body,
-//! because these can hold secrets.
+//! A line has the name of the token and the path of the request. A line has no query, header or
+//! body, because these can hold secrets.
 
 use std::time::Duration;
 
@@ -10,8 +10,11 @@ use http::{Method, StatusCode};
 use crate::domain::origin::RequestOrigin;
 use crate::service::callers::Caller;
 
-/// Writes the line of one request. `took` is the time until the response began; a stream continues
-/// after it.
+/// Writes the line of one request.
+///
+/// # Parameters
+/// - `took`: the time from the arrival of the request until its response began. The body of a
+///   stream is sent after this time.
 pub fn write(
     origin: &RequestOrigin,
     caller: Option<&Caller>,

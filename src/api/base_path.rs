@@ -1,5 +1,6 @@
-//! The path at which a reverse proxy has put otter: finds it for each request, and removes it
-//! before the routes. All links begin with it.
+//! Finds the base path of each request: the path at which a reverse proxy has put otter. Removes
+//! the base path from the URI before the routes see the request. All links begin with the base
+//! path.
 
 use std::sync::Arc;
 
@@ -20,9 +21,10 @@ const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-pref
 
 /// The sources of the base path: the path under which a client reaches otter.
 pub struct BasePathSettings {
-    /// `http.base_path`. Unless it is `/`, it applies to every request.
+    /// The setting `http.base_path`. Unless it is `/`, it is the base path of every request.
     pub configured: BasePath,
-    /// The proxies whose `X-Forwarded-Prefix` applies if `http.base_path` is `/`.
+    /// The proxies whose header `X-Forwarded-Prefix` gives the base path if `http.base_path` is
+    /// `/`.
     pub trusted_proxies: Arc<[TrustedProxy]>,
 }
 
@@ -72,7 +74,7 @@ pub fn remove(base: &BasePath, request: &mut Request) {
     }
 }
 
-/// The URI of a request without the base path. `None` if the URI does not begin with it.
+/// The URI of a request without the base path. `None` if the URI does not begin with the base path.
 fn without(base: &BasePath, uri: &Uri) -> Option<Uri> {
     let own = base.strip(uri.path());
     if own == uri.path() {

@@ -27,8 +27,9 @@ pub fn is_trusted_peer(peer: Option<Peer>, trusted_proxies: &[TrustedProxy]) -> 
     }
 }
 
-/// The client's address. While the current address belongs to a trusted proxy, the next address of
-/// `X-Forwarded-For`, from the right, replaces it. An entry that is not an address ends the search.
+/// The address of the client. The search begins at the peer of the connection. As long as the
+/// address found so far belongs to a trusted proxy, the next entry of `X-Forwarded-For` replaces
+/// that address, from the last entry to the first. An entry that is not an address ends the search.
 ///
 /// `None` if the peer has no address, and is no trusted proxy that reports one.
 #[must_use]
@@ -61,7 +62,7 @@ fn is_trusted(address: IpAddr, trusted_proxies: &[TrustedProxy]) -> bool {
     trusted_proxies.iter().any(|proxy| proxy.contains(address))
 }
 
-/// Parses an address as proxies write it, with or without a port.
+/// Parses an address in the form in which proxies write it, with or without a port.
 fn reported_address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let address = bare.parse().or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));
@@ -89,7 +90,8 @@ mod tests {
             ("192.0.2.1", &["203.0.113.9"][..], "192.0.2.1"),
             ("10.0.0.1", &[], "10.0.0.1"),
             ("10.0.0.1", &["203.0.113.9"], "203.0.113.9"),
-            // The client itself may have written the entries further left.
+            // The last entry counts, which the trusted proxy wrote. The client itself may have
+            // written the entries before the last one.
             ("10.0.0.1", &["127.0.0.1, 203.0.113.9"], "203.0.113.9"),
             ("10.0.0.1", &["127.0.0.1", "203.0.113.9,10.0.0.2"], "203.0.113.9"),
             ("10.0.0.1", &["10.0.0.3, 10.0.0.2"], "10.0.0.3"),

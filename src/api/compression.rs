@@ -1,5 +1,6 @@
-//! Compresses the bodies of responses for clients that accept it. A response whose handler has
-//! compressed it already, and a request without `Accept-Encoding`, cost next to nothing.
+//! Compresses the bodies of responses for clients that accept compressed bodies. A response that
+//! its handler has already compressed, and a request without `Accept-Encoding`, cost next to
+//! nothing.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -34,8 +35,9 @@ pub async fn compress(
     if response.headers().contains_key(CONTENT_ENCODING) {
         return name_varying_encoding(response);
     }
-    // `CompressionLayer` compresses the response of its inner service. This service returns the
-    // response that its request carries as the body.
+    // `CompressionLayer` can only compress the response of another service. So the existing
+    // response becomes the body of a request, and the service `carried` returns this body as its
+    // response.
     let carried =
         service_fn(|request: Request<Response>| ready(Ok::<_, Infallible>(request.into_body())));
     let layer = CompressionLayer::new().gzip(true).zstd(true).compress_when(is_compressible());
@@ -57,7 +59,7 @@ pub fn name_varying_encoding(mut response: Response) -> Response {
 }
 
 /// Selects the responses to compress. Excludes NDJSON streams of events, because a compressor
-/// delays events. The default predicate already excludes server-sent events.
+/// delays events. The default predicate of `CompressionLayer` already excludes server-sent events.
 fn is_compressible() -> impl Predicate {
     DefaultPredicate::new().and(NotForContentType::const_new(super::events::NDJSON))
 }

@@ -50,7 +50,7 @@ struct OpenConnections {
 /// The key of a connection that is not idle.
 const BUSY: u64 = u64::MAX;
 
-/// One open connection. It counts towards the limit until the slot is dropped.
+/// One open connection. The connection counts towards the limit until the slot is dropped.
 pub struct ConnectionSlot {
     connections: Arc<Connections>,
     /// The key of the connection in `OpenConnections::idle`, or [`BUSY`].
@@ -58,7 +58,8 @@ pub struct ConnectionSlot {
     close: CancellationToken,
     has_accepted_request: AtomicBool,
     is_upgraded: Arc<AtomicBool>,
-    /// The task that waits until the connection is idle.
+    /// The task that waits until the connection is idle. The task is woken when the connection
+    /// becomes idle.
     became_idle: AtomicWaker,
 }
 
@@ -92,8 +93,8 @@ impl Connections {
         Arc::new(Self { limit, state: Mutex::default(), changed: Notify::new() })
     }
 
-    /// Admits a new connection. At the limit, asks an idle connection to close and waits. Only the
-    /// accept loop calls this, one call at a time.
+    /// Admits a new connection. If the limit is reached, asks an idle connection to close, and
+    /// waits for room. Only the accept loop calls this method, one call at a time.
     pub async fn admit(self: &Arc<Self>) -> Admitted {
         let mut admission = Admission::Free;
         loop {
@@ -126,8 +127,8 @@ impl Connections {
         }))
     }
 
-    /// Asks the connection that is idle for longest to close, unless another is closing already.
-    /// Returns whether a connection is closing.
+    /// Asks the connection that is idle for longest to close, unless another connection is closing
+    /// already. Returns whether a connection is closing.
     fn close_oldest_idle(&self) -> bool {
         let mut state = self.state();
         if state.closing == 0
@@ -160,8 +161,8 @@ impl ConnectionSlot {
         self.close.cancelled().await;
     }
 
-    /// Whether the connection has accepted a request. The end of the response may still be in
-    /// transit.
+    /// Whether the connection has accepted a request. Part of the response to the request may still
+    /// have to be sent.
     #[must_use]
     pub fn has_accepted_request(&self) -> bool {
         self.has_accepted_request.load(Ordering::Relaxed)
@@ -179,12 +180,13 @@ impl ConnectionSlot {
         Some(self.idle_since.load(Ordering::Relaxed)).filter(|since| *since != BUSY)
     }
 
-    /// As [`ConnectionSlot::idle_period`]. If the connection is not idle, the task is woken when
-    /// the next idle period begins.
+    /// The same number as [`ConnectionSlot::idle_period`]. If the connection is not idle, the task
+    /// is woken when the next idle period begins.
     pub fn poll_idle_period(&self, context: &Context<'_>) -> Option<u64> {
         self.idle_period().or_else(|| {
             self.became_idle.register(context.waker());
-            // The request may have ended before the waker was registered.
+            // Read the idle period once more, because the request may have ended after the first
+            // read and before the waker was registered.
             self.idle_period()
         })
     }
@@ -237,7 +239,7 @@ impl Drop for InFlight {
     }
 }
 
-/// A response body that keeps its request in flight until it is dropped.
+/// A response body that keeps its request in flight until the body is dropped.
 pub struct AnswerBody {
     body: Body,
     _request: InFlight,
@@ -288,7 +290,7 @@ mod tests {
     async fn at_the_limit_the_connection_that_is_idle_for_longest_closes() {
         let connections = Connections::new(3);
         let [first, second, third] = [(); 3].map(|()| admit(&connections).unwrap().slot);
-        // The first connection is now the most recently used one.
+        // This request makes the first connection the one that was used last.
         drop(first.begin_request().unwrap());
         assert!(!is_asked_to_close(&second));
         let mut new = Box::pin(connections.admit());

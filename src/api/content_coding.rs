@@ -1,5 +1,5 @@
-//! Content codings (RFC 9110, section 8.4) of texts that many answers share: which coding a client
-//! gets, and the coded text, which is made once.
+//! Content codings (RFC 9110, section 8.4) of texts that many responses share: which coding a
+//! client gets, and the coded text, which is made only once.
 
 use std::io::{self, Write};
 
@@ -13,7 +13,8 @@ use zstd::stream::write::Encoder as ZstdEncoder;
 /// The header of a gzip file without a name and a time (RFC 1952).
 const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 
-/// The largest size in bytes of the end of a text. The end must fit into one block of each coding.
+/// The largest size in bytes of an end that is appended to a shared text. The end must fit into one
+/// block of each coding.
 const MAX_END: u16 = 0x7fff;
 
 /// How a body is coded. If a client accepts several codings equally, it gets the last of them in
@@ -34,11 +35,11 @@ pub struct SharedText {
     zstd: OnceCell<Bytes>,
 }
 
-/// The beginning of a gzip file.
+/// The beginning of a gzip file: the compressed beginning of a text.
 #[derive(Debug)]
 struct GzipStart {
     coded: Bytes,
-    /// The checksum and the size of the text.
+    /// The checksum and the size of the text that `coded` contains.
     checksum: Crc,
 }
 
@@ -48,8 +49,9 @@ type Weight = u16;
 impl Coding {
     const ALL: [Self; 3] = [Self::Identity, Self::Gzip, Self::Zstd];
 
-    /// The coding for a client that sends these values of `Accept-Encoding`. The rules are those of
-    /// the layer that compresses all other responses. `None` if the client accepts no coding.
+    /// The coding for a client that sends these values of `Accept-Encoding`. The rules are the same
+    /// as those of `CompressionLayer`, which compresses all other responses. `None` if the client
+    /// accepts no coding.
     #[must_use]
     pub fn for_client(values: &[HeaderValue]) -> Option<Self> {
         let elements = || {
@@ -112,14 +114,14 @@ impl SharedText {
         &self.text
     }
 
-    /// The text followed by `end`, coded, in two parts. The first part uses the same memory for all
-    /// ends.
+    /// Codes this text followed by `end`, and returns the coded body in two parts. All coded bodies
+    /// of this text share the memory of the first part.
     ///
     /// # Parameters
     /// - `end`: the end of the text, which is not compressed.
     ///
     /// # Errors
-    /// Fails if the encoder does, or if the end is longer than 32,767 bytes.
+    /// Fails if the encoder fails, or if the end is longer than 32,767 bytes.
     pub async fn coded(&self, coding: Coding, end: Bytes) -> io::Result<[Bytes; 2]> {
         let len = u16::try_from(end.len()).ok().filter(|len| *len <= MAX_END);
         let len = len.ok_or_else(|| io::Error::other("the end of the text is too long"))?;
@@ -150,8 +152,12 @@ impl GzipStart {
         Ok(Self { coded, checksum })
     }
 
-    /// The last block, which is stored and not compressed (RFC 1951, section 3.2.4), and the
-    /// checksum and the size of the whole text.
+    /// The last block of a gzip file, which is stored and not compressed (RFC 1951, section 3.2.4),
+    /// followed by the checksum and the size of the whole text.
+    ///
+    /// # Parameters
+    /// - `end`: the end of the text, which the block contains.
+    /// - `len`: the length of `end`.
     fn end(&self, end: &[u8], len: u16) -> Bytes {
         let mut checksum = Crc::new();
         checksum.combine(&self.checksum);
@@ -183,7 +189,7 @@ fn zstd_end(end: &[u8], len: u16) -> Bytes {
     coded.freeze()
 }
 
-/// Codes a text. Uses a blocking thread for a long text.
+/// Codes a text with the function `encode`. A long text is coded on a blocking thread.
 async fn off_thread<T: Send + 'static>(
     text: &Bytes,
     encode: fn(&[u8]) -> io::Result<T>,
@@ -196,7 +202,8 @@ async fn off_thread<T: Send + 'static>(
     tokio::task::spawn_blocking(move || encode(&text)).await?
 }
 
-/// An element of `Accept-Encoding` and its weight. `None` if its name or its weight is not known.
+/// An element of `Accept-Encoding` and its weight. `None` if the element has an unknown name or a
+/// malformed weight.
 fn weighted<T>(element: &str, parse: impl Fn(&str) -> Option<T>) -> Option<(T, Weight)> {
     let (name, weight) = match element.split_once(';') {
         Some((name, weight)) => (name, parse_weight(weight.trim())?),
@@ -237,7 +244,8 @@ mod tests {
 
     use super::*;
 
-    /// The coding that the layer that compresses all other responses chooses.
+    /// The coding that `CompressionLayer`, which compresses all other responses, chooses for a
+    /// request with these headers.
     fn chosen_by_layer(headers: &HeaderMap) -> Option<Coding> {
         let respond = service_fn(|_: Request<Body>| async {
             Ok::<_, Infallible>(Response::new(Body::from("x".repeat(100))))

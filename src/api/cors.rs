@@ -1,5 +1,6 @@
-//! Answers to browsers before they let a page of another server call otter: CORS, as the Fetch
-//! standard has it. Only origins that the configuration lists get such answers.
+//! CORS, as the Fetch standard defines it: headers of responses tell a browser which pages of other
+//! servers may call otter and read its responses. These are the pages whose origins the
+//! configuration lists.
 //!
 //! A page authenticates with a token in `Authorization`, so credentials of the browser (cookies,
 //! client certificates) are never allowed.
@@ -38,7 +39,7 @@ pub struct Cors {
     allowed_origins: Arc<[WebOrigin]>,
 }
 
-/// The header `Origin` of a request, if it names one listed origin.
+/// The header `Origin` of a request, if the configuration lists this origin.
 #[derive(Clone)]
 pub struct ListedOrigin(HeaderValue);
 
@@ -63,8 +64,9 @@ impl Cors {
         self.lists(&origin).then(|| ListedOrigin(value.clone()))
     }
 
-    /// Adds the CORS headers to a response. With a listed origin, the page of this origin may read
-    /// the response. Always adds `Vary: origin`, because the response depends on the origin.
+    /// Adds the CORS headers to a response. If the request has a listed origin, they allow the page
+    /// of this origin to read the response. Always adds `Vary: origin`, because the response
+    /// depends on the origin.
     pub fn set_headers(&self, origin: Option<ListedOrigin>, response: &mut Response) {
         if self.allowed_origins.is_empty() {
             return;
@@ -79,9 +81,9 @@ impl Cors {
     }
 }
 
-/// The response to a preflight, which a browser sends before a request that no HTML form could
-/// send. `None` if the request is not a preflight. It depends on no route and no token, because
-/// otter checks the request itself later.
+/// The response to a preflight: the question that a browser sends before a request that no HTML
+/// form could send. `None` if the request is not a preflight. The response depends on no route and
+/// no token, because otter checks the later request itself.
 #[must_use]
 pub fn preflight(method: &Method, headers: &HeaderMap) -> Option<Response> {
     if *method != Method::OPTIONS || !headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {

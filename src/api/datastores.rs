@@ -39,16 +39,16 @@ pub struct Datastore {
     pub kind: String,
     #[schema(required)]
     pub capacity_bytes: Option<u64>,
-    /// The free space. Hosts update this value rarely.
+    /// The free space of the datastore. Hosts update this value rarely.
     #[schema(required)]
     pub free_bytes: Option<u64>,
-    /// The space by which thin-provisioned disks can still grow.
+    /// The space by which the thin-provisioned disks on the datastore can still grow.
     #[schema(required)]
     pub uncommitted_bytes: Option<u64>,
     pub accessible: bool,
     #[schema(required)]
     pub url: Option<String>,
-    /// The number of machines with files on it that are visible to the caller.
+    /// The number of machines that have files on the datastore and that the caller can see.
     pub machine_count: u32,
 }
 
@@ -65,7 +65,7 @@ pub struct DatastoreList {
 
 /// List datastores
 ///
-/// Sorted by name, read from memory. Default `limit`: all datastores.
+/// Sorted by name. otter reads the datastores from memory. Default of `limit`: all datastores.
 #[utoipa::path(
     get,
     path = "/v1/datastores",
@@ -102,7 +102,7 @@ pub async fn list_datastores(
 
 /// Get a datastore
 ///
-/// Read from memory, without a call to the host.
+/// otter reads the datastore from memory, without a call to the host.
 #[utoipa::path(
     get,
     path = "/v1/datastores/{datastore}",
@@ -133,7 +133,7 @@ pub async fn get_datastore(
 }
 
 impl Datastore {
-    /// The datastore on the wire, with the machine count of a scope.
+    /// The datastore on the wire. Its `machine_count` counts only the machines of the scope.
     #[must_use]
     pub fn from_domain(api: &ApiState, scope: &Scope, datastore: &datastore::Datastore) -> Self {
         let visible_machines = api.services().machines.visibility().machine_count(scope, datastore);

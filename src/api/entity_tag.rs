@@ -8,7 +8,7 @@ use super::content_coding::Coding;
 /// The beginning of a weak tag.
 const WEAK: &str = "W/";
 
-/// The beginning of the SHA-256 digest of the content that a tag identifies.
+/// The beginning of the SHA-256 digest of the content that an entity tag identifies.
 pub type Digest = [u8; 12];
 
 /// The entity tag of a response.
@@ -16,7 +16,8 @@ pub type Digest = [u8; 12];
 pub struct EntityTag {
     /// The tag of the body without a coding.
     plain: HeaderValue,
-    /// The tag of the coded body: its bytes differ, so it is weak.
+    /// The tag of the body in any other coding. It is weak, because the bytes of the coded body
+    /// differ.
     weak: HeaderValue,
 }
 
@@ -72,7 +73,8 @@ fn has_tag(client_tags: &str, tag: &str) -> bool {
 }
 
 fn header_value(tag: &str) -> HeaderValue {
-    // A tag has only visible ASCII, so the value is always valid. An empty value would name no tag.
+    // A tag has only visible ASCII characters, so it is always a valid header value. If it were
+    // not, the header would be empty, which names no tag.
     HeaderValue::from_str(tag).unwrap_or(HeaderValue::from_static(""))
 }
 

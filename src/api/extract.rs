@@ -1,5 +1,5 @@
-//! Strict parsing of requests: path, query parameters, headers and bodies. The problem of a mistake
-//! suggests the most similar valid input.
+//! Strict parsing of requests: path, query parameters, headers and bodies. If a request has a
+//! misspelt name, the problem suggests the most similar valid name.
 
 mod json;
 mod parameter;
@@ -26,7 +26,7 @@ use super::problem::ApiError;
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::terminal::first_unprintable;
 
-/// The body of operations without fields.
+/// The JSON body of a request to an operation whose body has no fields: empty, or `{}`.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NoFields {}
@@ -91,7 +91,8 @@ where
                 format!("The body is missing; send a JSON object with {}.", required.join(", "));
             return Err(failure_in_body("", "missing", detail).into());
         }
-        // The request checks have refused other content types.
+        // Only a missing content type is refused here, because the request checks have already
+        // refused every content type other than JSON.
         if !parts.headers.contains_key(CONTENT_TYPE) {
             let detail = "The Content-Type is missing; send Content-Type: application/json.";
             return Err(Failure::new(FailureKind::UnsupportedMediaType, detail).into());
@@ -202,7 +203,8 @@ pub fn failure_in_body(pointer: &str, code: &'static str, detail: String) -> Fai
     })
 }
 
-/// " Did you mean …?", or a list of the known names if none is similar.
+/// The end of a sentence about an unknown name: " Did you mean …?", or a list of the known names if
+/// none is similar.
 fn suggestion(given: &str, known: &[String]) -> String {
     if known.is_empty() {
         return " This operation has none.".to_owned();
@@ -214,7 +216,8 @@ fn suggestion(given: &str, known: &[String]) -> String {
 }
 
 fn nearest<'k>(given: &str, known: &'k [String]) -> Option<&'k String> {
-    // The distance of a very long text is expensive to compute and useless.
+    // Suggest nothing for a very long text: its edit distance is expensive to compute, and the
+    // suggestion would be useless.
     if given.len() > 64 {
         return None;
     }

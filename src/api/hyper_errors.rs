@@ -56,7 +56,8 @@ impl<C: AsyncWrite + Unpin> HyperErrorReplacer<C> {
         Poll::Ready(Ok(()))
     }
 
-    /// The replacement for the written bytes. `None` if they are not an error response of hyper.
+    /// The replacement for bytes that hyper wrote. `None` if the bytes are not an error response of
+    /// hyper.
     fn replace(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let kind = ErrorResponse::from_bytes(bytes)?;
         if self.is_upgraded.load(Ordering::Relaxed) {
@@ -110,7 +111,8 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for HyperErrorReplacer<C> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_pending(context))?;
-        // An error response of hyper has no body, so it is one slice.
+        // An error response of hyper has no body, so hyper writes it as one slice. A write of
+        // several slices is never replaced.
         let only = match slices {
             [only] => self.replace(only).map(|response| (response, only.len())),
             _ => None,
@@ -136,7 +138,7 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for HyperErrorReplacer<C> {
     }
 }
 
-/// A response that begins as an error response of hyper does.
+/// The parts of a response that begins in the way in which hyper's error responses begin.
 struct ErrorResponse {
     kind: FailureKind,
     detail: &'static str,
@@ -144,7 +146,8 @@ struct ErrorResponse {
 
 impl ErrorResponse {
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        // hyper answers in the version of the last request of the connection.
+        // The version can be 1.1 or 1.0: hyper answers in the version of the last request of the
+        // connection.
         let status =
             bytes.strip_prefix(b"HTTP/1.1 ").or_else(|| bytes.strip_prefix(b"HTTP/1.0 "))?;
         let (kind, detail) = match status.get(..4)? {

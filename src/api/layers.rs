@@ -37,7 +37,7 @@ use crate::fail_points::fail_point;
 use crate::service::audit::Audit;
 use crate::service::callers::Caller;
 
-/// The id of a request, in responses and in the log.
+/// The header with the id of a request. Responses and lines of the log have the same id.
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The routes, and the state of the layers around them.
@@ -54,9 +54,9 @@ pub struct Layers {
     pub access_log: bool,
 }
 
-/// A request that has not reached its handler yet.
+/// A request that has not reached its handler yet, and what is already known about it.
 struct Arrived<'a> {
-    /// The result of the check of the path prefix under which a proxy serves otter.
+    /// Whether the request has a valid path prefix, under which a proxy serves otter.
     prefix_check: Result<(), Failure>,
     operation: &'a Operation,
     origin: RequestOrigin,
@@ -69,7 +69,7 @@ impl Layers {
     /// logs and metrics.
     ///
     /// # Parameters
-    /// - `prefix_check`: the result of the check of the path prefix under which a proxy serves
+    /// - `prefix_check`: whether the request has a valid path prefix, under which a proxy serves
     ///   otter.
     pub async fn answer(&self, prefix_check: Result<(), Failure>, request: Request) -> Response {
         let started = self.clock.elapsed();
@@ -87,7 +87,8 @@ impl Layers {
         let arrived = Arrived { prefix_check, operation, origin, page: page.as_ref(), request };
         let run = AssertUnwindSafe(self.run(arrived, &mut caller)).catch_unwind();
         let answered = run.await.unwrap_or_else(|_| {
-            // The panic hook has logged the message and the place of the panic.
+            // The panic hook has already logged the message and the place of the panic, so this
+            // line only says which request panicked.
             let path = shown_path(&uri);
             tracing::error!(request_id = id, %method, path, "the request panicked");
             Err(Failure::new(FailureKind::Internal, "a handler panicked"))
@@ -161,15 +162,16 @@ impl Layers {
     async fn route(&self, mut request: Request) -> Response {
         let client_tags = conditional::client_tags(request.method(), request.headers());
         let accepted = accepted_encodings(request.headers());
-        // The headers of the response to a HEAD depend on the body of the response to the same GET.
+        // Run the handler of GET for a HEAD, because the headers of the response to a HEAD depend
+        // on the body of the response to the same GET.
         if *request.method() == Method::HEAD {
             *request.method_mut() = Method::GET;
         }
         let Ok(response) = self.router.clone().call(request).await;
         let response = match accepted {
             None => name_varying_encoding(response),
-            // In a box, because the state of a compressor would make the future of every request
-            // larger, and each request moves its future.
+            // The future is boxed, because the state of a compressor would make the future of every
+            // request larger, and each request moves its future.
             Some(accepted) => Box::pin(compress(accepted, response)).await,
         };
         conditional::answer(client_tags.as_ref(), response)
@@ -203,7 +205,8 @@ fn problem(failure: &Failure, id: &str, original: &Response) -> Response {
 fn log(method: &Method, uri: &Uri, response: &Response, took: Duration, id: &str) {
     let status = response.status().as_u16();
     let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    // A wait that timed out is normal for clients that wait repeatedly.
+    // A 504 is not logged as a warning: a wait that timed out is normal for clients that wait
+    // repeatedly.
     if response.status().is_server_error() && response.status() != StatusCode::GATEWAY_TIMEOUT {
         let path = shown_path(uri);
         tracing::warn!(%method, path, status, milliseconds, request_id = id, "request");

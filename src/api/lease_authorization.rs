@@ -13,10 +13,10 @@ use crate::domain::ids::LeaseId;
 use crate::service::callers::Caller;
 use crate::service::jobs::authorization::{LeaseCredential, Requester};
 
-/// The lease with which a client works: its id and secret.
+/// The header with the lease with which a client works: the id and the secret of the lease.
 const OTTER_LEASE: HeaderName = HeaderName::from_static("otter-lease");
 
-/// The time at which the lease of the request expires.
+/// The header with the time at which the lease of the request expires.
 const OTTER_LEASE_EXPIRES: HeaderName = HeaderName::from_static("otter-lease-expires");
 
 /// The largest number of characters of an override's reason.
@@ -42,7 +42,7 @@ pub fn read_authorization(
 /// Reads the reason of an override. `None` if the request has no `Otter-Override`.
 ///
 /// # Errors
-/// As [`read_authorization`].
+/// The errors of [`read_authorization`].
 pub fn read_override_reason(
     caller: &Caller,
     headers: &HeaderMap,
@@ -69,11 +69,11 @@ pub fn read_override_reason(
     Ok(Some(reason.to_owned()))
 }
 
-/// Reads the lease in `Otter-Lease` and checks its secret. `None` if the request has no such
-/// header.
+/// Reads the lease in `Otter-Lease` and checks its secret. `None` if the request has no
+/// `Otter-Lease`.
 ///
 /// # Errors
-/// As [`read_authorization`].
+/// The errors of [`read_authorization`].
 pub fn read_lease(api: &ApiState, headers: &HeaderMap) -> Result<Option<LeaseId>, Failure> {
     let Some(given) = header(headers, "otter-lease")? else { return Ok(None) };
     let malformed = || {
@@ -93,8 +93,8 @@ pub fn read_lease(api: &ApiState, headers: &HeaderMap) -> Result<Option<LeaseId>
     Err(Failure::new(FailureKind::MachineLeased, detail).with_lease(id))
 }
 
-/// The lease of a request, if it carries a valid one. The handler refuses a malformed header if it
-/// needs the lease.
+/// The lease in `Otter-Lease`, if the header is valid. Ignores a malformed header, because each
+/// handler that needs the lease refuses such a header.
 pub fn valid_lease(api: &ApiState, headers: &HeaderMap) -> Option<LeaseId> {
     headers.contains_key(OTTER_LEASE).then(|| read_lease(api, headers).ok().flatten()).flatten()
 }

@@ -1,5 +1,5 @@
-//! Paths of otter's objects and pages, with their ids percent-encoded. Every link of a response is
-//! made here. It begins with the path under which the client of the request reaches otter.
+//! Paths of otter's objects and pages, with percent-encoded ids. Every link of a response is made
+//! here, and begins with the path under which the client of the request reaches otter.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -15,21 +15,22 @@ use crate::domain::ids::{JobId, LeaseId, MachineId, ScreenPictureId};
 use crate::domain::names::escape_vim;
 
 tokio::task_local! {
-    /// The path under which the client of the present request reaches otter.
+    /// The path under which the client of the present request reaches otter. All links begin with
+    /// it.
     static BASE: BasePath;
 }
 
-/// Runs a future whose links begin with this path.
+/// Runs a future. The links that it makes begin with the path `base`.
 pub async fn under<F: Future>(base: BasePath, future: F) -> F::Output {
     BASE.scope(base, future).await
 }
 
-/// Runs a function whose links begin with this path.
+/// Runs a function. The links that it makes begin with the path `base`.
 pub fn under_sync<T>(base: &BasePath, function: impl FnOnce() -> T) -> T {
     BASE.sync_scope(base.clone(), function)
 }
 
-/// The path with which links begin now.
+/// The path with which links begin at present.
 #[must_use]
 pub fn base() -> BasePath {
     BASE.try_with(Clone::clone).unwrap_or_default()
@@ -102,7 +103,7 @@ pub fn for_job(id: JobId, machine_id: Option<&MachineId>) -> BTreeMap<String, St
     links
 }
 
-/// All characters but the unreserved ones of RFC 3986.
+/// All characters except the unreserved ones of RFC 3986. They are percent-encoded in a path.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Percent-encodes one segment of a path (RFC 3986).
@@ -111,7 +112,8 @@ pub fn encode(segment: &str) -> String {
     utf8_percent_encode(segment, RESERVED).to_string()
 }
 
-/// A body whose links begin with a path. The body of a stream makes its links while it is sent.
+/// A body whose links begin with the path `base`. The body needs the path itself, because the body
+/// of a stream makes its links while it is sent.
 pub struct LinkedBody {
     body: Body,
     base: BasePath,

@@ -20,7 +20,7 @@ use crate::supervisor::PassedListener;
 /// The number of connections that can wait until otter accepts them.
 const BACKLOG: u32 = 1_024;
 
-/// The mode of a socket's file until its group is set.
+/// The mode that a socket's file has until the file gets its group.
 const PRIVATE: Mode = Mode::from_raw_mode(0o600);
 
 /// A socket on which otter accepts connections.
@@ -54,7 +54,7 @@ impl Listener {
     /// Binds a TCP address. Port 0 selects any free port.
     ///
     /// # Errors
-    /// Those of the system.
+    /// The errors of the operating system.
     pub async fn tcp(address: SocketAddr) -> io::Result<Self> {
         TcpListener::bind(address).await.map(Self::Tcp)
     }
@@ -73,9 +73,9 @@ impl Listener {
     /// from the moment that the file exists.
     ///
     /// # Errors
-    /// Those of the system; `AddrInUse` if a process listens on the socket, `AlreadyExists` if the
-    /// path is not a socket, `NotFound` if the group does not exist, `PermissionDenied` if otter
-    /// may not give the file to the group.
+    /// The errors of the operating system; `AddrInUse` if a process listens on the socket,
+    /// `AlreadyExists` if the path is not a socket, `NotFound` if the group does not exist,
+    /// `PermissionDenied` if otter may not give the file to the group.
     pub async fn unix(path: &Path, access: &SocketAccess) -> io::Result<Self> {
         Self::check_socket_path(path)?;
         let group = group_id(access)?;
@@ -87,7 +87,7 @@ impl Listener {
         }
         let socket = bind_privately(path)?;
         if let Err(error) = give_access(path, access, group) {
-            // The next start replaces the socket if it cannot be removed now.
+            // If the file cannot be removed now, the next start replaces the socket.
             let _ = std::fs::remove_file(path);
             return Err(error);
         }
@@ -97,7 +97,7 @@ impl Listener {
     /// Takes over a socket that the service manager passed.
     ///
     /// # Errors
-    /// Those of the system.
+    /// The errors of the operating system.
     pub fn passed(socket: &PassedListener) -> io::Result<Self> {
         Ok(match socket {
             PassedListener::Tcp(listener) => {
@@ -118,7 +118,7 @@ impl Listener {
     /// exists and is writable, no file of another type is there, and the group exists.
     ///
     /// # Errors
-    /// The reason why the socket cannot be created.
+    /// Fails with the reason why the socket cannot be created.
     pub fn check_unix(path: &Path, access: &SocketAccess) -> io::Result<()> {
         Self::check_socket_path(path)?;
         group_id(access).map(drop)
@@ -159,7 +159,7 @@ impl Listener {
     /// The bound address as a URL, for the log.
     ///
     /// # Errors
-    /// Those of the system.
+    /// The errors of the operating system.
     pub fn describe(&self) -> io::Result<String> {
         match self {
             Self::Tcp(listener) => Ok(format!("http://{}", listener.local_addr()?)),
@@ -183,7 +183,7 @@ impl Listener {
     /// Accepts a connection. The future can be dropped at any time without losing a connection.
     ///
     /// # Errors
-    /// otter has no free file descriptor, or the peer disconnected early.
+    /// Fails if otter has no free file descriptor, or the peer disconnected early.
     pub async fn accept(&self) -> io::Result<(Accepted, Peer)> {
         match self {
             Self::Tcp(listener) => {
@@ -206,17 +206,18 @@ impl Listener {
     /// Removes the file of a Unix socket that otter made.
     pub async fn remove_file(&self) {
         if let Self::Unix(_, SocketFile::Own(path)) = self {
-            // If this fails, the next start replaces the socket.
+            // If the file cannot be removed, the next start replaces the socket.
             let _ = tokio::fs::remove_file(path).await;
         }
     }
 }
 
 impl Accepted {
-    /// Performs the TLS handshake, if the connection has one. The caller limits the time.
+    /// Performs the TLS handshake, if the connection is to a TLS listener. The caller limits the
+    /// time that it may take.
     ///
     /// # Errors
-    /// The client breaks the handshake, or speaks HTTP without TLS.
+    /// Fails if the client breaks the handshake, or speaks HTTP without TLS.
     pub async fn handshake(self) -> io::Result<Box<dyn Stream>> {
         match self {
             Self::Plain(stream) => Ok(stream),
@@ -242,8 +243,8 @@ fn bind_privately(path: &Path) -> io::Result<UnixSocket> {
     Ok(socket)
 }
 
-/// Gives the file its group and then its mode, because a group must not get permissions that are
-/// meant for another.
+/// Gives the file its group first and its mode after that. In the other order, the file's first
+/// group would get permissions that are meant for the configured group.
 fn give_access(path: &Path, access: &SocketAccess, group: Option<u32>) -> io::Result<()> {
     if let (Some(id), Some(group)) = (group, &access.group) {
         lchown(path, None, Some(id)).map_err(|error| {
@@ -278,12 +279,14 @@ async fn speaks_tls(stream: &TcpStream) -> io::Result<bool> {
     Ok(read == 0 || !first[0].is_ascii_alphabetic())
 }
 
-/// Answers a request without TLS. The caller limits the time.
+/// Answers a request that a client sent without TLS to a TLS listener. The caller limits the time
+/// that this may take.
 async fn answer_https_only(mut stream: TcpStream) -> io::Result<()> {
     const ANSWER: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n\
         x-content-type-options: nosniff\r\nconnection: close\r\ncontent-length: 60\r\n\r\n\
         This port serves HTTPS: write https:// in place of http://.\n";
-    // If a connection is closed while bytes are unread, the kernel discards the answer in transit.
+    // The number of bytes of the request to read before the connection closes. If a connection
+    // closes while bytes are unread, the kernel discards the answer in transit.
     const UNREAD: u64 = 64 * 1024;
     stream.write_all(ANSWER.as_bytes()).await?;
     stream.shutdown().await?;
@@ -343,7 +346,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("otter.sock");
         let own = rustix::process::getegid().as_raw();
-        // Only root may give a file to any group.
+        // Try a foreign group only as root, because only root may give a file to any group.
         let is_root = rustix::process::geteuid().is_root();
         for group in [own, if is_root { 12_345 } else { own }] {
             drop(Listener::unix(&path, &access("0660", Some(group))).await.unwrap());

@@ -15,20 +15,22 @@ use super::extract::Parsed;
 use super::respond::set;
 use crate::domain::failure::{Failure, FailureKind};
 
-/// The longest time that the call could wait, which can be shorter than requested.
+/// The header with the longest time that the call could wait, which can be shorter than the
+/// requested time.
 pub const OTTER_WAIT: HeaderName = HeaderName::from_static("otter-wait");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// The form in which a caller asks to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitMode {
-    /// `?wait=`: the outcome, or a problem if the time is up first.
+    /// `?wait=`: the response has the outcome, or a problem if the time is up first.
     Outcome(Duration),
-    /// `Prefer: wait=` (RFC 7240): the outcome, or the current state if the time is up first.
+    /// `Prefer: wait=` (RFC 7240): the response has the outcome, or the current state if the time
+    /// is up first.
     Preferred(Duration),
 }
 
-/// The time limit of an operation that always waits.
+/// The query parameter that limits the time of an operation that always waits.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct WaitQuery {
@@ -77,8 +79,8 @@ impl WaitMode {
         }
     }
 
-    /// Adds the headers `Otter-Wait` and, if the preference was applied, `Preference-Applied`.
-    /// Problems get them too.
+    /// Adds the headers `Otter-Wait` and, if the preference was applied, `Preference-Applied` to a
+    /// response. Problems get these headers too.
     pub fn set_headers(self, response: &mut Response) {
         let seconds = format!("{}s", self.time().as_secs());
         set(response, OTTER_WAIT, &seconds);
@@ -88,7 +90,8 @@ impl WaitMode {
     }
 }
 
-/// A permit to wait. At most `http.max_waits` exist; dropping one returns it.
+/// A permit to wait. At most `http.max_waits` permits exist at the same time. Dropping a permit
+/// returns it.
 #[derive(Debug)]
 pub struct WaitPermit(OwnedSemaphorePermit);
 
@@ -107,7 +110,7 @@ impl WaitPermit {
         })
     }
 
-    /// Waits for `work`, at most for `time`. If the client disconnects, the future is dropped,
+    /// Waits for `work`, at most for `time`. If the client disconnects, this future is dropped,
     /// which also returns the permit.
     pub async fn wait<T>(
         self,
@@ -128,7 +131,7 @@ impl WaitPermit {
 /// Acquires a permit and waits for `work`, at most for `time`.
 ///
 /// # Errors
-/// As [`WaitPermit::acquire`].
+/// The errors of [`WaitPermit::acquire`].
 pub async fn wait<T>(
     api: &ApiState,
     time: Duration,

@@ -1,6 +1,7 @@
 //! Parses the header `Content-Type` to check that a body is JSON in UTF-8 (RFC 9110, section 8.3).
 
-/// Whether this is `application/json`. A `charset` must be `utf-8`; other parameters are ignored.
+/// Whether a content type is `application/json`. The parameter `charset` must be `utf-8` if it is
+/// present; other parameters are ignored.
 #[must_use]
 pub fn is_json(content_type: &str) -> bool {
     let (media_type, parameters) =
@@ -15,7 +16,8 @@ pub fn is_json(content_type: &str) -> bool {
 
 const SPACE: [char; 2] = [' ', '\t'];
 
-/// Parses parameters, each after a `;`, into names and values. `None` if they are malformed.
+/// Parses the parameters of a content type, each after a `;`, into names and values. `None` if they
+/// are malformed.
 fn read(mut rest: &str) -> Option<Vec<(&str, String)>> {
     let mut parameters = Vec::new();
     loop {
@@ -24,7 +26,7 @@ fn read(mut rest: &str) -> Option<Vec<(&str, String)>> {
             return Some(parameters);
         }
         rest = rest.strip_prefix(';')?.trim_start_matches(SPACE);
-        // A parameter may be empty.
+        // Skip an empty parameter, which RFC 9110 allows: `; ;`.
         if rest.is_empty() || rest.starts_with(';') {
             continue;
         }
@@ -40,14 +42,15 @@ fn read(mut rest: &str) -> Option<Vec<(&str, String)>> {
     }
 }
 
-/// Splits a token off the front.
+/// Splits a token off the beginning of a text. Returns the token and the rest of the text.
 fn token(text: &str) -> Option<(&str, &str)> {
     let is_of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     let length = text.bytes().take_while(|byte| is_of_token(*byte)).count();
     (length > 0).then(|| text.split_at(length))
 }
 
-/// Splits a quoted string off the front. The opening quote was removed before.
+/// Splits a quoted string off the beginning of a text whose opening quote was removed before.
+/// Returns the unquoted string and the rest of the text.
 fn unquote(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut characters = text.chars();

@@ -71,7 +71,7 @@ use crate::domain::web_origin::{Scheme, WebOrigin};
 use crate::service::Services;
 use crate::telemetry::metrics::Metrics;
 
-/// The state that handlers use. Clones share it.
+/// The state that all handlers share. A clone refers to the same state.
 #[derive(Clone)]
 pub struct ApiState(Arc<ApiStateInner>);
 
@@ -122,7 +122,8 @@ pub struct HttpSettings {
     pub is_unencrypted: bool,
 }
 
-/// The head of the OpenAPI document. The operations are added together with their routes.
+/// The head of the OpenAPI document. The operations are added to it when their routes are
+/// registered.
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -144,7 +145,7 @@ pub struct HttpSettings {
         (name = "audit", description = "The record of who did what, for admins"),
         (name = "about", description = "This otter and its host"),
     ),
-    // No response body refers to this schema, because a stream of events is text.
+    // The schema is listed here because no response body refers to it: a stream of events is text.
     components(schemas(events::Event))
 )]
 struct ApiDoc;
@@ -174,7 +175,7 @@ impl ApiState {
     /// The HTTP service: all routes, and everything around them.
     ///
     /// # Errors
-    /// Two routes match the same paths.
+    /// Fails if two routes match the same paths.
     pub fn service(self) -> Result<impl HttpService, matchit::InsertError> {
         let (router, access, _) = routes().into_parts();
         let router = router
@@ -243,7 +244,7 @@ impl ApiState {
 #[must_use]
 pub fn openapi() -> serde_json::Value {
     let (_, _, document) = routes().into_parts();
-    // Serialising plain data cannot fail.
+    // Serialising the document cannot fail, because it is plain data.
     serde_json::to_value(document).unwrap_or_default()
 }
 
@@ -261,7 +262,8 @@ fn routes() -> Routes {
         .merge(metrics::routes())
 }
 
-/// Where every request begins.
+/// The first code that sees a request. It finds the base path of the request, and passes the
+/// request to the layers.
 struct Entrance {
     api: ApiState,
     base_path: BasePathSettings,
@@ -284,9 +286,11 @@ impl Entrance {
         }
     }
 
-    /// Answers a request whose path is one of otter's own.
+    /// Answers a request whose URI no longer has the base path, the path under which its client
+    /// reaches otter.
     async fn answer_own(&self, prefix_check: Result<(), Failure>, request: Request) -> Response {
-        // Outermost, because a request that authentication rejects may still carry a lease.
+        // The lease is read outside of the authentication, so that the response to a request that
+        // authentication rejects also shows when the lease expires.
         let lease = lease_authorization::valid_lease(&self.api, request.headers());
         let mut response = self.layers.answer(prefix_check, request).await;
         lease_authorization::add_expiry(&self.api, lease, &mut response);

@@ -5,58 +5,60 @@ use utoipa::{IntoParams, IntoResponses};
 
 use super::problem::Problem;
 
-/// The machine in the path.
+/// The path parameter that names a machine.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "documents the segment")]
 pub struct MachinePath {
     /// A machine: its id, `name:<exact name>`, `uuid:<instance UUID, else BIOS UUID>` or `mac:<MAC
-    /// address>`. A name matches as the host sends it, unescaped once, and unescaped twice. If a
-    /// proxy refuses `%2F`, write `%252F`.
+    /// address>`. otter accepts a name as the host sends it, and with its percent-escapes decoded
+    /// once or twice. If a proxy refuses `%2F`, write `%252F`.
     machine: String,
 }
 
-/// The snapshot in the path.
+/// The path parameter that names a snapshot.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "documents the segment")]
 pub struct SnapshotPath {
-    /// A snapshot: its id, else its name, else its path `a/b/c`. A name matches as the host sends
-    /// it, unescaped once, and unescaped twice. Percent-encode the whole value in the URL.
+    /// A snapshot: its id, else its name, else its path `a/b/c`. otter accepts a name as the host
+    /// sends it, and with its percent-escapes decoded once or twice. Percent-encode the whole value
+    /// in the URL.
     snapshot: String,
 }
 
-/// The job in the path.
+/// The path parameter that names a job.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "documents the segment")]
 pub struct JobPath {
-    /// The job's id.
+    /// The id of the job.
     job: String,
 }
 
-/// The headers of calls that start a job.
+/// The request headers of calls that start a job.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the headers")]
 pub struct StartHeaders {
-    /// At most 255 characters. A repeat with the same key and the same request returns the job of
-    /// the first request and starts no second job.
+    /// A key that the client chooses, at most 255 characters. A repeat with the same key and the
+    /// same request returns the job of the first request and starts no second job.
     #[param(rename = "Idempotency-Key", value_type = String, required = false)]
     idempotency_key: Option<String>,
     /// A text of the client, at most 512 characters, for example the URL of a CI run. otter stores
     /// it with the job.
     #[param(rename = "Otter-Reference", value_type = String, required = false)]
     otter_reference: Option<String>,
-    /// `wait=30` (RFC 7240), in seconds: like the parameter `wait`, but 202 with the job if it has
-    /// not ended in time.
+    /// `wait=30` (RFC 7240): the longest time, in seconds, that the call waits for the end of the
+    /// job. If the job has not ended by then, the response is 202 with the job. The parameter
+    /// `wait` takes precedence, and gives a problem in this case.
     #[param(rename = "Prefer", value_type = String, required = false)]
     prefer: Option<String>,
-    /// `<id>.<secret>` of the lease on the machine.
+    /// `<id>.<secret>` of the lease that holds the machine.
     #[param(rename = "Otter-Lease", value_type = String, required = false)]
     otter_lease: Option<String>,
-    /// The reason why an operator acts on a machine that another caller leases, 1 to 512
-    /// characters. otter records it in the audit.
+    /// The reason why an operator changes a machine without its lease, or a protected snapshot, 1
+    /// to 512 characters. otter records it in the audit.
     #[param(rename = "Otter-Override", value_type = String, required = false)]
     otter_override: Option<String>,
 }
@@ -65,7 +67,7 @@ pub struct StartHeaders {
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "documents the answers")]
 pub enum Problems {
-    /// The request is invalid, or its object does not allow it.
+    /// The request is invalid, or the state of the object does not allow it.
     #[response(status = "4XX", content_type = "application/problem+json")]
     Request(Problem),
     /// A temporary problem, or an internal error of otter.
@@ -73,7 +75,8 @@ pub enum Problems {
     Server(Problem),
 }
 
-/// The codes that every operation can return before and after its handler.
+/// The codes of the problems that every operation can return, because the code around the handlers
+/// returns them.
 pub const ALL_OPERATIONS: &[&str] = &[
     "invalid-request",
     "forbidden",

@@ -1,5 +1,5 @@
-//! Finds the operation of a request before the routes do: its name in metrics and in the audit, and
-//! the access that it requires. Each is made once, when otter starts.
+//! Finds the operation of a request before the routes do: the name of the operation in metrics and
+//! in the audit, and the access that it requires. otter makes each operation once, when it starts.
 
 use http::Method;
 
@@ -7,7 +7,7 @@ use super::roles::{Access, AccessTable};
 use crate::domain::access::Role;
 use crate::telemetry::metrics::{Metrics, OperationMetrics};
 
-/// The methods with a name of their own in metrics. All others are `OTHER`.
+/// The methods that have a name of their own in metrics. All other methods have the name `OTHER`.
 const METHODS: [Method; 7] = [
     Method::GET,
     Method::HEAD,
@@ -18,7 +18,7 @@ const METHODS: [Method; 7] = [
     Method::OPTIONS,
 ];
 
-/// One method of one path.
+/// One method of one path: the access that it requires, and its metrics, which have its name.
 pub struct Operation {
     pub access: Access,
     pub metrics: OperationMetrics,
@@ -26,9 +26,10 @@ pub struct Operation {
 
 /// The operations of all paths.
 pub struct Operations {
-    /// For each pattern of a path: one operation for each of [`METHODS`], and one for all others.
+    /// For each pattern of a path: one operation for each of [`METHODS`], and one for all other
+    /// methods.
     paths: matchit::Router<Vec<Operation>>,
-    /// The operation of all paths that do not exist.
+    /// The operation of requests whose path does not exist.
     unknown: Operation,
 }
 
@@ -36,7 +37,7 @@ impl Operations {
     /// The operations of a table of paths.
     ///
     /// # Errors
-    /// Two patterns of the table match the same paths.
+    /// Fails if two patterns of the table match the same paths.
     pub fn new(table: &AccessTable, metrics: &Metrics) -> Result<Self, matchit::InsertError> {
         let mut paths = matchit::Router::new();
         for (path, required) in table {
@@ -71,7 +72,8 @@ fn access(required: &[(Method, Access)], method: Option<&Method>) -> Access {
         required.iter().find(|(known, _)| known == method).map(|(_, access)| *access)
     };
     let method = method.map(|method| if *method == Method::HEAD { &Method::GET } else { method });
-    // A 404 or 405 requires a token too, because it shows which paths exist.
+    // A method that the path does not have requires a token too, because a 404 or a 405 shows which
+    // paths exist.
     method.and_then(access_for).unwrap_or_else(|| match access_for(&Method::GET) {
         Some(Access::Open) => Access::Open,
         _ => Access::AtLeast(Role::Viewer),

@@ -68,13 +68,13 @@ async fn problem_page(
     Ok(page_response(problems::problem_page(links::base().prefix(), found)))
 }
 
-/// An OpenAPI document, with the path under which the client reaches otter as the server.
+/// An OpenAPI document. Its server URL is the path under which the client reaches otter.
 fn document(text: &'static str) -> Response {
     let base = links::base();
     if base.is_root() {
         return respond::text(JSON, text);
     }
-    // The text is otter's own, so it can be parsed.
+    // The text is a document that otter itself wrote, so it can be parsed.
     let mut document: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
     document["servers"][0]["url"] = base.prefix().into();
     respond::text(JSON, document.to_string())

@@ -18,11 +18,11 @@ use super::extract::{Limit, Parameters, Parsed, Query, QueryValues, failure_at};
 use super::problem::ApiError;
 use crate::domain::failure::{Failure, FailureKind};
 
-/// The parameters that select a page of a list.
+/// The query parameters that select a page of a list.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct PageQuery {
-    /// The largest number of items, 1 to 1,000. Default: see the operation.
+    /// The largest number of items, 1 to 1,000. The description of the operation has the default.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 1000)]
     limit: Option<Parsed<Limit>>,
     /// The `next` of an earlier response to a request with the same filters.
@@ -36,13 +36,13 @@ pub struct PagedQuery<Q> {
     pub cursors: Cursors,
 }
 
-/// Reads and writes the cursors of one request to a list.
+/// Reads the cursor of a request to a list, and writes the cursor of the next page.
 pub struct Cursors {
-    /// The path of the list.
+    /// The path of the list, for example `/v1/jobs`.
     list: String,
-    /// The digest of the request's filters. Empty if it has none.
+    /// The digest of the request's filters. Empty if the request has no filters.
     filters: String,
-    /// The cursor of the request.
+    /// The cursor that the request sent.
     given: Option<String>,
 }
 
@@ -65,7 +65,7 @@ impl<Q: Parameters> PagedQuery<Q> {
     /// Reads the query parameters of a list.
     ///
     /// # Errors
-    /// As [`QueryValues::read`].
+    /// The errors of [`QueryValues::read`].
     pub fn read(uri: &Uri) -> Result<Self, Failure> {
         let values = QueryValues::from_uri(uri)?;
         let Query(filter, PageQuery { limit, cursor }) = values.read()?;
@@ -146,7 +146,7 @@ impl FromStr for SortKey {
 /// - `limit`: the size of the page; all items if `None`.
 ///
 /// # Errors
-/// As [`Cursors::position`].
+/// The errors of [`Cursors::position`].
 pub fn page<T>(
     cursors: &Cursors,
     items: Vec<T>,

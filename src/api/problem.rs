@@ -45,7 +45,7 @@ impl Retry {
     }
 }
 
-/// One row of the table.
+/// A row of the table of problems.
 const fn row(
     kind: FailureKind,
     status: StatusCode,
@@ -60,8 +60,9 @@ const fn row(
 use FailureKind as Kind;
 use StatusCode as Status;
 
-/// One row for each kind. The statuses 502, 503 and 504 are only for temporary problems, because
-/// curl and proxies repeat such requests. Not formatted, so that each row keeps its layout.
+/// One row for each kind of failure. The statuses 502, 503 and 504 are only for temporary problems,
+/// because curl and proxies repeat requests that get them. rustfmt skips the table, so that each
+/// row keeps its layout.
 #[rustfmt::skip]
 const TABLE: &[ProblemRow] = &[
     row(Kind::InvalidRequest, Status::BAD_REQUEST, Retry::No, "The request is not valid",
@@ -264,10 +265,11 @@ const TABLE: &[ProblemRow] = &[
 /// An invalid part of a request, or the failure of the job that the request started.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ProblemError {
-    /// JSON Pointer (RFC 6901) to a field of the body.
+    /// JSON Pointer (RFC 6901) to the invalid field of the body. Null if the part is no field.
     #[schema(required, example = "/action")]
     pub pointer: Option<String>,
-    /// The name of the query parameter, path parameter or header.
+    /// The name of the invalid query parameter, path parameter or header. Null if the part is no
+    /// parameter.
     #[schema(required, example = "limit")]
     pub parameter: Option<String>,
     /// A stable code of the mistake, or the code of the job's failure.
@@ -280,7 +282,7 @@ pub struct ProblemError {
 /// One of the objects that an ambiguous name matches.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Candidate {
-    /// The unique id.
+    /// The unique id of the object.
     pub id: String,
     /// The name of the machine, or the path of the snapshot.
     pub name: String,
@@ -326,9 +328,9 @@ pub struct Problem {
     #[serde(rename = "type")]
     #[schema(example = "/problems/not-found")]
     pub problem_type: String,
-    /// A summary, the same for all problems with this code.
+    /// A summary of the code, the same for all problems with this code.
     pub title: String,
-    /// The HTTP status of the code.
+    /// The HTTP status of all problems with this code.
     #[schema(example = 404)]
     pub status: u16,
     /// The failure in a sentence: the object, the cause, and the remedy.
@@ -348,16 +350,16 @@ pub struct Problem {
     pub errors: Vec<ProblemError>,
     /// The objects that an ambiguous name matches.
     pub candidates: Vec<Candidate>,
-    /// The id of the machine concerned.
+    /// The id of the machine that the problem concerns. Null if there is none.
     #[schema(required)]
     pub machine: Option<String>,
-    /// The name of the machine concerned.
+    /// The name of the machine that the problem concerns. Null if there is none.
     #[schema(required)]
     pub machine_name: Option<String>,
-    /// The id of the job concerned.
+    /// The id of the job that the problem concerns. Null if there is none.
     #[schema(required)]
     pub job: Option<String>,
-    /// The id of the lease concerned.
+    /// The id of the lease that the problem concerns. Null if there is none.
     #[schema(required)]
     pub lease: Option<String>,
     /// Paths by kind of object: `machine`, `job`, `lease`, `wait`, which waits for the job, and
@@ -395,7 +397,7 @@ impl Problem {
             retry_after: _,
             sent,
             seen,
-            // The detail describes the cause.
+            // Not shown: the cause. The detail describes it in words.
             cause: _,
         } = failure;
         let internal = *kind == FailureKind::Internal;
@@ -463,7 +465,7 @@ impl HostFault {
     }
 }
 
-/// The failure of a handler. `Layers` knows the request id and converts it to a problem.
+/// The failure of a handler. `Layers` adds the request id and converts the failure to a problem.
 #[derive(Debug)]
 pub struct ApiError(pub Failure);
 
@@ -485,7 +487,7 @@ impl IntoResponse for ApiError {
 #[derive(Clone, Debug)]
 pub struct FailedResponse(pub std::sync::Arc<Failure>);
 
-/// The `Retry-After` of failures that end at an unknown time.
+/// The `Retry-After` of a failure for which it is not known when it ends.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// The response for a failure: its status, the problem as the body, `WWW-Authenticate` for status
@@ -494,7 +496,7 @@ const RETRY: Duration = Duration::from_secs(5);
 pub fn respond(failure: &Failure, request_id: &str) -> Response {
     let row = find(failure.kind);
     let problem = Problem::from_failure(failure, Some(request_id));
-    // Serialising plain strings and maps cannot fail.
+    // Serialising a problem cannot fail, because it has only plain strings and maps.
     let body = serde_json::to_vec(&problem).unwrap_or_default();
     let mut response = (row.status, body).into_response();
     let headers = response.headers_mut();
@@ -519,7 +521,7 @@ pub fn respond(failure: &Failure, request_id: &str) -> Response {
     response
 }
 
-/// Whole seconds, rounded up, at least one.
+/// A time in whole seconds, rounded up, and at least one second.
 fn seconds(time: Duration) -> u64 {
     (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
 }
@@ -530,8 +532,8 @@ pub fn status(kind: FailureKind) -> StatusCode {
     find(kind).status
 }
 
-/// Whether clients such as `curl --retry` repeat a request that fails with this kind, whatever its
-/// retry advice is.
+/// Whether clients such as `curl --retry` repeat a request that fails with this kind of failure.
+/// They look only at the status, not at the retry advice of the problem.
 #[must_use]
 pub fn invites_repetition(kind: FailureKind) -> bool {
     matches!(status(kind).as_u16(), 408 | 429 | 500 | 502..=504)
@@ -551,7 +553,7 @@ pub fn pages() -> Vec<ProblemPage<'static>> {
     TABLE.iter().map(page).collect()
 }
 
-/// All codes.
+/// The codes of all problems.
 fn codes() -> Vec<&'static str> {
     TABLE.iter().map(|row| row.kind.code()).collect()
 }

@@ -6,8 +6,8 @@
 //!   │ idle limit                   │ header limit
 //!   └──► closed                    └──► closed
 //! ```
-//! hyper has one limit for both, which begins when it starts to wait for a head. It would close a
-//! connection on which a client is about to send its next request.
+//! hyper has only one limit for the idle time and the time of the head together. With that limit,
+//! hyper would close a connection on which a client is just sending its next request.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -24,9 +24,10 @@ use crate::clock::Clock;
 /// The limits of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadLimits {
-    /// The longest time without a byte between two requests, and before the first one.
+    /// The longest time without a byte before the first request of a connection, and between two
+    /// requests.
     pub idle: Duration,
-    /// The longest time from the first byte of a request's head to its last.
+    /// The longest time from the first byte of a request's head to the last byte of this head.
     pub header: Duration,
 }
 
@@ -39,16 +40,17 @@ pub struct LimitedStream<S> {
     /// The idle period to which `has_bytes` and `since` belong. `None` while a request is in
     /// flight.
     period: Option<u64>,
-    /// Whether a byte of the next head has arrived.
+    /// Whether a byte of the next request's head has arrived.
     has_bytes: bool,
-    /// When the limit that applies now began, as the elapsed time of the clock. `None` before the
-    /// first wait for a byte.
+    /// When the limit that applies now (the idle limit or the header limit) began, as the elapsed
+    /// time of the clock. `None` before the first wait for a byte.
     since: Option<Duration>,
-    /// Wakes the task when the limit is exceeded, or earlier. A timer that is due earlier is kept,
-    /// because restarting the timer for each request costs more than one needless wake-up.
+    /// Wakes the task at the time at which the limit is exceeded, or earlier. If an existing timer
+    /// is due earlier, it stays, because restarting the timer for each request costs more than one
+    /// needless wake-up.
     timer: Option<Timer>,
-    /// Whether the client has not read all of the last response. The write timeout limits that
-    /// time.
+    /// Whether the client has not yet read all of the last response. Then the write timeout limits
+    /// the time, and not the idle limit.
     is_write_blocked: bool,
     is_over: bool,
 }
@@ -78,9 +80,9 @@ impl<S> LimitedStream<S> {
         }
     }
 
-    /// Forgets the limit of an earlier idle period. Returns whether the connection is idle. If it
-    /// is not, the task is woken when the connection becomes idle, because hyper does not read
-    /// again by itself at that time.
+    /// Updates the idle period, and forgets the limit of an earlier idle period. Returns whether
+    /// the connection is idle. If it is not idle, the task is woken when the connection becomes
+    /// idle, because hyper does not read again by itself at that time.
     fn update_period(&mut self, context: &Context<'_>) -> bool {
         let period = self.slot.poll_idle_period(context);
         if self.period != period {
@@ -98,7 +100,8 @@ impl<S> LimitedStream<S> {
         }
     }
 
-    /// Ready if the limit that applies now is exceeded.
+    /// Ready if the client has exceeded the limit that applies now (the idle limit or the header
+    /// limit).
     fn poll_limit(&mut self, context: &mut Context<'_>) -> Poll<()> {
         while !self.is_over {
             if !self.update_period(context) {

@@ -19,8 +19,8 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::web_origin::{Authority, Scheme, WebOrigin};
 use crate::service::machines::shorten;
 
-/// The largest number of bytes of the path and query. hyper's limit is higher, so that otter writes
-/// the problem.
+/// The largest number of bytes of the path and query. hyper accepts longer ones, so that otter
+/// itself answers with a problem.
 const MAX_URI: usize = 16 * 1024;
 /// The largest number of bytes of all headers. hyper refuses more than 100 headers itself.
 const MAX_HEADER_BYTES: usize = 32 * 1024;
@@ -28,7 +28,7 @@ const MAX_HEADER_BYTES: usize = 32 * 1024;
 /// The header in which a browser says whether the page and otter have the same origin.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// The settings of the checks.
+/// The settings of the checks that every request must pass.
 #[derive(Clone)]
 pub struct RequestChecks {
     /// The URL scheme under which clients reach otter.
@@ -60,8 +60,8 @@ impl RequestChecks {
         if request.method().is_safe() { Ok(()) } else { check_media_type(request.headers()) }
     }
 
-    /// Refuses a request of a web page of another server. A page can send a POST without a
-    /// preflight, and the browser sends it from the user's network with the user's client
+    /// Refuses a request that a web page of another server sent. A browser lets a page send a POST
+    /// without a preflight, and sends this POST from the user's network with the user's client
     /// certificates.
     fn check_web_page(&self, headers: &HeaderMap, host: Option<&Authority>) -> Result<(), Failure> {
         let mut is_allowed = false;
@@ -110,7 +110,7 @@ fn is_unsafe(request: &Request) -> bool {
     let upgrades = request.headers().get_all(UPGRADE).iter();
     let mut protocols = upgrades.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let is_websocket = |name: &[u8]| {
-        // A version can follow: `websocket/13`.
+        // The name of a protocol in `Upgrade` can have a version: `websocket/13`.
         let name = name.split(|byte| *byte == b'/').next().unwrap_or_default();
         name.trim_ascii().eq_ignore_ascii_case(b"websocket")
     };
@@ -139,7 +139,7 @@ fn check_size(request: &Request) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reads `Host`, which must be present exactly once and well-formed. `None` only for health checks
+/// Reads `Host`. A request must have exactly one well-formed `Host`. `None` only for health checks
 /// with HTTP/1.0, which load balancers send without `Host`.
 fn host_of(request: &Request) -> Result<Option<Authority>, Failure> {
     let wrong = |code: &'static str, detail: String| {
@@ -211,8 +211,9 @@ fn check_is_not_encoded(headers: &HeaderMap) -> Result<(), Failure> {
     }
 }
 
-/// A content type must be JSON, with or without a body: a web page can send a form without a
-/// preflight, but not JSON. The handler decides whether a content type is required.
+/// Checks `Content-Type`. A content type must be JSON, even if the request has no body, because a
+/// web page can send a form without a preflight, but not JSON. The handler decides whether a
+/// content type is required.
 fn check_media_type(headers: &HeaderMap) -> Result<(), Failure> {
     let is_readable = |value: &&HeaderValue| value.to_str().is_ok_and(is_json);
     let Some(other) = headers.get_all(CONTENT_TYPE).iter().find(|value| !is_readable(value)) else {

@@ -21,9 +21,9 @@ use super::entity_tag::{Digest, EntityTag, digest, is_named};
 use crate::service::event_stream::Version;
 use crate::service::jobs::EncodedJob;
 
-/// The version of the inventory at which a response is valid.
+/// The header with the version of the inventory at which the response is valid.
 pub const OTTER_VERSION: HeaderName = HeaderName::from_static("otter-version");
-/// The number of seconds since otter lost the host.
+/// The header with the number of seconds since otter lost the host.
 pub const OTTER_STALE: HeaderName = HeaderName::from_static("otter-stale");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -34,7 +34,8 @@ pub struct ReadHeaders {
     if_none_match: Vec<HeaderValue>,
 }
 
-/// What all responses with the same contents have in common: the text up to its end, and the tag.
+/// What all responses with the same contents have in common: the beginning of the text, and the
+/// entity tag. Each response adds an end of its own.
 #[derive(Debug)]
 pub struct SharedBody {
     text: SharedText,
@@ -44,20 +45,20 @@ pub struct SharedBody {
 /// A body in two parts, which are sent without a copy.
 struct BodyParts([Bytes; 2]);
 
-/// Writes a list up to its version.
+/// Writes the JSON of a list, up to the field with the version of the list.
 struct ListWriter {
     text: Vec<u8>,
 }
 
 impl SharedBody {
-    /// A JSON object. The tag is strong.
+    /// The body of responses with one JSON object. Its entity tag is strong.
     #[must_use]
     pub fn object(json: Bytes, digest: &Digest) -> Self {
         Self { text: SharedText::new(json), tag: EntityTag::strong(digest) }
     }
 
-    /// A list of JSON objects without its version, with which the text ends. The tag is weak,
-    /// because it does not depend on the version.
+    /// The body of responses with a list of JSON objects, without its end, which has the version of
+    /// the list. The entity tag is weak, because it does not depend on the version.
     ///
     /// # Parameters
     /// - `items`: each object with the digest of its text.
@@ -75,7 +76,7 @@ impl SharedBody {
         Self { text: SharedText::new(Bytes::from(list.finish(next))), tag }
     }
 
-    /// A response with the object, or 304 if the client has it.
+    /// A response with the object. Its status is 304 if the client already has the object.
     pub async fn respond(
         &self,
         api: &ApiState,
@@ -85,7 +86,7 @@ impl SharedBody {
         self.respond_with_end(api, version, request, String::new).await
     }
 
-    /// A response with the list, or 304 if the client has it.
+    /// A response with the list. Its status is 304 if the client already has the list.
     pub async fn respond_list(
         &self,
         api: &ApiState,
@@ -103,7 +104,9 @@ impl SharedBody {
         end: impl FnOnce() -> String,
     ) -> Response {
         let accepted = Coding::for_client(&request.accept_encoding);
-        // If the client accepts no coding, the layer around all routes reports it.
+        // If the client accepts no coding at all, not even a body without a coding, make such a
+        // body nevertheless: `CompressionLayer`, which is around all routes, then refuses the
+        // request.
         let coding = accepted.unwrap_or(Coding::Identity);
         if accepted.is_some() && is_named(&request.if_none_match, self.tag.of(coding)) {
             let mut response = Response::new(Body::empty());
@@ -176,6 +179,8 @@ impl hyper::body::Body for BodyParts {
 impl ListWriter {
     const START: &[u8] = b"{\"items\":[";
 
+    /// An empty list.
+    ///
     /// # Parameters
     /// - `size`: the expected size of the items in bytes.
     fn new(size: usize) -> Self {
@@ -185,7 +190,8 @@ impl ListWriter {
         Self { text }
     }
 
-    /// Begins an item. Returns the buffer to which the caller appends it.
+    /// Begins an item of the list. Returns the buffer to which the caller appends the JSON of the
+    /// item.
     fn item(&mut self) -> &mut Vec<u8> {
         if self.text.len() > Self::START.len() {
             self.text.push(b',');
@@ -193,12 +199,12 @@ impl ListWriter {
         &mut self.text
     }
 
-    /// The items written so far.
+    /// The JSON of all items that were written so far.
     fn items(&self) -> &[u8] {
         &self.text[Self::START.len()..]
     }
 
-    /// The text up to the version.
+    /// The text of the list, up to the field with the version.
     fn finish(mut self, next: Option<&str>) -> Vec<u8> {
         self.text.extend_from_slice(b"],\"next\":");
         write_json(&mut self.text, &next);
@@ -214,7 +220,7 @@ pub fn object<T: Serialize>(api: &ApiState, version: &Version, object: &T) -> Re
     json_response(api, version, body, &tag)
 }
 
-/// An ended job as JSON, for the responses to all its readers.
+/// Encodes an ended job as JSON. The responses to all its readers share the result.
 pub fn encode<T: Serialize>(job: &T) -> EncodedJob {
     let json = to_json(job);
     EncodedJob { digest: digest([&*json]), json: json.into() }
@@ -257,7 +263,7 @@ pub fn set(response: &mut Response, name: HeaderName, value: &str) {
     }
 }
 
-/// Adds the headers of responses that show the inventory or a job: `Otter-Version`, and
+/// Adds the headers that every response with the inventory or a job has: `Otter-Version`, and
 /// `Otter-Stale` if the host is away.
 pub fn set_state_headers(api: &ApiState, version: &Version, response: &mut Response) {
     set(response, OTTER_VERSION, &version.to_string());
@@ -288,11 +294,12 @@ fn json_response(
 }
 
 fn write_json<T: Serialize>(text: &mut Vec<u8>, value: &T) {
-    // Serialising plain structs with text keys into memory cannot fail.
+    // The result can be ignored, because serialising plain structs with text keys into memory
+    // cannot fail.
     let _ = serde_json::to_writer(text, value);
 }
 
-/// The end of a list, after the text of a [`ListWriter`].
+/// The end of a list: the field with the version. It follows the text of a [`ListWriter`].
 fn list_end(version: &Version) -> String {
     format!("{version}\"}}")
 }

@@ -65,8 +65,9 @@ impl Routes {
         Self { router: OpenApiRouter::with_openapi(document), access: AccessTable::new() }
     }
 
-    /// Adds operations for callers with this role or a higher one. A runner may change only
-    /// machines that it leases, which the job service checks.
+    /// Adds operations for callers with the role `least` or a higher one. This is not the only
+    /// check for a runner: it may change only machines that it leases, which the job service
+    /// checks.
     pub fn role(self, least: Role, operations: UtoipaMethodRouter<ApiState>) -> Self {
         self.operations(Access::AtLeast(least), operations)
     }
@@ -81,8 +82,8 @@ impl Routes {
         self.operations(Access::Open, operations)
     }
 
-    /// Adds a GET route that the OpenAPI document does not list. It requires this role or a higher
-    /// one, or no token if `None`.
+    /// Adds a GET route that the OpenAPI document does not list. The route requires the role
+    /// `least` or a higher one, or no token if `least` is `None`.
     pub fn undocumented(
         mut self,
         least: Option<Role>,
@@ -97,7 +98,7 @@ impl Routes {
         self
     }
 
-    /// Adds all routes of another set.
+    /// Adds all routes of another set to this set.
     pub fn merge(mut self, Self { router, access }: Self) -> Self {
         self.router = self.router.merge(router);
         self.access.extend(access);
@@ -148,7 +149,8 @@ fn document_access(operation: &mut Operation, access: Access) {
         Access::AtLeast(role) | Access::Console(role) => {
             extensions.insert("x-otter-role".to_owned(), json!(role.as_str()));
             added.extend(AUTHENTICATED);
-            // Optional, because a token is not required while no token exists.
+            // The security scheme is optional in the document, because no token is required while
+            // no token exists.
             let token = SecurityRequirement::new(SECURITY_SCHEME, [""; 0]);
             vec![token, SecurityRequirement::default()]
         }
@@ -173,7 +175,7 @@ pub struct Guard {
 pub struct Identified {
     pub caller: Caller,
     pub credential: Credential,
-    /// The lowest role that may make the call.
+    /// The lowest role that may call the operation.
     pub least: Role,
     /// Only of operations with [`Access::Console`].
     pub console: Option<ConsoleAccess>,
@@ -268,8 +270,8 @@ impl Guard {
         Err(Failure::new(FailureKind::Forbidden, detail))
     }
 
-    /// Runs a call as long as the token of its caller is valid. If the token is revoked or expires,
-    /// a waiting call is refused and a stream ends.
+    /// Runs a call only as long as the token of its caller is valid. If the token is revoked or
+    /// expires, a call that waits is refused, and a stream ends.
     ///
     /// # Errors
     /// `unauthenticated`.

@@ -36,7 +36,7 @@ use crate::clock::Clock;
 use crate::connection_stream::ConnectionStream;
 use crate::supervisor::Supervisor;
 
-/// At shutdown, the time in which clients must send the rest of a request and read the response.
+/// The time that clients have at shutdown to send the rest of a request and to read the response.
 const LINGER: Duration = Duration::from_secs(3);
 
 /// The time after which a write fails if the client reads nothing. Otherwise the client would
@@ -46,8 +46,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_mins(2);
 /// The least time between two warnings of one kind.
 const BETWEEN_WARNINGS: Duration = Duration::from_mins(1);
 
-/// How long otter keeps an idle connection beyond the time that it announces. A request that a
-/// client sends at the last moment thus arrives on an open connection.
+/// How long otter keeps an idle connection beyond the time that it announces in `Keep-Alive`. So a
+/// request that a client sends at the last moment arrives on an open connection.
 const IDLE_MARGIN: Duration = Duration::from_secs(1);
 
 /// The header that announces how long an idle connection is kept (RFC 2068, section 19.7.1.1).
@@ -77,11 +77,11 @@ impl<S> HttpService for S where
 {
 }
 
-/// Serves until `stop` is cancelled, then finishes the responses in progress. An upgraded
-/// connection counts as open until its stream is dropped; the stream fails some time after `stop`.
+/// Serves requests until `stop` is cancelled, then finishes the responses in progress. An upgraded
+/// connection counts as open until its stream is dropped. Its stream fails some time after `stop`.
 ///
 /// # Parameters
-/// - `listeners`: at least one. They share the limit of connections.
+/// - `listeners`: at least one. All of them share the limit of connections.
 pub async fn serve(
     listeners: Vec<Listener>,
     service: impl HttpService,
@@ -107,8 +107,8 @@ pub async fn serve(
         let (connection, peer) = match accepted {
             Ok(connection) => connection,
             Err(error) => {
-                // otter has no free file descriptor, or the peer disconnected early. The next
-                // accept may succeed.
+                // This error is not fatal: otter has no free file descriptor, or the peer
+                // disconnected early. The next accept may succeed.
                 warnings.count_accept_error(&error);
                 clock.sleep(Duration::from_millis(50)).await;
                 continue;
@@ -163,13 +163,14 @@ pub async fn serve(
     connections.close();
     tokio::select! {
         () = connections.wait() => {}
-        // The user of an upgraded stream notices its failure only when it reads or writes.
+        // Wait no longer for an upgraded connection: the code that uses its stream notices that the
+        // stream has failed only when it reads or writes.
         () = clock.sleep(2 * LINGER) => {}
     }
 }
 
-/// Accepts from several listeners. Each listener in turn is polled first, so that a busy listener
-/// does not delay the others.
+/// Accepts connections from several listeners. The listener that is polled first changes at each
+/// accept, so that a busy listener does not delay the others.
 struct AcceptInTurn<'a> {
     listeners: &'a [Listener],
     first: usize,
@@ -184,8 +185,8 @@ impl AcceptInTurn<'_> {
     }
 }
 
-/// Completes when an upgraded connection that is still open after `stop` must end. Other
-/// connections end by themselves. For them the future does not poll its timer, because each read
+/// Completes when an upgraded connection that is still open after `stop` must end. Any other
+/// connection ends by itself. For such a connection this future polls no timer, because each read
 /// and write polls the future.
 fn drain_deadline(
     stop: CancellationToken,
@@ -205,15 +206,16 @@ fn drain_deadline(
     })
 }
 
-/// A stream whose writes fail with `TimedOut` if the peer reads nothing for this time.
+/// Wraps a stream. A write to the result fails with `TimedOut` if the peer reads nothing for the
+/// time `timeout`.
 fn with_write_timeout<S: Stream>(stream: S, timeout: Duration) -> Pin<Box<TimeoutWriter<S>>> {
     let mut stream = TimeoutWriter::new(stream);
     stream.set_timeout(Some(timeout));
     Box::pin(stream)
 }
 
-/// Warnings about connections: at most one line of each kind in a minute, with the number of
-/// occurrences since the last line.
+/// Logs warnings about connections: at most one line of each kind in a minute. A line has the
+/// number of occurrences since the last line of its kind.
 struct Warnings {
     clock: Clock,
     not_accepted: Throttle,
@@ -270,7 +272,8 @@ impl Warnings {
 }
 
 impl Throttle {
-    /// Counts one occurrence. Returns the number of occurrences if a line is due.
+    /// Counts one occurrence of what the warning reports. Returns the number of occurrences if a
+    /// line is due.
     fn count(&mut self, now: Duration) -> Option<u64> {
         self.since_last += 1;
         if self.last.is_some_and(|last| now.saturating_sub(last) < BETWEEN_WARNINGS) {
@@ -298,7 +301,8 @@ async fn serve_one(
     let answering = service_fn(move |request: http::Request<Incoming>| {
         let in_flight = at.begin_request();
         let mut request = request.map(|body| {
-            // Most requests have no body, and `Body::empty` allocates no memory.
+            // A request without a body gets `Body::empty`, which allocates no memory. Most requests
+            // have no body.
             if body.is_end_stream() { Body::empty() } else { Body::new(body) }
         });
         request.extensions_mut().insert(peer);
@@ -306,8 +310,8 @@ async fn serve_one(
         let stopping = stopping.clone();
         let answer = service.clone().call(request);
         async move {
-            // The connection was selected for closing. The request had no effect, so the client may
-            // repeat it.
+            // Fails if otter has selected the connection for closing. The request had no effect
+            // then, so the client may repeat it.
             let in_flight = in_flight.ok_or(io::ErrorKind::ConnectionAborted)?;
             let Ok(mut answer) = answer.await;
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -320,11 +324,13 @@ async fn serve_one(
     });
     let mut connection = std::pin::pin!(
         http1::Builder::new()
-            // `LimitedStream` limits the time of a head.
+            // hyper needs no limit of its own, because `LimitedStream` limits the time of a
+            // request's head.
             .header_read_timeout(None)
-            // Above otter's own limit, so that otter refuses most oversized requests itself. The
-            // number of headers has hyper's own limit, which is the same as otter's: for any other
-            // limit hyper would allocate memory for each request.
+            // hyper's limit of the head is above otter's own limit, so that otter refuses most
+            // oversized requests itself. The number of headers keeps hyper's default limit, which
+            // is the same as otter's: with any other limit hyper would allocate memory for each
+            // request.
             .max_buf_size(256 * 1024)
             .serve_connection(TokioIo::new(connection), answering)
             .with_upgrades()
@@ -335,11 +341,13 @@ async fn serve_one(
     };
     let closed = async {
         slot.close_requested().await;
-        // A connection without a request has no response that could be truncated.
+        // Close a connection that never had a request at once: it has no response that could be
+        // truncated.
         slot.has_accepted_request().then_some(IDLE_CLOSE_LINGER)
     };
-    // Every request wakes this task. `FuturesUnordered` polls only the futures that were woken.
-    // Polling the tokens each time would take their locks, which all connections share.
+    // `FuturesUnordered` polls only the futures that were woken. Every request wakes this task, and
+    // polling both futures each time would take the locks of their tokens, which all connections
+    // share.
     let mut ends = FuturesUnordered::from_iter([stopped.boxed(), closed.boxed()]);
     let linger = tokio::select! {
         biased;
@@ -355,7 +363,7 @@ async fn serve_one(
 }
 
 /// Whether a client keeps the connection open after its request (RFC 9112, section 9.3). A client
-/// of HTTP/1.0 closes it unless it says otherwise, and gets no `Keep-Alive`.
+/// of HTTP/1.0 closes the connection unless its request says otherwise, and gets no `Keep-Alive`.
 fn keeps_connection<B>(request: &http::Request<B>) -> bool {
     let closes = |value: &HeaderValue| {
         value
@@ -367,8 +375,8 @@ fn keeps_connection<B>(request: &http::Request<B>) -> bool {
         && !request.headers().get_all(CONNECTION).iter().any(closes)
 }
 
-/// Announces how long the connection is kept. `Connection` names the header, so that proxies drop
-/// it.
+/// Adds the header `Keep-Alive`, which announces how long otter keeps the connection. The header
+/// `Connection` names `Keep-Alive`, so that proxies do not forward it.
 fn announce(timeout: HeaderValue, headers: &mut HeaderMap) {
     if !headers.contains_key(CONNECTION) {
         headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));

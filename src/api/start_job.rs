@@ -47,14 +47,15 @@ pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-
 const MAX_KEY: usize = 255;
 const MAX_REFERENCE: usize = 512;
 
-/// The parameters of calls that start a job.
+/// The query parameters of calls that start a job.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct StartQuery {
-    /// Waits for the outcome, at most this long: `30s`, `10m`. 200 if the job succeeded, its
-    /// problem if it failed, and `wait-timeout` or `job-still-running` if the time is up. Without
-    /// an `Idempotency-Key`, a problem of status 429, 500 or 502 to 504 of a job that called the
-    /// host is `job-failed`, because clients repeat requests with those statuses.
+    /// The longest time that the call waits for the end of the job: `30s`, `10m`. The response is
+    /// 200 if the job succeeded, the problem of the job if it failed, and `wait-timeout` or
+    /// `job-still-running` if the time is up. Without an `Idempotency-Key`, a problem of status
+    /// 429, 500 or 502 to 504 of a job that called the host is `job-failed`, because clients repeat
+    /// requests with those statuses.
     #[param(value_type = Option<String>)]
     wait: Option<Parsed<Duration>>,
     /// The time limit of the job, including its time in the queue: `1s` to `168h`.
@@ -79,12 +80,12 @@ pub struct JobStart {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartedJob {
     New(JobId),
-    /// An earlier request with the same key started this job.
+    /// An earlier request with the same idempotency key started this job.
     Replayed(JobId),
 }
 
 impl StartedJob {
-    /// The job, and whether an earlier call started it.
+    /// The id of the job, and whether an earlier call started the job.
     const fn parts(self) -> (JobId, bool) {
         match self {
             Self::New(id) => (id, false),
@@ -93,15 +94,15 @@ impl StartedJob {
     }
 }
 
-/// A checked call, before it starts anything.
+/// A call that was checked and has not started anything yet.
 enum PreparedStart {
-    /// The call repeats the call that started this job.
+    /// The call repeats an earlier call, which started this job.
     Replay(JobId),
     New(Box<NewJob>),
 }
 
-/// The extractor of handlers that start a job. `T` is the body, `Q` the operation's own query
-/// parameters.
+/// The extractor for handlers that start a job. `T` is the type of the body, and `Q` has the
+/// operation's own query parameters.
 pub struct StartRequest<T, Q = NoParameters> {
     pub start: JobStart,
     pub body: T,
@@ -140,6 +141,8 @@ impl Parameter for Deadline {
 }
 
 impl JobStart {
+    /// Reads the parameters and headers that all calls that start a job have in common.
+    ///
     /// # Parameters
     /// - `body`: the bytes of the body, which are part of the key's fingerprint.
     fn read(
@@ -162,7 +165,7 @@ impl JobStart {
         })
     }
 
-    /// The caller.
+    /// The caller of the request.
     #[must_use]
     pub const fn caller(&self) -> &Caller {
         &self.requester.caller
@@ -171,7 +174,7 @@ impl JobStart {
     /// Resolves the machine of the request in the caller's scope.
     ///
     /// # Errors
-    /// As [`Machines::resolve`](crate::service::machines::Machines::resolve).
+    /// The errors of [`Machines::resolve`](crate::service::machines::Machines::resolve).
     pub fn resolve(&self, api: &ApiState, reference: &str) -> Result<MachineView, Failure> {
         api.services().machines.resolve(&self.requester.caller.scope, reference)
     }
@@ -180,7 +183,7 @@ impl JobStart {
     /// its outcome. Does not call `plan` if the call repeats an earlier one.
     ///
     /// # Errors
-    /// Those of `plan` and of [`Jobs::start`](crate::service::jobs::Jobs::start);
+    /// The errors of `plan` and of [`Jobs::start`](crate::service::jobs::Jobs::start);
     /// `idempotency-mismatch`; `too-many-waits`, in which case nothing was started.
     pub async fn run(
         self,
@@ -198,7 +201,7 @@ impl JobStart {
     /// waits for the job acquires its [`WaitPermit`] first.
     ///
     /// # Errors
-    /// As [`JobStart::run`].
+    /// The errors of [`JobStart::run`].
     pub async fn start_job(
         &self,
         api: &ApiState,
@@ -208,10 +211,11 @@ impl JobStart {
         self.start_prepared(api, prepared).await
     }
 
-    /// Finds out whether the call repeats an earlier one. If not, calls `plan`.
+    /// Finds out whether the call repeats an earlier call. If not, asks `plan` for the new job.
     ///
-    /// A job whose machine has left the caller's scope is invisible to the caller. A repeat of its
-    /// call is checked like a new call, and then fails with `idempotency-mismatch`.
+    /// If the machine of an earlier call's job has left the caller's scope, the job is invisible to
+    /// the caller. The repeat of this call is checked like a new call, and then fails with
+    /// `idempotency-mismatch`.
     async fn prepare(
         &self,
         api: &ApiState,
@@ -253,7 +257,8 @@ impl JobStart {
         };
         let machine = Arc::clone(&new.machine);
         let job = api.services().jobs.start(new).await?;
-        // A caller that has the lease does not override it.
+        // Record the override in the lease of the machine, unless the call sends the secret of that
+        // lease: its holder needs no override.
         if let (LeaseCredential::Absent, Some(reason)) =
             (&self.requester.credential, &self.requester.override_reason)
         {
@@ -269,7 +274,7 @@ impl JobStart {
     /// `http.max_wait`.
     ///
     /// # Errors
-    /// Those of the store. Failures of `respond` and of the job become the response.
+    /// The errors of the store. Failures of `respond` and of the job become the response.
     pub async fn answer_with(
         &self,
         api: &ApiState,
@@ -311,7 +316,8 @@ impl JobStart {
         let mut response = match permit {
             None => self.accepted(api, id, &self.current(api, id).await?),
             Some((mode, permit)) => {
-                // A problem has the same headers as a success: the wait time, and whether it is a
+                // Turn a failure into a response before the headers are added, so that a problem
+                // has the same headers as a success: the wait time, and whether the call is a
                 // replay.
                 let result = self.wait_and_answer(api, id, mode, permit).await;
                 let mut response =
@@ -343,8 +349,8 @@ impl JobStart {
         }
     }
 
-    /// Waits for the end of the job. Returns the ended job with `None`, or the current job and the
-    /// reason why the wait is over.
+    /// Waits for the end of the job. Returns the ended job and `None`, or the job that has not
+    /// ended and the reason why the wait is over.
     async fn wait_for_end(
         &self,
         api: &ApiState,
@@ -364,7 +370,8 @@ impl JobStart {
             WaitEnd::ShuttingDown => FailureKind::ShuttingDown,
         };
         let view = self.current(api, id).await?;
-        // The job can have ended after the wait.
+        // The job can have ended after the wait was over and before its state was read. It then
+        // counts as ended.
         let ended = view.job.state.is_end();
         Ok((view, (!ended).then_some(kind)))
     }
@@ -372,13 +379,14 @@ impl JobStart {
     /// The current state of the job.
     ///
     /// # Errors
-    /// Those of the store; `not-found` if the machine of the job has left the caller's scope.
+    /// The errors of the store; `not-found` if the machine of the job has left the caller's scope.
     async fn current(&self, api: &ApiState, id: JobId) -> Result<JobView, Failure> {
         self.read_started(api, id, api.services().jobs.get(id).await)
     }
 
-    /// The job that this call started, as it was read. If it cannot be read, a call without a key
-    /// fails as `outcome-unknown`, because a repeat would start a second job.
+    /// Returns the job that this call started, as the store returned it. If the job cannot be read,
+    /// a call without an idempotency key fails as `outcome-unknown`, because a repeat would start a
+    /// second job.
     fn read_started(
         &self,
         api: &ApiState,
@@ -416,9 +424,9 @@ impl JobStart {
     /// Checks that the ended job succeeded.
     ///
     /// # Errors
-    /// The failure of the job. `job-failed` replaces it if the call has no key, the job may have
-    /// called the host, and clients repeat a call with that failure: a repeat would start a second
-    /// job.
+    /// The failure of the job. `job-failed` replaces it if the call has no idempotency key, the job
+    /// may have called the host, and clients repeat a call with that failure: a repeat would start
+    /// a second job.
     fn succeeded(&self, view: &JobView) -> Result<(), Failure> {
         succeeded(view).map_err(|failure| {
             let keeps_code = self.key.is_some()
@@ -428,8 +436,9 @@ impl JobStart {
         })
     }
 
-    /// The failure of a call whose wait is over. Without a key, a repeated POST would start a
-    /// second job, so the code is one that forbids a retry.
+    /// The failure of a call whose wait is over before its job has ended. Without an idempotency
+    /// key, the code of the failure forbids a retry, because a repeated POST would start a second
+    /// job.
     fn unfinished(&self, id: JobId, view: &JobView, with_key: FailureKind) -> Failure {
         let kind = if self.key.is_some() { with_key } else { FailureKind::JobStillRunning };
         unfinished_job(kind, id, view)
@@ -463,14 +472,14 @@ fn succeeded(view: &JobView) -> Result<(), Failure> {
     }
 }
 
-/// The answer of a call that started a job. If it panics, a call without a key fails as
-/// `outcome-unknown`, because a repeat would start a second job.
+/// Runs the future that answers a call that started a job. If it panics, a call without an
+/// idempotency key fails as `outcome-unknown`, because a repeat would start a second job.
 async fn unless_panicked<T>(
     id: JobId,
     has_key: bool,
     answer: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    // The panic hook has logged the message and the place of the panic.
+    // The panic hook logs the message and the place of a panic, so they are not logged here.
     AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!(job = %id, "the answer of a call that started a job panicked");
         Err(if has_key {
@@ -481,19 +490,20 @@ async fn unless_panicked<T>(
     })
 }
 
-/// The failure of a call without a key whose job cannot be read.
+/// The failure of a call without an idempotency key whose job cannot be read.
 fn unknown_state(id: JobId) -> Failure {
     let detail = "The job was accepted, and its state cannot be read now. Do not repeat the call: \
                   read the job.";
     Failure::new(FailureKind::OutcomeUnknown, detail).with_job(id)
 }
 
-/// The failure of a call whose job failed in a way that clients repeat. It has the machine, the job
-/// and the fault of the job's failure, whose code is in `errors`.
+/// The failure `job-failed`, for a call whose job failed with a code that makes clients repeat the
+/// call. It has the machine, the job and the fault of the job's own failure, whose code is in
+/// `errors`.
 fn job_failed(failure: &Failure) -> Failure {
     let code = failure.kind.code();
     let detail = match failure.kind {
-        // Only the log has the cause of an internal failure.
+        // The caller does not see the cause of an internal failure, which is only in the log.
         FailureKind::Internal => "otter failed; its log has the cause.",
         _ => failure.detail.as_str(),
     };
@@ -511,7 +521,7 @@ fn job_failed(failure: &Failure) -> Failure {
     }
 }
 
-/// The failure of a wait that ended before the job.
+/// The failure of a wait that ended before the job has ended.
 #[must_use]
 pub fn unfinished_job(kind: FailureKind, id: JobId, view: &JobView) -> Failure {
     let job = &view.job;
@@ -533,24 +543,24 @@ pub fn unfinished_job(kind: FailureKind, id: JobId, view: &JobView) -> Failure {
     job.add_machine_to(Failure::new(kind, detail)).with_job(id)
 }
 
-/// The internal failure if the store has lost an accepted job.
+/// The internal failure for an accepted job that the store does not have.
 fn missing_job(id: JobId) -> Failure {
     tracing::error!(job = %id, "an accepted job is not in the store");
     Failure::new(FailureKind::Internal, "an accepted job is not in the store")
 }
 
-/// Reads `Otter-Reference`.
+/// Reads the header `Otter-Reference`.
 ///
 /// # Errors
-/// `invalid-request` if it is malformed or too long.
+/// `invalid-request` if the header is malformed or too long.
 pub fn read_reference(headers: &HeaderMap) -> Result<Option<String>, Failure> {
     read_bounded_header(headers, "otter-reference", 0, MAX_REFERENCE)
 }
 
-/// Reads `Idempotency-Key`. A key is valid for one caller, method and path.
+/// Reads the header `Idempotency-Key`. A key is valid for one caller, method and path.
 ///
 /// # Errors
-/// `invalid-request` if it is malformed, empty or too long.
+/// `invalid-request` if the header is malformed, empty or too long.
 pub fn read_idempotency_key(
     api: &ApiState,
     caller: &Caller,
@@ -590,7 +600,8 @@ fn read_bounded_header(
 /// what the request does.
 fn fingerprint(uri: &Uri, body: &Bytes) -> [u8; 32] {
     let mut digest = Sha256::new();
-    // A query that has only `wait` and an absent query are the same request.
+    // Leave out empty parts, so that a query that has only `wait` and an absent query give the same
+    // digest.
     for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         if pair != "wait" && !pair.starts_with("wait=") {
             digest.update(pair);

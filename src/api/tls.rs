@@ -50,15 +50,15 @@ pub struct Tls(Arc<ArcSwap<Certificate>>);
 /// A certificate and its key, which match.
 pub struct Certificate {
     config: Arc<ServerConfig>,
-    /// The digest of the certificate and the key.
+    /// The digest of the certificate and the key, by which a reload recognises that they changed.
     digest: [u8; 32],
 }
 
 impl Tls {
-    /// Reads the files.
+    /// Reads the certificate and its key from the files.
     ///
     /// # Errors
-    /// As [`Certificate::read`].
+    /// The errors of [`Certificate::read`].
     pub fn load(files: &TlsFiles) -> Result<Self, TlsFilesError> {
         Ok(Self(Arc::new(ArcSwap::from_pointee(Certificate::read(files)?))))
     }
@@ -71,7 +71,7 @@ impl Tls {
         self.0.swap(Arc::new(certificate)).digest != digest
     }
 
-    /// Performs the TLS handshake. The caller limits the time.
+    /// Performs the TLS handshake on a connection. The caller limits the time that it may take.
     ///
     /// # Errors
     /// Fails if the client breaks the handshake.
@@ -84,10 +84,10 @@ impl Tls {
 }
 
 impl Certificate {
-    /// Reads the files.
+    /// Reads the certificate and its key from the files.
     ///
     /// # Errors
-    /// Fails if a file cannot be read or the files do not match.
+    /// Fails if a file cannot be read, or if the key does not belong to the certificate.
     pub fn read(files: &TlsFiles) -> Result<Self, TlsFilesError> {
         let TlsFiles { certificate, key } = files;
         let chain = certificates(certificate)?;
@@ -110,7 +110,8 @@ impl Certificate {
     }
 }
 
-/// Whether a PEM key is encrypted, by its label or by the header of the older form.
+/// Whether a PEM file has an encrypted key. Its label says so, or a header in the older form of
+/// PEM.
 fn has_passphrase(text: &str) -> bool {
     let encrypted = |line: &str| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED");
     text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.lines().any(encrypted)

@@ -1,5 +1,5 @@
-//! The checks before a start. `serve` and `check-config` call the same checks, so `check-config`
-//! accepts only a configuration that `serve` accepts. The checks create and change nothing.
+//! The checks before a start. `serve` and `check-config` make the same checks, so `check-config`
+//! accepts only a configuration that `serve` accepts too. The checks create and change nothing.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -18,20 +18,22 @@ use crate::esx::OptionsError;
 use crate::store::{Existing, FoundState, Store, key, reachable_by_others};
 use crate::supervisor::{PassedListener, PassedSocket};
 
-/// The results of the checks, if otter can start.
+/// What the checks have found, if otter can start.
 pub struct CheckedSettings {
     /// The loaded certificate and key. `None` if TLS is not configured.
     pub tls: Option<Tls>,
-    /// Whether tokens cross a network without TLS.
+    /// Whether clients send their tokens over a network without TLS.
     pub is_unencrypted: bool,
-    /// Warnings, one sentence each. `serve` logs them, `check-config` prints them.
+    /// Warnings about the settings. Each is one sentence. `serve` logs them, and `check-config`
+    /// prints them.
     pub warnings: Vec<String>,
-    /// The contents of the state directory. `None` if the state is kept in memory.
+    /// What the state directory contains. `None` if the state is kept in memory.
     pub state: Option<FoundState>,
 }
 
 impl CheckedSettings {
-    /// Logs the warnings and the state directory. Warns if the directory or its database is new.
+    /// Logs the warnings and where the state is kept. Warns if the directory or its database is
+    /// new.
     pub fn log(&self, state_dir: Option<&Path>) {
         for warning in &self.warnings {
             tracing::warn!("{warning}");
@@ -55,13 +57,13 @@ impl CheckedSettings {
     }
 }
 
-/// Checks everything that can be checked without a start: the host's settings, the TLS files, the
-/// state directory, its database and its key, the address to listen on, and that there is a token
-/// if other machines can reach the address.
+/// Checks everything that can be checked without a start. This is: the settings of the host, the
+/// TLS files, the state directory with its database and its key, the address to listen on, and
+/// whether there is a token if other machines can reach the address.
 ///
 /// # Errors
-/// All reasons why otter cannot start, each with what to do. It is a [`ConfigError`] if one of them
-/// is a wrong setting of the host.
+/// Every reason why otter cannot start, each with what the operator can do. The error is a
+/// [`ConfigError`] if one of the reasons is a wrong setting of the host.
 pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
     let Settings { listen, socket_access, passed_sockets, tls, state_dir, esx, warnings, .. } =
         settings;
@@ -89,8 +91,8 @@ pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
             }
             Err(error) => {
                 require(Err(error.into()));
-                // If the directory cannot be read, the tokens are not known. The missing-token
-                // check is skipped, because the error of the directory is reported.
+                // The directory cannot be read, so it is not known whether there are tokens. It
+                // counts as having tokens, because the error about the directory is enough.
                 Some(FoundState { has_tokens_in_force: true, ..FoundState::default() })
             }
         },
@@ -153,7 +155,8 @@ pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
     }
 }
 
-/// The configuration error for options of the host that cannot work, with the key that sets them.
+/// The configuration error for an option of the host that cannot work. It names the key that sets
+/// the option.
 #[must_use]
 pub fn wrong_host_settings(error: OptionsError) -> ConfigError {
     let at = error.setting().to_owned();
@@ -161,12 +164,12 @@ pub fn wrong_host_settings(error: OptionsError) -> ConfigError {
     ConfigError { problems: vec![ConfigProblem { file: None, line: None, at, message }] }
 }
 
-/// The checks of [`check`], and those that `serve` makes when it opens the state: it reads the
-/// whole database for damage, and warns of files that other users can access and of tokens with
-/// reserved names.
+/// Makes the checks of [`check`], and also those that `serve` makes when it opens the state. These
+/// read the whole database to detect damage, and warn of files that other users can access and of
+/// tokens with reserved names.
 ///
 /// # Errors
-/// The errors of [`check`], and a damaged database.
+/// The errors of [`check`], and an error if the database is damaged.
 pub async fn check_with_state(settings: &Settings) -> anyhow::Result<CheckedSettings> {
     let mut checked = check(settings).await?;
     let existing = checked.state.map(|state| state.existing);
@@ -195,7 +198,7 @@ pub async fn check_with_state(settings: &Settings) -> anyhow::Result<CheckedSett
     Ok(checked)
 }
 
-/// The addresses of the TCP sockets that the service manager passed.
+/// The addresses of those TCP sockets that the service manager passed.
 fn tcp_addresses(passed: &[PassedSocket]) -> io::Result<Vec<SocketAddr>> {
     let addresses = passed.iter().filter_map(|socket| match &*socket.listener {
         PassedListener::Tcp(listener) => Some(listener.local_addr()),
@@ -204,7 +207,7 @@ fn tcp_addresses(passed: &[PassedSocket]) -> io::Result<Vec<SocketAddr>> {
     addresses.collect()
 }
 
-/// Refuses an address that otter cannot listen on. A port that is in use is accepted, because a
+/// Refuses an address on which otter cannot listen. A port that is in use is accepted, because a
 /// running otter usually uses it while its new configuration is checked.
 fn require_bindable(address: SocketAddr) -> anyhow::Result<()> {
     match TcpListener::bind(address) {
@@ -215,7 +218,7 @@ fn require_bindable(address: SocketAddr) -> anyhow::Result<()> {
     }
 }
 
-/// The error for an address that other machines can reach, if there is no token.
+/// The error for an address that other machines can reach while there is no token.
 fn missing_token_error(address: SocketAddr, state_dir: Option<&Path>) -> anyhow::Error {
     match state_dir {
         None => anyhow!(

@@ -1,5 +1,5 @@
-//! The key from which the secrets of leases are derived. It is in the state directory, or is
-//! created for one run.
+//! The key from which the secrets of leases are derived. otter keeps it in the state directory.
+//! Without a state directory, otter makes a key for one run.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::service::leases::secret::LeaseSecrets;
 use crate::store::key::{self, Key, KeyError};
 
-/// Why the key cannot be read or created.
+/// Why the key cannot be read or made.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseKeyError {
     #[error(transparent)]
@@ -18,15 +18,16 @@ pub enum LeaseKeyError {
     Random(#[source] getrandom::Error),
 }
 
-/// The secrets with the key of this state directory. Without a directory, with a key that exists
-/// only in this process.
+/// Opens the secrets of leases with the key in this state directory. Without a directory, the key
+/// exists only in this process.
 ///
 /// # Parameters
-/// - `has_leases`: whether the state directory has leases. If it has none, a missing key is
-///   created.
+/// - `has_leases`: whether the state directory has leases. If it has none and the key is missing, a
+///   new key is made.
 ///
 /// # Errors
-/// The file cannot be read or created, is damaged, or is missing although there are leases.
+/// Fails if the file cannot be read or created, if it is damaged, or if it is missing although
+/// there are leases.
 pub fn open(
     state_dir: Option<&Path>,
     has_leases: bool,
@@ -42,7 +43,7 @@ pub fn open(
     Ok(LeaseSecrets::new(key))
 }
 
-/// Creates the key of a state directory that has none.
+/// Makes the key for a state directory that has no key.
 ///
 /// # Errors
 /// `Exists` if there is a key. `File` if the file cannot be created.

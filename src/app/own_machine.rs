@@ -1,6 +1,6 @@
-//! What the operating system tells of the machine that otter runs in: its hardware addresses, and
-//! the DMI table with the UUID that VMware gives a machine. A container with a network of its own
-//! sees other addresses, and only root can read the UUID.
+//! The virtual machine in which otter itself may run, as far as the operating system knows it: its
+//! hardware addresses, and its UUID in the DMI table of the firmware. A container with a network of
+//! its own sees other addresses, and only root can read the UUID.
 
 use std::path::Path;
 
@@ -9,23 +9,23 @@ use uuid::Uuid;
 use crate::domain::mac::MacAddress;
 use crate::domain::machine_uuid::{parse_serial_number, parse_uuid, with_swapped_fields};
 
-/// The vendor in the DMI table of a VMware machine.
+/// The name of the vendor in the DMI table of a VMware machine.
 const VMWARE: &str = "VMware, Inc.";
 
-/// The machine that otter runs in, as far as the operating system tells.
+/// The machine in which otter runs, as far as the operating system knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnMachine {
-    /// The hardware addresses of all network interfaces.
+    /// The hardware addresses of all network interfaces of the machine.
     pub addresses: Vec<MacAddress>,
-    /// The BIOS UUID, in both byte orders of its first three fields.
+    /// The BIOS UUID of the machine, with both byte orders of its first three fields.
     pub uuids: Vec<Uuid>,
-    /// Whether it is a VMware machine.
+    /// Whether the machine is a VMware machine.
     pub is_vmware: bool,
 }
 
 impl OwnMachine {
-    /// Reads the machine below this directory, which is usually `/sys`. A file that is missing or
-    /// unreadable leaves its own field empty.
+    /// Reads what the files below the directory `system`, usually `/sys`, say about the machine. If
+    /// a file is missing or unreadable, only the field of this file stays empty.
     #[must_use]
     pub fn read(system: &Path) -> Self {
         let dmi = |name: &str| {
@@ -57,7 +57,8 @@ fn addresses(interfaces: &Path) -> Vec<MacAddress> {
         let text = std::fs::read_to_string(interface.path().join("address")).ok()?;
         text.trim().parse().ok()
     };
-    // Loopback and some tunnels report zeros. Machines without an address may report zeros too.
+    // An address of zeros does not count. Loopback, some tunnels, and interfaces without an address
+    // report it.
     let is_real = |address: &MacAddress| *address != MacAddress::new([0; 6]);
     interfaces.flatten().filter_map(address).filter(is_real).collect()
 }
@@ -66,7 +67,8 @@ fn addresses(interfaces: &Path) -> Vec<MacAddress> {
 mod tests {
     use super::*;
 
-    /// The BIOS UUID as the host reports it, and as a guest with SMBIOS 2.6 sees it.
+    /// A BIOS UUID as the host reports it. `GUEST` is the same UUID as a guest with SMBIOS 2.6 sees
+    /// it.
     const HOST: &str = "564d4f5c-1f3a-4b60-8a65-7d2c6a1e0b42";
     const GUEST: &str = "5c4f4d56-3a1f-604b-8a65-7d2c6a1e0b42";
 

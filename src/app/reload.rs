@@ -1,8 +1,9 @@
-//! The reload of the configuration (SIGHUP): reads the configuration and its files again, and
-//! replaces the settings that can change while otter runs. If anything is wrong, nothing changes.
+//! The reload of the configuration on SIGHUP: reads the configuration and the files that it names
+//! again, and replaces the settings that can change while otter runs. If anything is wrong, nothing
+//! changes.
 //!
-//! A setting that a reload replaces is part of [`ReloadableSettings`], and `Replacement::of` knows
-//! its key.
+//! A setting that a reload can replace is part of [`ReloadableSettings`], and `Replacement::of`
+//! knows the key of the setting.
 //!
 //! [`ReloadableSettings`]: crate::service::live_settings::ReloadableSettings
 
@@ -23,29 +24,29 @@ use crate::service::protection::Protection;
 use crate::supervisor::Supervisor;
 use crate::telemetry::logs::LogLevel;
 
-/// The configuration as a reload reads it.
+/// The configuration that a reload has read.
 pub struct RenewedSettings {
     pub settings: Settings,
     pub values: ConfigValues,
-    /// `log.level`
+    /// The value of the key `log.level`.
     pub log_level: String,
 }
 
 /// What a reload needs from the command that started otter.
 pub struct Reload {
-    /// Reads the configuration from the same sources as at the start.
+    /// A function that reads the configuration from the same sources as at the start.
     pub read: Box<dyn Fn() -> anyhow::Result<RenewedSettings> + Send + Sync>,
-    /// The values at the start.
+    /// The values of the configuration at the start.
     pub values: ConfigValues,
-    /// The password at the start. `None` if the host is simulated.
+    /// The host's password at the start. `None` if the host is simulated.
     pub password: Option<SecretString>,
     pub log_level: LogLevel,
 }
 
-/// How a changed setting takes effect.
+/// How a changed setting takes effect: at once, in some other way, or at the next start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Replacement {
-    /// At once, by [`LiveSettings`].
+    /// The setting takes effect at once, through [`LiveSettings`].
     Live,
     LogLevel,
     Certificate,
@@ -53,7 +54,7 @@ enum Replacement {
     Restart,
 }
 
-/// The error of a reload that changed nothing. The log has each problem.
+/// The error of a reload that found problems and changed nothing. The log contains each problem.
 #[derive(Debug, thiserror::Error)]
 #[error("nothing was changed, because of {problems} problem(s)")]
 struct NotReloaded {
@@ -62,7 +63,7 @@ struct NotReloaded {
 
 struct Reloader {
     reload: Reload,
-    /// The values that apply now: those of the start, or of a later reload.
+    /// The values that apply now. They come from the start or from the last successful reload.
     current: Mutex<Current>,
     live: LiveSettings,
     tls: Option<Tls>,
@@ -76,7 +77,7 @@ struct Current {
     password: Option<SecretString>,
 }
 
-/// A checked configuration, and its certificate.
+/// A configuration that was read again and checked, with its certificate.
 struct Checked {
     renewed: RenewedSettings,
     certificate: Option<Certificate>,
@@ -105,7 +106,7 @@ impl Reload {
 }
 
 impl Replacement {
-    /// How a setting takes effect.
+    /// How a change of the setting with this key takes effect.
     ///
     /// # Parameters
     /// - `has_tls`: whether otter serves TLS.
@@ -147,10 +148,10 @@ impl Reloader {
         }
     }
 
-    /// Reads and checks everything, and changes nothing.
+    /// Reads and checks the configuration and its files. Changes nothing.
     ///
     /// # Errors
-    /// All problems.
+    /// All problems that were found.
     fn read(&self) -> Result<Checked, Vec<String>> {
         let renewed =
             (self.reload.read)().map_err(|error| match error.downcast::<ConfigError>() {
@@ -195,8 +196,8 @@ impl Reloader {
             if password.expose_secret() != renewed.expose_secret() {
                 now.push("the password of the host".to_owned());
             }
-            // An unchanged password is set too, because otter then repeats a login that was
-            // refused.
+            // The password is set even if it is unchanged, because otter then tries a refused login
+            // again.
             self.host.set_password(renewed.clone());
             current.password = Some(renewed);
         }
@@ -212,10 +213,11 @@ impl Reloader {
         self.record(AuditOutcome::Done, detail);
     }
 
-    /// Replaces the settings, and then makes every reader read again.
+    /// Replaces the live settings, and then makes every reader of the inventory start over.
     fn replace_live(&self, settings: &Settings) {
         let mut renewed = settings.reloadable();
-        // `esx.machine_name` needs a restart.
+        // A change of `esx.machine_name` takes effect only at a restart, so otter's own machine
+        // stays as it is.
         let Protection { protected, built_in, .. } = renewed.protection;
         let own = self.live.load().protection.clone();
         renewed.protection = Protection { protected, built_in, ..own };

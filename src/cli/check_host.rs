@@ -1,5 +1,6 @@
-//! `otter check-config --host`: reads the machines of the host once, and warns of each pattern in
-//! the configuration that matches none of them, and of each protected machine that is named by id.
+//! `otter check-config --host`: reads the machines of the host once. Warns of each pattern in the
+//! configuration that matches none of the machines, and of each protected machine that the
+//! configuration names by its id.
 
 use std::sync::Arc;
 
@@ -10,10 +11,11 @@ use crate::domain::terminal::printable;
 use crate::service::live_settings::LiveSettings;
 use crate::service::patterns::PatternWatch;
 
-/// Reads the host and prints a warning for each pattern and id that matches no machine.
+/// Reads the machines of the host, and prints a warning for each pattern and id that matches none
+/// of them.
 ///
 /// # Errors
-/// The host is unreachable, refuses the account, or does not list its machines in time.
+/// Fails if the host is unreachable, refuses the account, or does not list its machines in time.
 pub async fn check_host(settings: &Settings) -> anyhow::Result<()> {
     let (machines, warnings) = with_host(settings, async |host: &ConnectedHost| {
         let live = LiveSettings::new(settings.reloadable());

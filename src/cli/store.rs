@@ -1,5 +1,5 @@
-//! `otter store`: backs up, restores, checks and compacts the state directory. No subcommand
-//! creates or migrates a database.
+//! `otter store`: backs up, restores, checks and compacts the state directory. None of its
+//! subcommands creates an empty database or migrates one in place.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,8 +25,8 @@ enum StoreSubcommand {
     /// Write the database and the key of the lease secrets into one archive. The daemon may run
     /// meanwhile.
     Backup {
-        /// The archive, which must not exist yet. It holds secrets: keep it as safe as the state
-        /// directory.
+        /// The archive file, which must not exist yet. The archive holds secrets: keep it as safe
+        /// as the state directory.
         #[arg(value_name = "FILE", value_parser = archive_file())]
         file: PathBuf,
         #[command(flatten)]
@@ -35,7 +35,7 @@ enum StoreSubcommand {
     /// Create a state directory from an archive. Jobs and leases that had not ended when the
     /// archive was written are ended; the host is not called for them.
     Restore {
-        /// An archive that `otter store backup` wrote.
+        /// An archive file that `otter store backup` wrote.
         #[arg(value_name = "FILE", value_parser = archive_file())]
         file: PathBuf,
         #[command(flatten)]
@@ -145,8 +145,8 @@ async fn new_key(config_args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Parses the path of an archive. Refuses `-`, which often means a standard stream: otter reads and
-/// writes archives only as files.
+/// Makes the parser for the path of an archive. It refuses `-`, which often means a standard
+/// stream, because otter reads and writes archives only as files.
 fn archive_file() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|path| match path.to_str() {
         Some("-") => {

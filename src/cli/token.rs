@@ -1,5 +1,5 @@
-//! `otter token`: creates, lists, rotates and revokes tokens in the state directory, also while a
-//! daemon uses it.
+//! `otter token`: creates, lists, rotates and revokes tokens in the state directory. It works while
+//! a daemon uses the directory.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -62,7 +62,7 @@ enum TokenSubcommand {
     },
 }
 
-/// The name of a token, as NAME or as --name NAME.
+/// The name of a token on the command line: as the argument NAME, or as the option --name NAME.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct TokenName {
@@ -75,13 +75,14 @@ struct TokenName {
 }
 
 impl TokenName {
-    /// The given name. clap's group requires either `name` or `named`.
+    /// The name that was given. clap requires exactly one of the fields `name` and `named`.
     fn into_name(self) -> String {
         self.name.or(self.named).unwrap_or_default()
     }
 }
 
-// Only `create` checks the name: earlier versions accepted names that no new token can have.
+// Only `create` checks the name, because earlier versions of otter accepted names that a new token
+// cannot have.
 #[derive(Debug, Args)]
 #[command(
     mut_arg("name", |arg| arg.value_parser(name)),
@@ -97,8 +98,8 @@ struct CreateArgs {
     /// one character. May be repeated.
     #[arg(long, value_name = "PATTERN", value_parser = non_empty)]
     machines: Vec<String>,
-    /// Restrict the token to machines of this pool, in addition to those of --machines. May be
-    /// repeated.
+    /// Restrict the token to machines of this pool, in addition to those that --machines selects.
+    /// May be repeated.
     #[arg(long, value_name = "POOL", value_parser = non_empty)]
     pool: Vec<String>,
     /// The time from now until the token expires: 12h, 90d. By default it does not expire.
@@ -125,13 +126,13 @@ struct CreateArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum RoleArgument {
-    /// Reads.
+    /// A viewer may read.
     Viewer,
-    /// Takes leases, and changes the machines that it holds.
+    /// A runner may also take leases, and change the machines that it holds.
     Runner,
-    /// Changes any machine, revokes leases, quarantines machines.
+    /// An operator may also change any machine, revoke leases and quarantine machines.
     Operator,
-    /// Does everything.
+    /// An admin may do everything.
     Admin,
 }
 
@@ -276,20 +277,21 @@ async fn list(json: bool, config_args: &ConfigArgs) -> anyhow::Result<ExitCode> 
             .filter_map(|(_, what, at)| at.map(|at| format!("  {what} {at:.0}")))
             .collect();
         let line = format!("{name:<24}  {role:<8}  made {created_at:.0}{restrictions}{dated}");
-        // Earlier versions and other programs may have stored names that `name` would refuse.
+        // The line is made printable, because earlier versions and other programs may have stored
+        // names with characters that control a terminal.
         print(&format!("{}\n", printable(&line)));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// A token in the JSON list.
+/// A token in the JSON list that `otter token list --json` prints.
 #[derive(Serialize)]
 struct ListedToken {
     name: String,
     role: &'static str,
-    /// `in_force`, `expired` or `revoked`.
+    /// Whether the token can be used: `in_force`, `expired` or `revoked`.
     state: &'static str,
-    /// Null if it acts on every machine.
+    /// The machines that the token may see. Null if it may see every machine.
     scope: Option<ListedScope>,
     limits: ListedLimits,
     created_at: Timestamp,
@@ -305,7 +307,7 @@ struct ListedScope {
     pools: Vec<String>,
 }
 
-/// Null means no limit.
+/// The limits of a token. A limit is null if otter does not limit it.
 #[derive(Serialize)]
 struct ListedLimits {
     leases: Option<u32>,
@@ -368,7 +370,8 @@ fn new_token(clock: &Clock) -> anyhow::Result<Token> {
     Ok(Token::new(&clock.random().context("the system gives no random bits")?))
 }
 
-/// Prints only the token to the standard output, so that a shell can redirect it into a file.
+/// Prints a new token. Only the token goes to the standard output, so that a shell can redirect it
+/// into a file.
 fn show_token(token: &Token) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", token.text())
@@ -395,9 +398,9 @@ async fn open_shared(config_args: &ConfigArgs) -> anyhow::Result<Store> {
     Ok(Store::open_shared(config_args.load()?.state.directory()).await?)
 }
 
-/// Opens the store, and creates it if the user names the state directory: the first token may be
-/// created before the first start of the daemon. In the default directory nothing is created,
-/// because the daemon may use another directory.
+/// Opens the store. If the user names a state directory that has no database, creates the database,
+/// because the first token may be created before the first start of the daemon. In the default
+/// directory nothing is created, because the daemon may use another directory.
 async fn open_shared_or_new(state: &State) -> anyhow::Result<Store> {
     match &state.dir {
         Some(directory) => Ok(Store::open_or_create_shared(directory).await?),
@@ -418,7 +421,8 @@ async fn with_writer<T>(
     done
 }
 
-/// Parses the name of a new token. People read it in logs and lists, so few characters are allowed.
+/// Parses the name of a new token. Only few characters are allowed, because people read the name in
+/// logs and lists.
 fn name(text: &str) -> Result<String, String> {
     let plain = |character: char| character.is_ascii_alphanumeric() || "-_.@".contains(character);
     if is_reserved_name(text) {
@@ -433,10 +437,10 @@ fn name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Warnings about the parts of a scope that are probably mistakes.
+/// Warns of those parts of a scope that are probably mistakes.
 ///
 /// # Parameters
-/// - `pools`: the pools of the configuration; `None` if no configuration file is given.
+/// - `pools`: the pools of the configuration. `None` if no configuration file is given.
 fn scope_warnings(scope: &Scope, pools: Option<&BTreeMap<String, Pool>>) -> Vec<String> {
     let Scope::Selected { machines, pools: selected } = scope else { return Vec::new() };
     let literal = machines.iter().filter(|pattern| pattern.contains(['[', ']'])).map(|pattern| {
@@ -455,7 +459,8 @@ fn scope_warnings(scope: &Scope, pools: Option<&BTreeMap<String, Pool>>) -> Vec<
     literal.chain(unknown).collect()
 }
 
-/// Parses a pattern or the name of a pool. Refuses an empty text, which matches nothing.
+/// Parses a pattern of names or the name of a pool. An empty text is refused, because it matches
+/// nothing.
 fn non_empty(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
         return Err("it is empty".to_owned());
@@ -481,7 +486,8 @@ fn lifetime(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The parser of a limit. It refuses zero, because no caller can work with a limit of zero.
+/// Makes the parser for a limit of a token. It refuses zero, because no caller can work with a
+/// limit of zero.
 fn limit() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..)
 }

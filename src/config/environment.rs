@@ -1,11 +1,12 @@
-//! The environment: the variables that otter reads, and the messages about other variables whose
-//! names begin with `OTTER_`.
+//! The environment variables that otter reads, and the messages about other variables whose names
+//! begin with `OTTER_`.
 //!
 //! An unknown variable `OTTER_ESX_…` is an error, because a misspelt name of the password variable
-//! is hard to find. Any other unknown variable is a warning. otter ignores the variables that
-//! Kubernetes sets for a service, and those that `otter run` and `deploy/ci/otter.sh` use.
+//! would be hard to find. Any other unknown variable leads to a warning. otter ignores the
+//! variables that Kubernetes sets for a service, and the variables that `otter run` and
+//! `deploy/ci/otter.sh` use.
 
-/// The variables that the daemon reads. The last two exclude each other.
+/// The variables that the daemon reads. At most one of the last two may be set.
 pub const VARIABLES: [&str; 8] = [
     "OTTER_LISTEN",
     "OTTER_STATE_DIR",
@@ -34,17 +35,17 @@ const RUN_COMMAND_VARIABLES: [&str; 12] = [
     "OTTER_REFERENCE",
 ];
 
-/// The problem with a variable that otter does not read.
+/// The message about a variable whose name begins with `OTTER_` but that otter does not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnreadVariable {
-    /// The name begins with `OTTER_ESX_`. The configuration is refused with this message.
+    /// The name begins with `OTTER_ESX_`. The configuration is refused with this error message.
     HostSetting(String),
-    /// Any other name. The message is a warning.
+    /// The name does not begin with `OTTER_ESX_`. This message is only a warning.
     Other(String),
 }
 
-/// Checks a variable that is not empty. `None` if otter reads the variable, or if it does not
-/// concern the daemon.
+/// Checks a variable whose value is not empty. `None` if the daemon reads the variable, or if the
+/// variable does not concern the daemon.
 pub fn check_unread(name: &str, value: &str) -> Option<UnreadVariable> {
     let known = VARIABLES.contains(&name) || RUN_COMMAND_VARIABLES.contains(&name);
     if !name.starts_with("OTTER_") || known || is_kubernetes_service_variable(name, value) {
@@ -73,10 +74,10 @@ fn nearest(name: &str) -> &'static str {
     nearest.unwrap_or(VARIABLES[0])
 }
 
-/// Whether Kubernetes sets this variable. It sets variables in each container of a namespace for
-/// each service, here for one with the name `otter` or `otter-…`: `<SERVICE>_SERVICE_HOST`,
-/// `<SERVICE>_SERVICE_PORT[_<NAME>]`, `<SERVICE>_PORT` with an address in it, and
-/// `<SERVICE>_PORT_<NUMBER>_<PROTOCOL>[_PROTO|_PORT|_ADDR]`.
+/// Whether Kubernetes has set this variable. In each container of a namespace, Kubernetes sets
+/// variables for each service. A service with the name `otter` or `otter-…` leads to these:
+/// `<SERVICE>_SERVICE_HOST`, `<SERVICE>_SERVICE_PORT[_<NAME>]`, `<SERVICE>_PORT` with an address as
+/// its value, and `<SERVICE>_PORT_<NUMBER>_<PROTOCOL>[_PROTO|_PORT|_ADDR]`.
 fn is_kubernetes_service_variable(name: &str, value: &str) -> bool {
     let has_scheme = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     if name.ends_with("_SERVICE_HOST") || (name.ends_with("_PORT") && has_scheme) {

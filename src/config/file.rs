@@ -1,5 +1,5 @@
-//! Reads the configuration file. Each key is read separately, so that all problems are found and
-//! each has its line.
+//! Reads the configuration file. Each key is read separately, so that otter finds all problems and
+//! can say in which line each of them is.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -26,23 +26,23 @@ use crate::domain::lease::{Prepare, Readiness, Release};
 use crate::domain::pool::{Pool, RunningLimits, ScreenAccess};
 use crate::domain::power::PowerState;
 
-/// The deadlines that callers and operators can set.
+/// The range of deadlines that callers and operators can set.
 const DEADLINES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(7 * 24);
 
-/// The result of reading a file.
+/// The result of reading a configuration file.
 pub struct ReadFile {
     pub problems: Vec<ConfigProblem>,
-    /// The full path of every key that otter reads.
+    /// The full path of every key that otter knows.
     #[cfg_attr(
         not(test),
         expect(dead_code, reason = "a test compares them with the annotated file")
     )]
     pub known: Vec<String>,
-    /// The value of each key: that of the file, or the default.
+    /// The value of each key: the value in the file, or the default.
     pub values: ConfigValues,
 }
 
-/// Overrides the settings of the draft with those of the file.
+/// Overrides the settings of the draft with the settings of the file.
 pub fn read(text: &str, path: &Path, draft: &mut ConfigDraft) -> ReadFile {
     let source = Source {
         text,
@@ -70,7 +70,7 @@ pub fn read(text: &str, path: &Path, draft: &mut ConfigDraft) -> ReadFile {
 }
 
 fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
-    // The warnings are added after all settings are known.
+    // The file does not set the warnings. They are added when all settings are known.
     let Config {
         esx,
         http,
@@ -270,7 +270,7 @@ fn answer_rules(mut table: Table<'_>) -> AnswerRules {
     AnswerRules(table.take_all(answer_rule).into_iter().collect())
 }
 
-/// The id of a message, and the label of the choice that answers it.
+/// Reads an answer rule: the id of a message, and the label of the choice that answers it.
 fn answer_rule(message: &str, label: &DeValue<'_>) -> Result<(String, String), String> {
     const EXAMPLE: &str = "\"msg.uuid.altered\" = \"button.uuid.copiedTheVM\"";
     if message.is_empty()
@@ -278,7 +278,8 @@ fn answer_rule(message: &str, label: &DeValue<'_>) -> Result<(String, String), S
     {
         return Err(format!("this cannot be the id of a message; write one, as in {EXAMPLE}"));
     }
-    // Without quotes, TOML reads the dots of the id as sections.
+    // If the id of the message is not in quotes, TOML reads each dot in it as the beginning of a
+    // subsection. The value is then a table instead of a text.
     let label = label.as_str().ok_or_else(|| {
         let kind = kind(label);
         format!("expected the label of a choice, not {kind}; write both in quotes, as in {EXAMPLE}")
@@ -300,7 +301,8 @@ fn esx_section(mut table: Table<'_>, esx: &mut Esx, password: &mut Password) {
     let Esx {
         url,
         username,
-        password: _, // read later, because the environment may name another file
+        // The password is read later, because the environment may name another password file.
+        password: _,
         headers,
         verify,
         proxy,
@@ -350,7 +352,7 @@ fn esx_section(mut table: Table<'_>, esx: &mut Esx, password: &mut Password) {
     table.finish();
 }
 
-/// The file, its problems, and the keys that otter reads.
+/// The text of the file, the problems found in it, and the keys that otter knows.
 struct Source<'a> {
     text: &'a str,
     path: &'a Path,
@@ -371,14 +373,16 @@ impl Source<'_> {
     }
 }
 
-/// One table of the file. Its keys are taken one by one. The remaining keys are unknown.
+/// One table of the file. The reader takes its keys one by one. The keys that are left are unknown
+/// to otter.
 struct Table<'a> {
     source: &'a Source<'a>,
-    /// The prefix of the keys' paths. It ends with a dot, or is empty for the root.
+    /// The beginning of the full paths of the table's keys. It ends with a dot, or is empty for the
+    /// root table.
     prefix: String,
     entries: BTreeMap<&'a str, (usize, &'a Spanned<DeValue<'a>>)>,
     known_keys: Vec<&'static str>,
-    /// The offset in the file of each key that was taken.
+    /// The offset in the file at which each taken key stands.
     taken: BTreeMap<&'static str, usize>,
 }
 
@@ -392,7 +396,8 @@ impl<'a> Table<'a> {
         Self { source, prefix, entries, known_keys: Vec::new(), taken: BTreeMap::new() }
     }
 
-    /// Takes a key. `None` if it is absent or invalid.
+    /// Takes a key from the table and reads its value. `None` if the key is absent or its value is
+    /// invalid.
     fn take<T>(
         &mut self,
         key: &'static str,
@@ -411,7 +416,8 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Takes a key and stores its value. The old value stays if the key is absent or invalid.
+    /// Takes a key and stores its value in `place`. If the key is absent or its value is invalid,
+    /// `place` keeps its old value.
     fn set<T: Debug>(
         &mut self,
         key: &'static str,
@@ -424,7 +430,7 @@ impl<'a> Table<'a> {
         self.source.values.borrow_mut().set(format!("{}{key}", self.prefix), place);
     }
 
-    /// Takes all keys, with any names.
+    /// Takes all keys that are left, whatever their names are.
     fn take_all<T>(&mut self, read: impl Fn(&str, &DeValue<'a>) -> Result<T, String>) -> Vec<T> {
         let mut all = Vec::new();
         for (key, (offset, value)) in std::mem::take(&mut self.entries) {
@@ -439,7 +445,7 @@ impl<'a> Table<'a> {
         all
     }
 
-    /// Takes a table within this one. An absent table is empty.
+    /// Takes a table within this table. If it is absent, an empty table is returned.
     fn table(&mut self, key: &'static str) -> Table<'a> {
         self.known_keys.push(key);
         let path = format!("{}{key}", self.prefix);
@@ -457,12 +463,12 @@ impl<'a> Table<'a> {
         Self::new(self.source, format!("{path}."), table)
     }
 
-    /// Whether the table has this key and it was not taken yet.
+    /// Whether the table has this key and no reader has taken it yet.
     fn has(&self, key: &str) -> bool {
         self.entries.contains_key(key)
     }
 
-    /// Takes every key as a table within this one, with any names.
+    /// Takes every key that is left as a table within this table, whatever its name is.
     fn tables(mut self) -> Vec<(String, Table<'a>)> {
         let mut all = Vec::new();
         for (key, (offset, value)) in std::mem::take(&mut self.entries) {
@@ -491,7 +497,7 @@ impl<'a> Table<'a> {
         );
     }
 
-    /// Reports each key that no reader took as an unknown key.
+    /// Reports each key that no reader has taken as an unknown key.
     fn finish(self) {
         for (key, (offset, _)) in &self.entries {
             let nearest = self.known_keys.iter().max_by(|one, other| {
@@ -504,7 +510,7 @@ impl<'a> Table<'a> {
     }
 }
 
-/// The type of a value, for messages.
+/// Names the type of a value, for messages.
 fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
@@ -573,7 +579,8 @@ fn days(value: &DeValue<'_>) -> Result<u32, String> {
     integer(value, 1..=36_500)
 }
 
-/// The size of the audit. Its minimum has room for the refused calls of one minute.
+/// Reads the maximum size of the audit. The smallest allowed size has room for the refused calls of
+/// one minute.
 fn audit_bytes(value: &DeValue<'_>) -> Result<u64, String> {
     integer(value, 1_048_576..=i64::MAX)
 }
@@ -588,7 +595,7 @@ fn boolean(value: &DeValue<'_>) -> Result<bool, String> {
 fn any_duration(value: &DeValue<'_>) -> Result<Duration, String> {
     let text = match value {
         DeValue::String(text) => text,
-        // A number without a unit is seconds, as in a text.
+        // A number without a unit means seconds, as it does in a text.
         DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
         other => {
             return Err(format!(
@@ -600,7 +607,7 @@ fn any_duration(value: &DeValue<'_>) -> Result<Duration, String> {
     duration::parse(text).map_err(|error| error.to_string())
 }
 
-/// A duration that is not zero.
+/// Reads a duration that must not be zero.
 fn timeout(value: &DeValue<'_>) -> Result<Duration, String> {
     match any_duration(value)? {
         Duration::ZERO => Err("the duration must not be zero".to_owned()),
@@ -617,7 +624,7 @@ fn deadline(value: &DeValue<'_>) -> Result<Duration, String> {
     }
 }
 
-/// An HTTP header. Its value may be a secret, so no message contains it.
+/// Reads an HTTP header. The value may be a secret, so no message contains it.
 fn header(name: &str, value: &DeValue<'_>) -> Result<(http::HeaderName, SecretString), String> {
     let name = name.parse().map_err(|_| "this cannot be the name of a header".to_owned())?;
     let value = text(value)?;

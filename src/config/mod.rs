@@ -1,5 +1,5 @@
-//! The configuration: a file, overridden by the environment, overridden by the command line. All of
-//! it is checked before anything starts.
+//! The configuration. It comes from a file, which the environment overrides, and the command line
+//! overrides both. All of it is checked before anything starts.
 //!
 //! ```text
 //! defaults ─► file (TOML) ─► environment (OTTER_…) ─► flags ─► secrets from their files ─► Config
@@ -34,7 +34,7 @@ pub use values::{InvalidValue, Listen, LogFormat};
 use environment::{UnreadVariable, VARIABLES};
 use sections::{ConfigDraft, Password};
 
-/// The settings of the command line. `None` if a flag is absent.
+/// The settings that the command line gives. A field is `None` if its flag is absent.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     pub listen: Option<String>,
@@ -46,14 +46,14 @@ pub struct Flags {
 /// The byte order mark, with which some editors begin a text file.
 pub const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// The maximum size of a password file, in bytes. A password file contains one line.
+/// The maximum size of a password file in bytes. A password file contains one line.
 const MAX_PASSWORD_FILE: usize = 64 * 1024;
 
-/// A configuration, and its values for comparisons.
+/// A configuration, and its values in a form in which a reload can compare them.
 #[derive(Clone, Debug)]
 pub struct LoadedConfig {
     pub config: Config,
-    /// The values of the file, except those that a variable or a flag overrides, and except the
+    /// The values in the file. Left out are values that a variable or a flag overrides, and the
     /// password.
     pub values: ConfigValues,
 }
@@ -63,10 +63,10 @@ impl Config {
     ///
     /// # Parameters
     /// - `path`: the file. `None` if there is no file.
-    /// - `environment`: the variables. An empty value counts as absent.
+    /// - `environment`: the environment variables. A variable with an empty value counts as absent.
     ///
     /// # Errors
-    /// All problems, each with its place and what to write instead.
+    /// All problems, each with its place and with what to write instead.
     pub fn load(
         path: Option<&Path>,
         environment: &BTreeMap<OsString, OsString>,
@@ -75,10 +75,11 @@ impl Config {
         Self::load_with_values(path, environment, flags).map(|loaded| loaded.config)
     }
 
-    /// Loads the configuration together with its values; see [`Config::load`].
+    /// Loads the configuration like [`Config::load`], together with its values for later
+    /// comparisons.
     ///
     /// # Errors
-    /// As for [`Config::load`].
+    /// The errors of [`Config::load`].
     pub fn load_with_values(
         path: Option<&Path>,
         environment: &BTreeMap<OsString, OsString>,
@@ -153,7 +154,8 @@ impl Config {
         let password = match draft.password {
             Password::None => None,
             Password::Given(password) => {
-                // The permissions of the file matter only if the password is in the file.
+                // Other users may read the file if it does not contain the password, so its
+                // permissions are checked only if the password comes from it.
                 if !is_set("OTTER_ESX_PASSWORD")
                     && let Some(path) = path
                 {
@@ -187,8 +189,9 @@ impl Config {
     }
 }
 
-/// The variables whose name and value are UTF-8. Any other variable is a problem if otter reads it,
-/// and a warning if its name begins with `OTTER_`.
+/// The environment variables whose name and value are UTF-8. If another variable is one that otter
+/// reads, it is reported as a problem. If its name only begins with `OTTER_`, it leads to a
+/// warning.
 fn readable_variables(
     environment: &BTreeMap<OsString, OsString>,
     problems: &mut Vec<ConfigProblem>,
@@ -213,17 +216,17 @@ fn readable_variables(
     readable
 }
 
-/// The problems of a configuration's text. The files that it names are not read.
+/// Finds the problems in the text of a configuration, without reading the files that it names.
 #[must_use]
 pub fn find_problems(text: &str, path: &Path) -> Vec<ConfigProblem> {
     file::read(text, path, &mut ConfigDraft::default()).problems
 }
 
 /// A warning if every account of this machine can read a file that contains a secret. `None` if
-/// other accounts cannot read it.
+/// other accounts cannot read the file.
 ///
-/// It is not an error, because Kubernetes mounts secrets with permissions for all, in a container
-/// with one user.
+/// It is a warning and not an error, because Kubernetes mounts secrets with permissions for all
+/// accounts, in a container that has only one user.
 #[must_use]
 pub fn readable_by_all_warning(file: &Path, what: &str) -> Option<String> {
     let mode = std::fs::metadata(file).ok()?.permissions().mode() & 0o777;
@@ -236,7 +239,8 @@ pub fn readable_by_all_warning(file: &Path, what: &str) -> Option<String> {
     })
 }
 
-/// Overrides a setting with the value of a variable or a flag. Returns the key of the setting.
+/// Overrides a setting with the value of an environment variable or a flag. Returns the
+/// configuration key of the setting.
 fn override_setting(
     draft: &mut ConfigDraft,
     name: &'static str,
@@ -289,10 +293,10 @@ fn override_setting(
     })
 }
 
-/// Reads a password file: its only line, without the line end.
+/// Reads the password from a file: the only line of the file, without the line end.
 fn read_password(file: &Path) -> Result<SecretString, String> {
     let text = std::fs::read_to_string(file).map_err(|error| read_error(&error))?;
-    // Some editors begin a file with this mark. It is never part of a password.
+    // Some editors begin a file with this mark, which is never a part of the password.
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
     let password =
         text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));

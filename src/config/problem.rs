@@ -1,4 +1,4 @@
-//! The problems of a configuration. Each message says what to write instead.
+//! The problems of a configuration. The message of each problem says what to write instead.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigProblem {
     pub file: Option<PathBuf>,
-    /// The line in the file, counted from 1.
+    /// The line of the configuration file, counted from 1. `None` if the problem is not in one
+    /// line.
     pub line: Option<usize>,
-    /// The full path of a key, such as `esx.verify`, or the name of a variable or flag. Empty if
-    /// the problem concerns the whole file.
+    /// Where the problem is: the full path of a key, for example `esx.verify`, or the name of a
+    /// variable or flag. Empty if the problem concerns the whole file.
     pub at: String,
-    /// The problem, and what to write instead. It never contains a secret.
+    /// What is wrong, and what to write instead. The text never contains a secret.
     pub message: String,
 }
 

@@ -1,4 +1,4 @@
-//! The settings of each section, with their defaults.
+//! The settings of each section of the configuration, with their defaults.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ pub struct Config {
     pub snapshots: Snapshots,
     pub jobs: Jobs,
     pub leases: Leases,
-    /// `[answers]`: the answers to questions of machines.
+    /// `[answers]`: the rules that answer the questions of machines.
     pub answers: AnswerRules,
     /// `[pools.<name>]`: the pools of machines.
     pub pools: BTreeMap<String, Pool>,
@@ -40,38 +40,40 @@ pub struct Config {
     pub audit: Audit,
     pub state: State,
     pub log: Log,
-    /// Warnings that do not prevent a start, one sentence each.
+    /// Warnings about the configuration that do not prevent a start. Each is one sentence.
     pub warnings: Vec<String>,
 }
 
-/// `[esx]`: the host, and the settings of calls to it.
+/// `[esx]`: the host, its account, and the settings for calls to the host.
 #[derive(Clone, Debug)]
 pub struct Esx {
-    /// The complete URL, such as `https://esx.lab/sdk`.
+    /// The complete URL of the host's API, for example `https://esx.lab/sdk`.
     pub url: Option<String>,
     pub username: Option<String>,
     pub password: Option<SecretString>,
-    /// Headers of every request to the host, for a proxy in between.
+    /// HTTP headers of every request to the host, for a reverse proxy in front of the host.
     pub headers: Vec<(http::HeaderName, SecretString)>,
     pub verify: Verify,
-    /// The HTTP proxy through which otter reaches the host. Proxies of the environment are not
-    /// used.
+    /// The HTTP proxy through which otter reaches the host. otter does not use proxies that the
+    /// environment names.
     pub proxy: Option<ProxyUrl>,
-    /// The name of the machine that otter runs in. otter also finds it by its MAC or its BIOS
-    /// UUID.
+    /// The name of the virtual machine in which otter itself runs. otter also recognises this
+    /// machine by its hardware address or its BIOS UUID.
     pub machine_name: Option<String>,
     pub connect_timeout: Duration,
-    /// The maximum duration of an ordinary call.
+    /// The maximum duration of a call that is not a wait for updates.
     pub read_timeout: Duration,
-    /// How long a machine must have no task before otter decides what a lost call did.
+    /// How long a machine must be without a running task before otter decides what a lost call did.
     pub settle: Duration,
-    /// How long after a start otter reads the guest's address, if no update reported it.
+    /// How long after the start of a machine otter waits for an update with the guest's address,
+    /// before it reads the address directly.
     pub guest_settle: Duration,
-    /// How long otter accepts new jobs while the host is unreachable.
+    /// How long otter still accepts new jobs after the host has become unreachable.
     pub outage_grace: Duration,
-    /// The maximum size of an answer of the host, in bytes.
+    /// The maximum size of an answer from the host, in bytes.
     pub answer_limit: usize,
-    /// The limits of the machines that run at the same time. A lease waits for them.
+    /// The limits for machines of the host that run at the same time. A lease waits until the
+    /// limits allow its machine to run.
     pub limits: RunningLimits,
 }
 
@@ -83,46 +85,46 @@ pub struct Host {
     pub password: SecretString,
 }
 
-/// `[http]`: the HTTP server.
+/// `[http]`: the settings of otter's HTTP server.
 #[derive(Clone, Debug)]
 pub struct Http {
     pub listen: Listen,
-    /// The permissions of the file of a Unix socket.
+    /// The permissions of the socket's file, if otter listens on a Unix socket.
     pub socket_mode: SocketMode,
-    /// The group of the file of a Unix socket.
+    /// The group of the socket's file, if otter listens on a Unix socket.
     pub socket_group: Option<SocketGroup>,
-    /// The certificate for TLS, in PEM.
+    /// The file with the certificate for TLS, in PEM.
     pub tls_certificate: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
-    /// The maximum time that a call can block.
+    /// The maximum time that a waiting call (`?wait=`) can ask for.
     pub max_wait: Duration,
-    /// The maximum number of calls that block at the same time.
+    /// The maximum number of calls that wait at the same time.
     pub max_waits: usize,
-    /// The maximum size of a request's body, in bytes.
+    /// The maximum size of the body of a request, in bytes.
     pub body_limit: usize,
     pub header_timeout: Duration,
     /// How long a connection may be idle between two requests.
     pub idle_timeout: Duration,
     pub body_timeout: Duration,
-    /// The origins of other servers whose pages may send changes.
+    /// Web origins of other servers whose pages may send changes to otter.
     pub allowed_origins: Vec<WebOrigin>,
-    /// The proxies whose headers `X-Forwarded-For` and `X-Forwarded-Prefix` otter trusts.
+    /// The reverse proxies whose headers `X-Forwarded-For` and `X-Forwarded-Prefix` otter trusts.
     pub trusted_proxies: Vec<TrustedProxy>,
-    /// The path under which clients reach otter behind a proxy.
+    /// The path under which clients reach otter behind a reverse proxy.
     pub base_path: BasePath,
 }
 
 /// `[machines]`: rules for the machines of the host.
 #[derive(Clone, Debug, Default)]
 pub struct Machines {
-    /// The machines that no caller may change.
+    /// The entries that name the machines which no caller may change.
     pub protected: Vec<MachinePattern>,
 }
 
 /// `[snapshots]`: the protection of snapshots.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshots {
-    /// Patterns (`*`, `?`) of names and of paths of snapshots.
+    /// Patterns (with `*` and `?`) that protect snapshots by their names or paths.
     pub protected: Vec<String>,
     /// Whether runners may remove and rename snapshots that were not created under their lease.
     pub runners_may_remove: bool,
@@ -136,42 +138,42 @@ pub struct Jobs {
     pub queue_per_machine: usize,
     /// The maximum number of queued jobs of all machines.
     pub queue_total: usize,
-    /// How long ended jobs are kept.
+    /// How many days ended jobs are kept.
     pub retention_days: u32,
 }
 
-/// `[jobs.deadlines]`: the default deadlines of jobs. A deadline includes the time in the queue.
+/// `[jobs.deadlines]`: the default deadlines of jobs. The time of a job in the queue counts too.
 #[derive(Clone, Debug)]
 pub struct Deadlines {
-    /// Power on, power off, reset, suspend, kill, answer and rename.
+    /// The deadline of jobs that power on, power off, reset, suspend, kill, answer or rename.
     pub power: Duration,
-    /// Shutdown and reboot by the guest.
+    /// The deadline of shutdowns and reboots that the guest carries out.
     pub guest: Duration,
     pub create: Duration,
     pub revert: Duration,
-    /// Removals of snapshots, and consolidations of disks.
+    /// The deadline of removals of snapshots and of consolidations of disks.
     pub remove: Duration,
-    /// The preparation of a machine for a lease, and its release afterwards.
+    /// The deadline of a preparation of a machine for a lease, and of its release after the lease.
     pub prepare: Duration,
 }
 
 /// `[leases]`: the limits of leases.
 #[derive(Clone, Debug)]
 pub struct Leases {
-    /// The maximum TTL of a lease, and of one renewal.
+    /// The maximum duration that a lease may ask for, and by which one renewal may extend it.
     pub max_ttl: Duration,
-    /// The maximum time of a lease with all its renewals.
+    /// The maximum time that a lease may last with all its renewals.
     pub max_total: Duration,
-    /// A queued lease ends if no caller asks about it for this time.
+    /// How long a queued lease lasts if no caller asks for its state.
     pub abandon_after: Duration,
-    /// No lease expires earlier than this time after a restart.
+    /// The minimum time that every open lease has left after a restart of otter.
     pub grace: Duration,
-    /// The first pause before otter tries to release a machine that it quarantined by itself. Zero:
-    /// never.
+    /// The pause before otter first tries again to release a machine that it quarantined by itself.
+    /// Zero means that otter does not try.
     pub quarantine_retry: Duration,
-    /// How long a preparation waits at a question that no caller answers.
+    /// How long a preparation waits if the machine asks a question that no caller answers.
     pub question_grace: Duration,
-    /// How long ended leases are kept.
+    /// How many days ended leases are kept.
     pub retention_days: u32,
 }
 
@@ -217,7 +219,8 @@ impl Default for Screens {
 #[derive(Clone, Debug)]
 pub struct Audit {
     pub retention_days: u32,
-    /// The maximum size in bytes. The oldest records are deleted.
+    /// The maximum size of the audit in bytes. If the audit is larger, the oldest records are
+    /// deleted.
     pub max_bytes: u64,
 }
 
@@ -227,20 +230,20 @@ impl Default for Audit {
     }
 }
 
-/// `[state]`: the state that outlives a restart.
+/// `[state]`: where otter keeps the state that outlives a restart.
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    /// The state directory. `None` if it is not configured.
+    /// The state directory. `None` if the configuration names none.
     pub dir: Option<PathBuf>,
 }
 
 /// `[log]`: the log, which is written to stderr.
 #[derive(Clone, Debug)]
 pub struct Log {
-    /// A level, or directives such as `info,otter::esx=debug`.
+    /// The level: one word, or directives such as `info,otter::esx=debug`.
     pub level: String,
     pub format: LogFormat,
-    /// Whether each request is logged.
+    /// Whether otter logs each request.
     pub access: bool,
 }
 
@@ -318,7 +321,7 @@ impl Default for Log {
 }
 
 impl State {
-    /// The configured state directory, otherwise the default one.
+    /// The configured state directory, or the default one if none is configured.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.dir.as_deref().unwrap_or(Path::new(DEFAULT_STATE_DIR))
@@ -326,10 +329,10 @@ impl State {
 }
 
 impl Esx {
-    /// The address and the account of the host. They are required without `--simulate`.
+    /// The address and the account of the host, which are required unless `--simulate` is given.
     ///
     /// # Errors
-    /// The settings that are missing, and every way to set them.
+    /// The settings that are missing, with every way to set them.
     pub fn host(&self) -> Result<Host, ConfigError> {
         if let (Some(url), Some(username), Some(password)) =
             (&self.url, &self.username, &self.password)
@@ -364,14 +367,14 @@ impl Esx {
     }
 }
 
-/// A configuration that is not complete yet.
+/// A configuration that does not contain the settings of all sources yet.
 #[derive(Default)]
 pub struct ConfigDraft {
     pub config: Config,
     pub password: Password,
 }
 
-/// The source of the password.
+/// Where the password of the host comes from.
 #[derive(Default)]
 pub enum Password {
     #[default]
@@ -379,7 +382,7 @@ pub enum Password {
     Given(SecretString),
     InFile {
         file: PathBuf,
-        /// The key or the variable that names the file.
+        /// The key or the variable in which the name of the file was given.
         named_by: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Tests of the configuration: every source of a setting, and every problem.
+//! Tests of the configuration: every source of a setting, and every problem that can be reported.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -36,7 +36,7 @@ fn loaded(text: &str) -> Config {
     load(text, &[], &Flags::default()).unwrap()
 }
 
-/// The problems of a file, each as `line: key: message`.
+/// The problems of a configuration file. Each is written as `line: key: message`.
 fn problems(text: &str) -> Vec<String> {
     messages(&load(text, &[], &Flags::default()).unwrap_err())
 }
@@ -69,7 +69,7 @@ fn the_annotated_file_contains_the_defaults() {
 #[test]
 fn the_annotated_file_has_every_key_and_no_other() {
     let known = file::read("", Path::new(""), &mut ConfigDraft::default()).known;
-    // The keys of pools are read only for pools that are in the file.
+    // The keys of pools are left out, because otter knows them only for pools that are in the file.
     let keys = keys_in_file().into_iter().filter(|key| !key.starts_with("pools."));
     assert_eq!(keys.collect::<BTreeSet<_>>(), known.iter().cloned().collect());
 }
@@ -79,7 +79,8 @@ fn the_commented_keys_of_the_annotated_file_are_valid() {
     let password = file("secret\n");
     let text: String = ANNOTATED
         .lines()
-        // The two ways to give a password exclude each other.
+        // `password` is left out, because only one of the two ways to give the password may be
+        // used.
         .filter(|line| !line.starts_with("# password ="))
         .map(|line| match line.strip_prefix("# ") {
             Some(rest) if key_in(rest).is_some() || rest.starts_with('[') => format!("{rest}\n"),
@@ -92,7 +93,7 @@ fn the_commented_keys_of_the_annotated_file_are_valid() {
     assert_eq!(config.esx.headers.len(), 1);
 }
 
-/// The keys of the annotated file, including those that are commented out.
+/// The keys in the annotated file `config/otter.toml`, including those that are commented out.
 fn keys_in_file() -> BTreeSet<String> {
     let mut section = String::new();
     let mut keys = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! Single values of the configuration: how each is parsed, and the messages for invalid values.
+//! How single values of the configuration are parsed, with the messages for invalid values.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,12 +9,12 @@ use tracing_subscriber::EnvFilter;
 
 use crate::domain::host_url;
 
-/// The text is not a valid value. The message says what to write.
+/// The error for an invalid value. Its message says what to write.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidValue(&'static str);
 
-/// The address that otter listens on.
+/// The address on which otter listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     Tcp(SocketAddr),
@@ -46,7 +46,8 @@ impl FromStr for Listen {
             Some(_) => Err(InvalidValue(
                 "the path of a Unix socket must be absolute, as in unix:/run/otter.sock",
             )),
-            // `localhost` is the same address on every machine. Another name may have several.
+            // `localhost` means the same address on every machine. Another name could mean several
+            // addresses, so it is not accepted.
             None => match text.strip_prefix("localhost:").map(str::parse) {
                 Some(Ok(port)) => Ok(Self::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))),
                 _ => text.parse().map(Self::Tcp).map_err(|_| {
@@ -82,7 +83,7 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Parses a value of a type whose error says what to write.
+/// Parses a value whose type has error messages that say what to write.
 pub fn parsed<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|error: T::Err| error.to_string())
 }
@@ -91,14 +92,14 @@ pub fn not_empty(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("it must not be empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-/// Completes the address of a host's API.
+/// Completes the address of a host's API to a URL.
 pub fn host_url(text: &str) -> Result<String, String> {
     host_url::normalize(text).map_err(|error| error.to_string())
 }
 
-/// Checks a log level: a level, or the directives of `tracing_subscriber`. A single word that is
-/// not a level is refused, because it would be the name of a module and disable the log of all
-/// others.
+/// Checks a log level: one level, or directives of `tracing_subscriber`. A single word that is not
+/// a level is refused. `tracing_subscriber` would take it as the name of a module, and disable the
+/// log of all other modules.
 pub fn log_level(text: &str) -> Result<String, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let is_single_word = !text.contains(['=', ',', '[']);

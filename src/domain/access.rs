@@ -1,10 +1,10 @@
 //! Authentication and authorization: the roles of callers, and the tokens that carry a role. The
-//! text of a token:
+//! text of a token has this form:
 //!
 //! ```text
 //! otter_<64 hexadecimal digits: 256 random bits><8 digits: the beginning of their SHA-256>
 //! ```
-//! otter shows a token's text once and stores only its digest.
+//! otter shows the text of a token once and stores only its digest.
 
 use std::fmt;
 
@@ -14,13 +14,13 @@ use sha2::{Digest, Sha256};
 /// What a caller may do. Each role includes the permissions of the roles before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
-    /// May read.
+    /// A viewer may read.
     Viewer,
-    /// May also take leases, and change machines that it holds by a lease.
+    /// A runner may also take leases, and change the machines that it holds by a lease.
     Runner,
-    /// May also change any machine, revoke leases and quarantine machines.
+    /// An operator may also change any machine, revoke leases and quarantine machines.
     Operator,
-    /// May call every operation.
+    /// An admin may call every operation.
     Admin,
 }
 
@@ -39,7 +39,7 @@ impl Role {
         }
     }
 
-    /// The word with its article, for use in a sentence.
+    /// The role's word with its article (`a` or `an`), for use in a sentence.
     #[must_use]
     pub const fn with_article(self) -> &'static str {
         match self {
@@ -50,7 +50,7 @@ impl Role {
         }
     }
 
-    /// Parses the word. `None` if it names no role.
+    /// Parses the word of a role. `None` if the text names no role.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.as_str() == word)
@@ -63,20 +63,20 @@ impl fmt::Display for Role {
     }
 }
 
-/// The permission that a job has for changes of snapshots.
+/// On whose behalf a job changes snapshots. This decides which snapshots the job may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Authority {
-    /// A caller with a role below operator. It holds the machine by a lease.
+    /// A caller with a role below operator, which holds the machine by a lease.
     Runner,
-    /// An operator, an admin, or any caller if there are no tokens.
+    /// An operator, an admin, or any caller if otter has no tokens.
     Operator,
-    /// An operator who gave a reason in `Otter-Override`.
+    /// An operator who gave a reason in the header `Otter-Override`.
     Override,
     /// otter itself, which prepares or releases a machine.
     System,
 }
 
-/// Names that otter uses for itself and for callers without a token. A new token cannot have one of
+/// Names that otter uses for itself and for callers without a token, so that no new token can have
 /// them.
 const RESERVED_NAMES: [&str; 2] = ["otter", "anonymous"];
 
@@ -87,23 +87,23 @@ pub fn is_reserved_name(name: &str) -> bool {
     RESERVED_NAMES.iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
 }
 
-/// The limits of one token. `None` means no limit.
+/// The limits of one token. A limit of `None` means that otter sets no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenLimits {
-    /// Leases that have not ended, queued ones included.
+    /// The maximum number of leases that have not ended. Queued leases count too.
     pub leases: Option<u32>,
-    /// Leases that wait for a machine.
+    /// The maximum number of leases that wait for a machine.
     pub queued_leases: Option<u32>,
-    /// Jobs that wait behind another job of their machine.
+    /// The maximum number of jobs that wait behind another job of their machine.
     pub queued_jobs: Option<u32>,
-    /// Open streams of events.
+    /// The maximum number of open streams of events.
     pub streams: Option<u32>,
     /// The maximum number of requests per second, of all kinds together. `None` if there is no
     /// limit.
     pub requests_per_second: Option<u32>,
 }
 
-/// Whether a token can be used.
+/// Whether a caller can use a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenStatus {
     Valid,
@@ -111,16 +111,16 @@ pub enum TokenStatus {
     Revoked,
 }
 
-/// The complete text of a token, which is a secret.
+/// The complete text of a token. The text is a secret.
 #[derive(Clone, Debug)]
 pub struct Token(SecretString);
 
-/// The stored form of a token: the SHA-256 of its text. A slow hash is not necessary, because the
-/// text holds 256 random bits.
+/// The stored form of a token: the SHA-256 of the token's text. A slow hash is not necessary,
+/// because the text contains 256 random bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TokenDigest(pub [u8; 32]);
 
-/// The text is not a token: it is misspelt, cut off, or something else.
+/// The error for a text that is not a token, for example because it is misspelt or cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this is not a token of otter: its length or its checksum is wrong")]
 pub struct InvalidToken;
@@ -130,7 +130,7 @@ const RANDOM: usize = 64;
 const CHECKSUM: usize = 8;
 
 impl Token {
-    /// Builds a token from random bits.
+    /// Makes a token from random bits.
     #[must_use]
     pub fn new(random: &[u8; 32]) -> Self {
         let random = hex::encode(random);
@@ -138,11 +138,11 @@ impl Token {
         Self(SecretString::from(format!("{PREFIX}{random}{checksum}")))
     }
 
-    /// Parses a token's text.
+    /// Parses the text of a token.
     ///
     /// # Errors
-    /// The text is not a token. The checksum detects a misspelt token without a lookup in the
-    /// store.
+    /// Fails if the text is not a token. The checksum in the text detects a misspelt token without
+    /// a lookup in the store.
     pub fn parse(text: &str) -> Result<Self, InvalidToken> {
         let rest = text.strip_prefix(PREFIX).ok_or(InvalidToken)?;
         let hexadecimal = rest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -157,13 +157,13 @@ impl Token {
         }
     }
 
-    /// The token's text. It is shown to the operator once.
+    /// The text of the token. otter shows it to the operator once.
     #[must_use]
     pub fn text(&self) -> &str {
         self.0.expose_secret()
     }
 
-    /// The digest that the store keeps.
+    /// The digest of the token, which the store keeps.
     #[must_use]
     pub fn digest(&self) -> TokenDigest {
         TokenDigest(Sha256::digest(self.0.expose_secret()).into())

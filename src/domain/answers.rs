@@ -1,25 +1,26 @@
-//! Rules that answer the questions of machines.
+//! Rules by which otter answers the questions of machines.
 
 use std::collections::BTreeMap;
 
 use super::machine::{Choice, Question};
 
-/// Which choice answers a question: the label of the choice by the id of the question's message,
-/// such as `button.uuid.copiedTheVM` for `msg.uuid.altered`.
+/// The rules that say which choice answers a question. The key is the id of a message of the
+/// question, for example `msg.uuid.altered`. The value is the label of the choice, for example
+/// `button.uuid.copiedTheVM`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AnswerRules(pub BTreeMap<String, String>);
 
-/// A rule that applies to a question.
+/// The rule that applies to one question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnswerRule<'r> {
     pub message_id: &'r str,
-    /// The label of the choice.
+    /// The label of the choice that answers the question.
     pub label: &'r str,
 }
 
 impl AnswerRules {
-    /// The rule for a question. `None` if there is none. If the question consists of several
-    /// messages, the first message with a rule decides.
+    /// The rule that applies to a question. `None` if no rule applies. If the question consists of
+    /// several messages, the first message with a rule decides.
     #[must_use]
     pub fn for_question(&self, question: &Question) -> Option<AnswerRule<'_>> {
         let rule = question.message_ids.iter().find_map(|id| self.0.get_key_value(id));
@@ -28,7 +29,8 @@ impl AnswerRules {
 }
 
 impl AnswerRule<'_> {
-    /// The choice that the rule names. `None` if the question does not offer it.
+    /// The choice of the question that the rule names. `None` if the question does not offer this
+    /// choice.
     #[must_use]
     pub fn choice<'q>(&self, question: &'q Question) -> Option<&'q Choice> {
         question.choices.iter().find(|choice| choice.label == self.label)

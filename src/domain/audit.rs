@@ -1,7 +1,7 @@
 //! One record of the audit: the actor, the action, its machine, lease or job, and the outcome.
 //!
-//! Every record is built once, by the constructors and builders of this file. Both the row of the
-//! audit table and the log line come from it. A record never holds a secret.
+//! The constructors and builders of this file make every record. Both the row of the audit table
+//! and the log line are made from the record. A record never holds a secret.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::job::{Job, JobState};
 use super::lease::{Lease, LeaseState};
 use super::origin::{Actor, RequestId, RequestOrigin};
 
-/// The maximum length of a detail, in characters.
+/// The maximum length of the text `detail` of a record, in characters.
 const MAX_DETAIL: usize = 1_024;
 
 /// Declares an enum together with the stable words that the HTTP API and the store use.
@@ -28,10 +28,10 @@ macro_rules! stable_words {
         }
 
         impl $enum {
-            /// Every variant, for filters and for the OpenAPI document.
+            /// Every variant, for filters of the HTTP API and for the OpenAPI document.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// The word in the HTTP API and in the store.
+            /// The word for this variant in the HTTP API and in the store.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -39,7 +39,7 @@ macro_rules! stable_words {
                 }
             }
 
-            /// Parses the word. `None` if it names no variant.
+            /// Parses a word of the HTTP API or of the store. `None` if the word names no variant.
             #[must_use]
             pub fn parse(word: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|one| one.as_str() == word)
@@ -49,19 +49,20 @@ macro_rules! stable_words {
 }
 
 stable_words! {
-    /// The action that was audited.
+    /// The actions that otter audits.
     AuditAction {
         JobAccepted = "job.accepted",
         JobStarted = "job.started",
-        /// A caller requested the cancellation of a job. Only the first request of a job is
-        /// audited.
+        /// A caller requested the cancellation of a job. Only the first such request for each job
+        /// is audited.
         JobCancelRequested = "job.cancel_requested",
         JobEnded = "job.ended",
         LeaseQueued = "lease.queued",
         LeaseGranted = "lease.granted",
         LeaseActive = "lease.active",
         LeaseRenewed = "lease.renewed",
-        /// The use of a machine failed, and its lease was kept.
+        /// The use of a machine failed, and its lease was kept so that people can examine the
+        /// machine.
         LeaseKept = "lease.kept",
         LeaseReleasing = "lease.releasing",
         LeaseEnded = "lease.ended",
@@ -79,23 +80,23 @@ stable_words! {
         TokenCreated = "token.created",
         TokenRevoked = "token.revoked",
         TokenRotated = "token.rotated",
-        /// The running daemon read a change that another process made to the tokens. otter logs
-        /// this action and does not store it.
+        /// The running daemon took over a change that another process had made to the tokens. otter
+        /// only logs this action and does not store it.
         TokensReloaded = "tokens.reloaded",
         CertificateReloaded = "certificate.reloaded",
         PasswordReloaded = "password.reloaded",
-        /// The running daemon read its configuration again. The detail names the settings that
-        /// changed.
+        /// The running daemon read its configuration again. The record's detail names the settings
+        /// that changed.
         ConfigurationReloaded = "configuration.reloaded",
-        /// The state was restored from a backup. Records that are younger than the backup are
+        /// The state was restored from a backup. Records that were made after the backup are
         /// missing.
         StoreRestored = "store.restored",
     }
 }
 
 stable_words! {
-    /// The outcome of an action: the new state of a job or lease, or whether another action was
-    /// done or refused.
+    /// The outcome of an action: the new state of a job or lease, or whether otter did or refused
+    /// the action.
     AuditOutcome {
         Queued = "queued",
         Running = "running",
@@ -147,32 +148,31 @@ impl From<LeaseState> for AuditOutcome {
 pub struct AuditRecord {
     pub at: Timestamp,
     pub action: AuditAction,
-    /// A token's name, `anonymous`, `otter`, `otter token` or `otter store`. `None` if otter
-    /// refused a call that had no valid token, or refused it before it read the token.
+    /// Who acted: the name of a token, `anonymous`, `otter`, `otter token` or `otter store`. `None`
+    /// if a refused call had no valid token, or if otter refused the call before it read the token.
     pub actor: Option<String>,
-    /// The client's address. `other` for refused calls from addresses beyond the number that otter
-    /// counts separately.
+    /// The client's address. It is `other` if otter refused a call from one of so many addresses
+    /// that it no longer counts them separately.
     pub address: Option<String>,
     pub request_id: Option<RequestId>,
-    /// The machine's id and name.
+    /// The id and the name of the machine.
     pub machine: Option<(MachineId, String)>,
     pub lease: Option<LeaseId>,
     pub job: Option<JobId>,
-    /// The value of the header `Otter-Reference`.
+    /// The value of the request header `Otter-Reference`.
     pub reference: Option<String>,
     pub outcome: AuditOutcome,
-    /// The problem code, if the action failed or was refused.
+    /// The kind of failure, if the action failed or was refused.
     pub code: Option<FailureKind>,
     pub duration: Option<Duration>,
-    /// Text for people: the kind of a job, the reason why a lease ended, the reason of a
-    /// quarantine.
+    /// A text for people: the kind of a job, why a lease ended, or why a machine was quarantined.
     pub detail: Option<String>,
     /// The number of equal actions that this record stands for.
     pub count: u64,
 }
 
 impl AuditRecord {
-    /// A record without an actor, machine, lease, job or detail.
+    /// Makes a record without an actor, machine, lease, job or detail.
     #[must_use]
     pub fn new(at: Timestamp, action: AuditAction, outcome: AuditOutcome) -> Self {
         Self {
@@ -193,14 +193,14 @@ impl AuditRecord {
         }
     }
 
-    /// A job was accepted.
+    /// The record that a job was accepted.
     #[must_use]
     pub fn job_accepted(job: &Job) -> Self {
         Self::new(job.created_at, AuditAction::JobAccepted, job.state.into()).with_job(job)
     }
 
-    /// A job started. The duration is the time that it waited in its queue. `None` if the job has
-    /// not started. The job may have ended since.
+    /// The record that a job started. Its duration is the time that the job waited in its queue.
+    /// `None` if the job has not started. The job may have ended since its start.
     #[must_use]
     pub fn job_started(job: &Job) -> Option<Self> {
         if job.state == JobState::Queued {
@@ -212,7 +212,8 @@ impl AuditRecord {
         Some(Self { duration, ..record.with_job(job) })
     }
 
-    /// A caller requested the cancellation of a job. `None` if the job has no such request.
+    /// The record that a caller requested the cancellation of a job. `None` if no caller has
+    /// requested it.
     #[must_use]
     pub fn job_cancel_requested(job: &Job) -> Option<Self> {
         let (at, by) = (job.cancel_requested_at?, job.cancel_requested_by.as_ref()?);
@@ -223,7 +224,7 @@ impl AuditRecord {
         )
     }
 
-    /// A job ended. The duration counts from its acceptance.
+    /// The record that a job ended. Its duration counts from the acceptance of the job.
     #[must_use]
     pub fn job_ended(job: &Job) -> Self {
         let at = job.finished_at.unwrap_or(job.updated_at);
@@ -232,7 +233,7 @@ impl AuditRecord {
         Self { duration, ..record }.with_failure(job.error.as_ref())
     }
 
-    /// A job was accepted only because an operator sent `Otter-Override`.
+    /// The record that otter accepted a job only because an operator sent `Otter-Override`.
     ///
     /// # Parameters
     /// - `holder`: the lease that holds the machine.
@@ -244,21 +245,21 @@ impl AuditRecord {
         Self { lease: holder, ..record.with_job(job) }.with_detail(detail)
     }
 
-    /// Adds who acted (a token, `anonymous`, otter or one of its commands), and the address and the
+    /// Adds the actor (a token, `anonymous`, otter or one of its commands), and the address and the
     /// id of the request.
     #[must_use]
     pub fn with_actor(self, actor: &Actor) -> Self {
         Self { actor: Some(actor.name.clone()), ..self }.with_origin(actor.origin)
     }
 
-    /// Adds the client's address and the request id.
+    /// Adds the client's address and the id of the request.
     #[must_use]
     pub fn with_origin(self, origin: RequestOrigin) -> Self {
         let RequestOrigin { address, request_id } = origin;
         Self { address: address.map(|address| address.to_string()), request_id, ..self }
     }
 
-    /// Adds a lease, its machine and its reference.
+    /// Adds a lease, the machine of the lease, and its `Otter-Reference`.
     #[must_use]
     pub fn with_lease(self, lease: &Lease) -> Self {
         let name = || lease.machine_name.clone().unwrap_or_default();
@@ -270,7 +271,7 @@ impl AuditRecord {
         }
     }
 
-    /// Adds the code and the detail of a failure, if there is one.
+    /// Adds the code and the detail of a failure, if the action failed.
     #[must_use]
     pub fn with_failure(self, failure: Option<&Failure>) -> Self {
         let Some(failure) = failure else { return self };
@@ -281,7 +282,7 @@ impl AuditRecord {
         Self { code: Some(failure.kind), ..self }.with_detail(detail)
     }
 
-    /// Sets the detail. A very long text is truncated.
+    /// Sets the text `detail`. A very long text is truncated.
     #[must_use]
     pub fn with_detail(self, detail: impl Into<String>) -> Self {
         let mut detail = detail.into();
@@ -305,7 +306,8 @@ impl AuditRecord {
     }
 }
 
-/// The time between two points of the wall clock. Zero if the clock was set back in between.
+/// The time between two points of the wall clock. Zero if the clock was set back between the two
+/// points.
 #[must_use]
 pub fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()

@@ -4,15 +4,17 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// The first segments of otter's own paths. A path that begins with one of them would be ambiguous.
+/// The first segments of otter's own paths. A base path that begins with one of these segments
+/// would be ambiguous, so it is refused.
 const OWN_SEGMENTS: [&str; 8] =
     ["v1", "docs", "problems", "openapi.json", "openapi-3.0.json", "metrics", "healthz", "readyz"];
 
-/// The path under which clients reach otter, such as `/otter` or `/`. Clones share the text.
+/// The path under which clients reach otter, for example `/otter` or `/`. Clones share the text in
+/// memory.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct BasePath(Arc<str>);
 
-/// The text is not a path for otter. The message says what to write.
+/// Why a text is not a base path. The message says what to write.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidBasePath {
     #[error(
@@ -25,21 +27,22 @@ pub enum InvalidBasePath {
 }
 
 impl BasePath {
-    /// The prefix of otter's own paths. Empty for `/`.
+    /// The text that clients put before otter's own paths. Empty if the base path is `/`.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.0
     }
 
-    /// Whether otter's paths begin at the root.
+    /// Whether the base path is `/`, so that otter's own paths begin at the root.
     #[must_use]
     pub fn is_root(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// otter's own path for the path of a request. A path without the prefix stays as it is,
-    /// because a proxy may have removed it. The prefix may be repeated: a client that appends a
-    /// link to an address with the prefix names it twice.
+    /// Turns the path of a request into otter's own path, by removing the prefix. A path without
+    /// the prefix stays as it is, because a proxy may already have removed the prefix. A path may
+    /// have the prefix twice, because some clients append a link that has the prefix to an address
+    /// that has it too.
     #[must_use]
     pub fn strip<'a>(&self, path: &'a str) -> &'a str {
         let mut rest = path;
@@ -55,7 +58,7 @@ impl BasePath {
 impl FromStr for BasePath {
     type Err = InvalidBasePath;
 
-    /// Parses a path. A slash at its end does not count, and the empty text is `/`.
+    /// Parses a base path. A slash at its end is ignored, and the empty text means `/`.
     fn from_str(text: &str) -> Result<Self, InvalidBasePath> {
         let prefix = text.strip_suffix('/').unwrap_or(text);
         if prefix.is_empty() {

@@ -5,38 +5,45 @@ use super::ids::{QuestionId, SnapshotId, TaskId};
 use super::machine::MachineIdentity;
 use super::power::PowerState;
 
-/// One call that changes a machine. A job makes one call, or several one after the other.
+/// One host call that changes a machine. A job makes one such call, or several one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostCall {
-    /// `PowerOnVM_Task`
+    /// Powers the machine on (`PowerOnVM_Task`).
     PowerOn,
     /// `PowerOffVM_Task`. The guest is not shut down first.
     PowerOff,
-    /// `ResetVM_Task`
+    /// Resets the machine (`ResetVM_Task`).
     Reset,
-    /// `SuspendVM_Task`
+    /// Suspends the machine (`SuspendVM_Task`).
     Suspend,
-    /// `ShutdownGuest`. There is no task: the power state shows when the guest has shut down.
+    /// `ShutdownGuest`. The host makes no task for this call: the power state shows when the guest
+    /// has shut down.
     ShutdownGuest,
-    /// `RebootGuest`. There is no task: the guest tools stop and start again.
+    /// `RebootGuest`. The host makes no task for this call: VMware Tools in the guest stop and
+    /// start again.
     RebootGuest,
-    /// `AnswerVM`. There is no task. `choice` is the key of one of the question's choices.
+    /// `AnswerVM`. The host makes no task for this call. `choice` is the key of one of the
+    /// question's choices.
     Answer { question: QuestionId, choice: String },
-    /// `CreateSnapshot_Task`. The new snapshot is a child of the current one.
+    /// `CreateSnapshot_Task`. The new snapshot becomes a child of the machine's current snapshot.
     CreateSnapshot { name: String, description: String, memory: bool, quiesce: bool },
-    /// `RevertToSnapshot_Task`. With `suppress_power_on` the host does not power the machine on.
+    /// `RevertToSnapshot_Task`. If `suppress_power_on` is set, the host does not power the machine
+    /// on after the revert.
     RevertToSnapshot { snapshot: SnapshotId, suppress_power_on: bool },
-    /// `RemoveSnapshot_Task`. If `children` is false, the children move up to the parent.
+    /// `RemoveSnapshot_Task`. If `children` is set, all snapshots below are removed too. Otherwise
+    /// the children of the snapshot move up to its parent.
     RemoveSnapshot { snapshot: SnapshotId, children: bool },
-    /// `RemoveAllSnapshots_Task`
+    /// Removes all snapshots of the machine (`RemoveAllSnapshots_Task`).
     RemoveAllSnapshots,
-    /// `ConsolidateVMDisks_Task`
+    /// Consolidates the disks of the machine (`ConsolidateVMDisks_Task`).
     ConsolidateDisks,
-    /// `RenameSnapshot`. There is no task. `None` leaves the name or the description unchanged.
+    /// `RenameSnapshot`. The host makes no task for this call. A `None` leaves the name or the
+    /// description unchanged.
     RenameSnapshot { snapshot: SnapshotId, name: Option<String>, description: Option<String> },
 }
 
-/// The method of a call or of a task, without its parameters.
+/// The method of a host call, without its parameters. It is also known of a task that a call
+/// started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CallKind {
     PowerOn,
@@ -77,7 +84,7 @@ impl HostCall {
 }
 
 impl CallKind {
-    /// Every method.
+    /// Every kind of call.
     pub const ALL: &'static [Self] = &[
         Self::PowerOn,
         Self::PowerOff,
@@ -94,14 +101,14 @@ impl CallKind {
         Self::RenameSnapshot,
     ];
 
-    /// Whether the guest executes the operation after the call returned. Only the state of the
-    /// machine shows when it is done.
+    /// Whether the guest carries out the operation after the host has answered the call. Only the
+    /// state of the machine shows when the guest is done.
     #[must_use]
     pub const fn is_guest_operation(self) -> bool {
         matches!(self, Self::ShutdownGuest | Self::RebootGuest)
     }
 
-    /// The name of the job step that makes this call. Stored jobs contain it.
+    /// The name of the job step that makes this call. The store contains this name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -121,7 +128,7 @@ impl CallKind {
         }
     }
 
-    /// Parses the name of a step. `None` if no call has that name.
+    /// Parses the name of a job step that makes a call. `None` if no call has that name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.as_str() == name)
@@ -134,34 +141,35 @@ pub struct Evidence {
     pub identity: MachineIdentity,
     pub power_state: Option<PowerState>,
     pub current_snapshot: Option<SnapshotId>,
-    /// All snapshots of the machine, parents before their children.
+    /// All snapshots of the machine. Every parent comes before its children.
     pub snapshots: Vec<SnapshotEvidence>,
     pub tools_running: bool,
     pub question: Option<QuestionId>,
-    /// Whether the disks of the machine need a consolidation. `None` if the host does not report
-    /// it, and in evidence of earlier versions.
+    /// Whether the disks of the machine need a consolidation. `None` if the host does not say so,
+    /// and in evidence that an earlier version of otter stored.
     pub consolidation_needed: Option<bool>,
-    /// The time at which the host booted, as the host writes it. otter compares it for equality
-    /// only, never with its own clock.
+    /// The time at which the host booted, as the host writes it. otter only compares it with an
+    /// earlier boot time of the host, and never with its own clock.
     pub host_boot_time: Option<String>,
-    /// The machine's `recentTask` list: running tasks, and tasks that ended recently.
+    /// The tasks in the machine's property `recentTask`: running tasks, and tasks that ended
+    /// recently.
     pub recent_tasks: Vec<RecentTask>,
 }
 
-/// A snapshot that was read from the host.
+/// A snapshot of a machine as evidence, read directly from the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotEvidence {
     pub id: SnapshotId,
     pub parent: Option<SnapshotId>,
-    /// The unescaped name. In evidence that was recorded before a call, the name and the
-    /// description are empty, because only the ids matter.
+    /// The unescaped name of the snapshot. In evidence that was recorded before a call, the name
+    /// and the description are empty, because only the ids of the snapshots matter there.
     pub name: String,
     pub description: String,
 }
 
 impl SnapshotEvidence {
-    /// Whether the snapshot has exactly this name and this description. Other forms of the name do
-    /// not match, because a rename can change only the form. `None` matches every text.
+    /// Whether the snapshot has exactly this name and this description. `None` matches every text.
+    /// A name with other escapes does not match, because a rename can change just the escapes.
     #[must_use]
     pub fn matches(&self, name: Option<&str>, description: Option<&str>) -> bool {
         name.is_none_or(|name| name == self.name)
@@ -169,13 +177,14 @@ impl SnapshotEvidence {
     }
 }
 
-/// A task of a machine that was read from the host.
+/// A recent task of a machine, read directly from the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecentTask {
     pub id: TaskId,
-    /// `None` if otter does not make calls with the task's `descriptionId`.
+    /// The kind of call that started the task. `None` if otter never makes a call with the task's
+    /// `descriptionId`.
     pub call: Option<CallKind>,
-    /// Whether otter's own account started the task.
+    /// Whether the account that otter uses started the task.
     pub by_us: bool,
     pub running: bool,
 }
@@ -193,7 +202,7 @@ impl Evidence {
         self.snapshots.iter().find(|snapshot| snapshot.id == *id)
     }
 
-    /// Every snapshot below `id`, without `id` itself.
+    /// The ids of all snapshots below the snapshot `id`, without `id` itself.
     #[must_use]
     pub fn descendants(&self, id: &SnapshotId) -> Vec<SnapshotId> {
         let mut below: Vec<SnapshotId> = Vec::new();
@@ -206,8 +215,8 @@ impl Evidence {
         below
     }
 
-    /// The evidence that is recorded before a call: without names and descriptions of snapshots,
-    /// which can be long and prove nothing.
+    /// The evidence without the names and descriptions of snapshots. otter records evidence in this
+    /// form before a call, because the texts can be long and prove nothing.
     #[must_use]
     pub fn without_texts(mut self) -> Self {
         for snapshot in &mut self.snapshots {

@@ -2,12 +2,13 @@
 
 use super::ids::DatastoreId;
 
-/// One datastore, as the host last reported it. Hosts refresh the free space rarely.
+/// One datastore, as the host last reported it. The free space can be old, because hosts refresh it
+/// rarely.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datastore {
     pub id: DatastoreId,
     pub name: String,
-    /// `summary.type` of the datastore: `VMFS`, `NFS`, `vsan`, …
+    /// The type of the datastore (`summary.type`), for example `VMFS`, `NFS` or `vsan`.
     pub kind: String,
     pub capacity_bytes: Option<u64>,
     pub free_bytes: Option<u64>,
@@ -19,7 +20,7 @@ pub struct Datastore {
 }
 
 impl Datastore {
-    /// Whether both are equal, or differ only in the number of machines.
+    /// Whether the two datastores are equal except, perhaps, for the number of machines.
     #[must_use]
     pub fn is_same_except_count(&self, other: &Self) -> bool {
         *self == Self { machine_count: self.machine_count, ..other.clone() }

@@ -1,4 +1,4 @@
-//! References to one datastore: an id, or a name or URL with a prefix.
+//! A caller's references to one datastore: an id, or a name or URL with a prefix.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,27 +7,30 @@ use super::datastore::Datastore;
 use super::ids::{DatastoreId, EmptyId};
 use super::names::{is_name, unescape_vim};
 
-/// The beginnings of the URLs of datastores on ESX, before the directory of the datastore.
+/// The beginnings of the URLs of datastores on ESX. The directory of the datastore follows.
 const URL_BEGINNINGS: [&str; 2] = ["ds:///vmfs/volumes/", "/vmfs/volumes/"];
 
 /// A caller's reference to a datastore.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DatastoreReference {
     Id(DatastoreId),
-    /// `name:…`, the complete name in one of its forms ([`is_name`]), case-sensitive.
+    /// `name:…`: the complete name of the datastore, as the host sends it or unescaped (see
+    /// [`is_name`]). Upper and lower case differ.
     Name(String),
-    /// `url:…`, the URL, or only its directory below `ds:///vmfs/volumes/`, which has no slash.
+    /// `url:…`: the URL of the datastore, or only its directory below `ds:///vmfs/volumes/`, which
+    /// contains no slash.
     Url(String),
 }
 
 impl DatastoreReference {
-    /// The datastores that match the reference, in the given order. The reference is ambiguous if
-    /// there are several.
+    /// The datastores of `datastores` that match the reference, in the same order. If several
+    /// match, the reference is ambiguous.
     pub fn matching<'d, D: AsRef<Datastore>>(
         &self,
         datastores: impl Iterator<Item = &'d D>,
     ) -> Vec<&'d D> {
-        // An id may have the escapes of names, because some proxies refuse `%2F` in a URL.
+        // An id may be escaped as names are, because some proxies refuse `%2F` in a URL and clients
+        // write `%252F` instead.
         let unescaped = match self {
             Self::Id(id) => unescape_vim(&id.to_string()),
             Self::Name(text) | Self::Url(text) => unescape_vim(text),
@@ -44,7 +47,7 @@ impl DatastoreReference {
     }
 }
 
-/// The part of a URL that distinguishes the datastores of a host.
+/// The directory in the URL of a datastore, which distinguishes the datastores of a host.
 fn directory(url: &str) -> &str {
     let rest = URL_BEGINNINGS.iter().find_map(|beginning| url.strip_prefix(beginning));
     rest.unwrap_or(url).trim_end_matches('/')

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-/// The longest duration that is accepted, a hundred years. Adding it to a time never overflows.
+/// The maximum duration that is accepted: a hundred years. The sum of such a duration and a time
+/// never overflows.
 pub const MAX_DURATION: Duration = Duration::from_hours(100 * 365 * 24);
 
-/// The units in seconds, in the order in which they may follow each other.
+/// The units with their lengths in seconds, in the order in which they may follow each other.
 const UNITS: [(char, u64); 4] = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
 
-/// Why a text is not a duration. The messages are for the person who wrote the text.
+/// Why a text is not a duration. The messages are written for the person who wrote the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDuration {
     #[error("expected a duration, such as 30s, 10m or 1h30m, not an empty text")]
@@ -24,7 +25,7 @@ pub enum InvalidDuration {
         unit_hint(number, unit)
     )]
     UnknownUnit {
-        /// The number before the unit.
+        /// The number that stands before the unit.
         number: String,
         unit: String,
     },
@@ -72,7 +73,7 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
         let scale = match behind.chars().next() {
             None if rest.len() == text.len() => 1,
             None => return Err(InvalidDuration::MissingUnit),
-            // A unit is one letter. More letters are a word.
+            // A unit is a single letter, so several letters are a word that is not a unit.
             Some(unit) if letters > unit.len_utf8() => return Err(unknown(&behind[..letters])),
             Some(unit) => {
                 let known = UNITS.iter().any(|(known, _)| *known == unit);
@@ -103,8 +104,8 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     Ok(Duration::from_secs(seconds))
 }
 
-/// A hint with the correct letter, for a unit that is written out or in upper case. Empty if the
-/// unit is not recognised.
+/// A hint that names the correct letter, for a unit that is written as a word or in upper case.
+/// Empty if otter does not recognise the unit.
 fn unit_hint(number: &str, unit: &str) -> String {
     let unit = unit.to_lowercase();
     let letter = match unit.as_str() {
@@ -120,7 +121,7 @@ fn unit_hint(number: &str, unit: &str) -> String {
     format!(" (write {number}{letter})")
 }
 
-/// Writes a duration in the form that [`parse`] reads. Fractions of a second are dropped.
+/// Writes a duration in the form that [`parse`] accepts. Fractions of a second are dropped.
 #[must_use]
 pub fn format(duration: Duration) -> String {
     let mut seconds = duration.as_secs();

@@ -1,6 +1,6 @@
-//! An event: an object that callers can see has changed. An event holds the id of the object and
-//! not its state. The state is read when the event is sent, so that a reader never gets an older
-//! state after a newer one.
+//! An event says that an object which callers can see has changed. An event holds the id of the
+//! object, but not its state. The state is read when the event is sent, so that a reader never gets
+//! an older state after a newer one.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::job::Job;
 use super::lease::Lease;
 use super::machine_reference::MachineKeys;
 
-/// One event.
+/// One event: a change of one object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     pub at: Timestamp,
@@ -30,7 +30,8 @@ pub enum Subject {
         machine: Option<MachineId>,
         reference: Option<Arc<str>>,
         lease: Option<LeaseId>,
-        /// The ended job. An ended job never changes, so readers need not load it from the store.
+        /// The job, if it has ended. An ended job never changes, so readers need not load it from
+        /// the store.
         ended: Option<Arc<Job>>,
     },
     Lease {
@@ -39,28 +40,31 @@ pub enum Subject {
         reference: Option<Arc<str>>,
     },
     Datastore(DatastoreId),
-    /// Only the number of machines on a datastore changed. Streams of restricted callers do not
-    /// report this event, because they count only the machines of their scope.
+    /// Only the number of machines on a datastore changed. Streams of callers with a restricted
+    /// scope do not report this event, because such callers see only the number of the machines in
+    /// their scope.
     DatastoreCount(DatastoreId),
     DatastoreRemoved(DatastoreId),
     Session,
-    /// A change of a machine that can change its membership in scopes, or the number of machines of
-    /// a scope on a datastore. Only streams of restricted callers report it.
+    /// A machine changed so that it may belong to other scopes than before, or that a scope may
+    /// have more or fewer machines on a datastore. Only streams of callers with a restricted scope
+    /// report this event.
     Placement(Arc<PlacementChange>),
 }
 
 /// The placement of a machine before and after a change. `before` is `None` if the machine is new,
-/// and `after` once it is removed.
+/// and `after` is `None` if it was removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlacementChange {
     pub machine: MachineId,
     pub before: Option<Placement>,
     pub after: Option<Placement>,
-    /// The snapshots that the machine had before.
+    /// The snapshots that the machine had before the change.
     pub snapshots: Vec<SnapshotId>,
 }
 
-/// The properties of a machine that decide which scopes contain it, and its datastores.
+/// The properties of a machine that decide which scopes contain it, and the datastores that hold
+/// its files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     pub keys: MachineKeys,
@@ -70,7 +74,7 @@ pub struct Placement {
     pub datastores: Vec<DatastoreId>,
 }
 
-/// The type of an event in the HTTP API. Callers can filter by it.
+/// The type of an event in the HTTP API. Callers can filter events by their type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventType {
     MachineChanged,
@@ -82,25 +86,26 @@ pub enum EventType {
     DatastoreRemoved,
     LeaseChanged,
     SessionChanged,
-    /// Every object was sent. The events that follow are changes.
+    /// The stream has sent every object once. The events that follow are changes.
     Synced,
-    /// Events before this one are missing. The client must load all objects again.
+    /// The stream has lost events that came before this one, so the client must load all objects
+    /// again.
     Reset,
-    /// The stream ends.
+    /// The stream ends with this event.
     Bye,
 }
 
-/// Selects events by the identity of their object. Whether an event matches never changes while its
-/// object exists.
+/// Selects events by the object that they are about. As long as an object exists, the filter
+/// selects either all or none of its events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventFilter {
-    /// An empty list selects every type.
+    /// The types that the filter selects. An empty list selects every type.
     pub types: Vec<EventType>,
     pub machine: Option<MachineId>,
     pub job: Option<JobId>,
     pub lease: Option<LeaseId>,
     pub reference: Option<String>,
-    /// Whether the stream also gets changes of placement.
+    /// Whether the filter selects changes of placement too.
     pub placements: bool,
 }
 
@@ -143,8 +148,8 @@ impl Subject {
         }
     }
 
-    /// The machine that changed, or the machine of the object that changed. `None` if the object
-    /// belongs to no machine.
+    /// The machine that the event is about, or the machine to which the object of the event
+    /// belongs. `None` if the object belongs to no machine.
     #[must_use]
     pub fn machine(&self) -> Option<&MachineId> {
         match self {
@@ -215,7 +220,7 @@ fn job_memory_size(job: &Job) -> usize {
 }
 
 impl EventType {
-    /// Every type, for filters and for the OpenAPI document.
+    /// Every type, for filters of the HTTP API and for the OpenAPI document.
     pub const ALL: &'static [Self] = &[
         Self::MachineChanged,
         Self::MachineRemoved,
@@ -231,7 +236,7 @@ impl EventType {
         Self::Bye,
     ];
 
-    /// The word in the HTTP API.
+    /// The word for this type of event in the HTTP API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -250,7 +255,7 @@ impl EventType {
         }
     }
 
-    /// Parses the word. `None` if it names no type.
+    /// Parses the word of an event type. `None` if the word names no type.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|known| known.as_str() == word)
@@ -264,7 +269,8 @@ impl EventFilter {
         self.types.is_empty() || self.types.contains(&event_type)
     }
 
-    /// Whether the filter selects events about this subject. Every condition must be true.
+    /// Whether the filter selects events about this subject. A subject must meet every condition of
+    /// the filter.
     #[must_use]
     pub fn matches(&self, subject: &Subject) -> bool {
         let (job, reference, lease) = match subject {

@@ -1,7 +1,7 @@
 //! Failures: the kinds of failure, and the details of one failure.
 //!
-//! A kind is independent of HTTP. One table in `api::problem` gives each kind its status and its
-//! retry advice.
+//! A kind does not depend on HTTP. One table in `api::problem` gives each kind its HTTP status and
+//! its retry advice.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,20 +11,22 @@ use std::time::Duration;
 use super::ids::{JobId, LeaseId, MachineId, ScreenPictureId};
 use super::input::SentInput;
 
-/// Declares the kinds together with the stable codes that the HTTP API and the store use.
+/// Declares the kinds of failure together with the stable codes that the HTTP API and the store use
+/// for them.
 macro_rules! failure_kinds {
     ($($(#[$doc:meta])* $name:ident = $code:literal,)*) => {
-        /// One kind of failure. The code is part of the contract and never changes its meaning.
+        /// One kind of failure. Its code is part of the contract with callers and never changes its
+        /// meaning.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum FailureKind {
             $($(#[$doc])* $name,)*
         }
 
         impl FailureKind {
-            /// Every kind.
+            /// Every kind of failure.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// The stable code.
+            /// The stable code of this kind in the HTTP API and in the store.
             #[must_use]
             pub const fn code(self) -> &'static str {
                 match self {
@@ -56,10 +58,11 @@ failure_kinds! {
     LeaseFailed = "lease-failed",
     JobCancelled = "job-cancelled",
     /// A call without an `Idempotency-Key` started a job that called the host and then failed. The
-    /// code of the job's failure would invite clients to repeat the call.
+    /// call does not get the code of the job's failure, because some of these codes invite clients
+    /// to repeat the call.
     JobFailed = "job-failed",
     JobStillRunning = "job-still-running",
-    /// The host's answer was lost, or a commit of the store was not confirmed.
+    /// The answer of the host was lost, or the store did not confirm a commit.
     OutcomeUnknown = "outcome-unknown",
     PayloadTooLarge = "payload-too-large",
     UriTooLong = "uri-too-long",
@@ -68,11 +71,11 @@ failure_kinds! {
     IdempotencyMismatch = "idempotency-mismatch",
     /// Input to a machine ended after its first key. A repeat could type keys twice.
     InputInterrupted = "input-interrupted",
-    /// The host refused the call. The fault gives the reason.
+    /// The host refused the call. The failure's fault gives the reason.
     HostRejected = "host-rejected",
-    /// The host's account lacks a privilege.
+    /// The account that otter uses on the host lacks a privilege.
     ForbiddenByHost = "forbidden-by-host",
-    /// The host's licence makes its API read-only.
+    /// The licence of the host makes the host's API read-only.
     LicenseRestricted = "license-restricted",
     /// Another lease holds the machine.
     MachineLeased = "machine-leased",
@@ -87,14 +90,14 @@ failure_kinds! {
     QueueFull = "queue-full",
     /// The call exceeds a limit of the caller's token.
     TooManyRequests = "too-many-requests",
-    /// An error within otter. The caller gets only the request id.
+    /// An error within otter. The caller gets only the id of its request.
     Internal = "internal",
     NotSupported = "not-supported",
     /// The server at the host's address does not speak vim25.
     HostProtocol = "host-protocol",
     HostUnreachable = "host-unreachable",
-    /// The host refused the account. otter does not retry the login, because retries would lock the
-    /// account.
+    /// The host refused otter's account. otter does not repeat the login soon, because refused
+    /// logins lock the account.
     HostLoginRefused = "host-login-refused",
     InventoryLoading = "inventory-loading",
     /// The store cannot write: its disk is full or read-only.
@@ -111,24 +114,25 @@ failure_kinds! {
 }
 
 impl FailureKind {
-    /// Parses a code. `None` if it names no kind.
+    /// Parses the code of a failure. `None` if the code names no kind.
     #[must_use]
     pub fn parse(code: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.code() == code)
     }
 }
 
-/// A vim25 fault, with the texts of the host.
+/// A vim25 fault with the texts that the host sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The type of the fault, such as `InvalidPowerState`.
+    /// The vim25 type of the fault, for example `InvalidPowerState`.
     pub name: String,
     pub message: String,
-    /// The simple fields of the fault, such as `existingState`.
+    /// The simple fields of the fault, for example `existingState`.
     pub details: BTreeMap<String, String>,
 }
 
-/// One failure: its kind, its object, and a text that says what happened and what to do.
+/// One failure: its kind, the object that it concerns, and a text that says what happened and what
+/// to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub kind: FailureKind,
@@ -136,17 +140,17 @@ pub struct Failure {
     /// internal error.
     pub detail: String,
     pub fault: Option<Fault>,
-    /// If the job's deadline passed: the failure of the host that lasted until then, while the job
-    /// waited.
+    /// The failure of the host that made the job wait until its deadline. Only set if this failure
+    /// is that the deadline passed.
     pub cause: Option<FailureKind>,
     pub machine: Option<(MachineId, String)>,
     pub job: Option<JobId>,
     pub lease: Option<LeaseId>,
-    /// The ids and names of the objects that match an ambiguous name.
+    /// If a name was ambiguous: the ids and the names of the objects that match it.
     pub candidates: Vec<(String, String)>,
-    /// The parts of the request that are wrong, or the failure of the job.
+    /// The parts of the request that are wrong, or the failure of the job that the request started.
     pub errors: Vec<InputError>,
-    /// The time after which a retry may succeed. `None` if it is not known.
+    /// The time after which a new try may succeed. `None` if this time is not known.
     pub retry_after: Option<Duration>,
     /// What an interrupted call of input sent. `None` for other failures, and if it is not known.
     pub sent: Option<SentInput>,
@@ -181,19 +185,19 @@ impl fmt::Debug for SeenScreen {
     }
 }
 
-/// One wrong part of a request, or the failure of the job that it started.
+/// One wrong part of a request, or the failure of the job that the request started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputError {
-    /// JSON Pointer (RFC 6901) into the body.
+    /// The place in the JSON body, as a JSON Pointer (RFC 6901).
     pub pointer: Option<String>,
-    /// The name of a query parameter, path segment or header.
+    /// The name of the query parameter, path segment or header.
     pub parameter: Option<String>,
     pub code: Cow<'static, str>,
     pub detail: String,
 }
 
 impl Failure {
-    /// A failure of this kind, with this detail and nothing else.
+    /// Makes a failure with this kind and this detail, and no other fields.
     pub fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
         Self {
             kind,

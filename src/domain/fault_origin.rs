@@ -1,40 +1,41 @@
 //! The origin of a failure: its machine, the host, otter's account, the licence or a person. Only a
-//! failure of the machine is a reason to set the machine aside; the others are tried again. This is
-//! the one table that decides it.
+//! failure of the machine is a reason to set the machine aside; after the others, otter tries
+//! again. This file has the one table that decides the origin.
 //!
-//! The types and their families are those of the vSphere Web Services API reference. A fault of a
-//! family has the origin of the family: every `Insufficient…`, every `NoPermission…`, every
-//! `…License…`.
+//! The types of faults and their families are those of the vSphere Web Services API reference. A
+//! fault of a family has the origin of the family. The families are `Insufficient…`,
+//! `NoPermission…` and `…License…`.
 
 use super::failure::{Failure, FailureKind, Fault};
 
-/// The part that is at fault.
+/// The part of the system that is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultOrigin {
-    /// The machine: its files, its configuration, its guest, its question. Also a failure whose
-    /// origin is not known, because the machine may be in any state.
+    /// The machine: its files, its configuration, its guest, or its question. A failure of unknown
+    /// origin also counts here, because it may have left the machine in any state.
     Machine,
     /// The whole host: its resources, its datastores, its maintenance mode, its services, or the
     /// connection to it.
     Host,
-    /// The account lacks a right.
+    /// otter's account on the host lacks a right.
     Account,
-    /// The licence does not allow the operation.
+    /// The licence of the host does not allow the operation.
     Licence,
-    /// A person, who cancelled the job. That says nothing about the machine.
+    /// A person, who cancelled the job. This failure says nothing about the machine.
     Person,
 }
 
-/// The faults of the resources and datastores of a host whose names do not begin with
-/// `Insufficient`. They also decide the origin if they are the cause of another fault.
+/// The faults about the resources and datastores of a host whose names do not begin with
+/// `Insufficient`. They decide the origin even if they are only the cause of another fault.
 const OF_RESOURCES: &[&str] = &[
-    // Other members of the family of InsufficientResourcesFault.
+    // The types of the family InsufficientResourcesFault whose names do not begin with
+    // `Insufficient`.
     "InvalidResourcePoolStructureFault",
     "NumVirtualCpusExceedsLimit",
     "VmFaultToleranceTooManyFtVcpusOnHost",
     "VmFaultToleranceTooManyVMsOnHost",
     "VmSmpFaultToleranceTooManyVMsOnHost",
-    // Datastores, which machines share.
+    // Faults of datastores, which several machines share.
     "NoDiskSpace",
     "DatastoreNotWritableOnHost",
     "InaccessibleDatastore",
@@ -44,11 +45,11 @@ const OF_RESOURCES: &[&str] = &[
     "SwapDatastoreUnset",
 ];
 
-/// The other faults of the host.
+/// The faults of the host that are not about its resources and datastores.
 const OF_THE_HOST: &[&str] = &[
-    // The state of the host. InvalidState is the answer of a host in maintenance mode to a
-    // power-on. A machine that is not connected also causes InvalidState, but otter never works on
-    // such a machine.
+    // The state of the host. A host in maintenance mode answers a power-on with InvalidState. A
+    // machine that is not connected also causes InvalidState, but otter never works on such a
+    // machine.
     "DisallowedOperationOnFailoverHost",
     "InvalidHostConnectionState",
     "InvalidHostState",
@@ -56,8 +57,8 @@ const OF_THE_HOST: &[&str] = &[
     "NoActiveHostInCluster",
     "NoCompatibleHost",
     "NoHost",
-    // hostd itself, and the connection from a vCenter to the host. A fault without a type is
-    // reported as a RuntimeFault.
+    // The service hostd itself, and the connection from a vCenter to the host. otter reports a
+    // fault without a type as a RuntimeFault.
     "HostCommunication",
     "HostConnectFault",
     "HostNotConnected",
@@ -76,9 +77,9 @@ const OF_THE_ACCOUNT: &[&str] = &[
     "SecurityError",
 ];
 
-/// The texts of the host's kernel about a full datastore and missing resources. They decide the
-/// origin if the type of the fault does not show it. They are the texts of `VMK_NO_SPACE`,
-/// `VMK_MEM_ADMIT_FAILED` and `VMK_CPU_ADMIT_FAILED`.
+/// The texts of the ESX kernel about a full datastore and missing resources: those of
+/// `VMK_NO_SPACE`, `VMK_MEM_ADMIT_FAILED` and `VMK_CPU_ADMIT_FAILED`. They show that the host is at
+/// fault if the type of the fault does not show it.
 const WORDS_OF_RESOURCES: &[&str] = &[
     "No space left on device",
     "Admission check failed for memory resource",
@@ -86,7 +87,8 @@ const WORDS_OF_RESOURCES: &[&str] = &[
 ];
 
 impl Failure {
-    /// The origin of this failure. The type of the fault decides; without a fault, the kind.
+    /// The origin of this failure. The type of its fault decides. If there is no fault, or if the
+    /// type shows no origin, the kind of the failure decides.
     #[must_use]
     pub fn origin(&self) -> FaultOrigin {
         let kind = self.cause.unwrap_or(self.kind);
@@ -97,7 +99,8 @@ impl Failure {
     }
 }
 
-/// The origin that the type of a fault shows. `None` if the kind of the failure decides.
+/// The origin that a fault shows by its type and texts. `None` if the fault shows no origin, so
+/// that the kind of the failure decides.
 fn from_fault(fault: &Fault) -> Option<FaultOrigin> {
     let name = fault.name.as_str();
     let says_no_resources = || {
@@ -128,7 +131,7 @@ fn is_of_resources(name: &str) -> bool {
     OF_RESOURCES.contains(&name) || name.starts_with("Insufficient")
 }
 
-/// The origin that the kind of a failure shows. A new kind must be added here.
+/// The origin that the kind of a failure shows. Every kind must be listed in this function.
 const fn from_kind(kind: FailureKind) -> FaultOrigin {
     match kind {
         FailureKind::InsufficientResources
@@ -151,11 +154,12 @@ const fn from_kind(kind: FailureKind) -> FaultOrigin {
         | FailureKind::NotSupported
         | FailureKind::DeadlineExceeded
         | FailureKind::OutcomeUnknown
-        // The machine has no snapshot with the name, or several.
+        // These two kinds mean that the machine has no snapshot with the requested name, or
+        // several.
         | FailureKind::NotFound
         | FailureKind::AmbiguousName
-        // The following kinds refuse a request, and should not end a preparation or a release. If
-        // one of them does, the machine may be in any state.
+        // The following kinds refuse a request, so a preparation or a release should never end with
+        // one of them. If it does, the machine may be in any state.
         | FailureKind::InvalidRequest
         | FailureKind::UnknownParameter
         | FailureKind::InvalidCursor

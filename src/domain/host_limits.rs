@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-/// The limits of calls to a host.
+/// The limits for calls to a host: a timeout, and the size of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostLimits {
     pub connect_timeout: Duration,
-    /// The maximum duration of an ordinary call.
+    /// The maximum duration of a call that is not a wait for updates.
     pub read_timeout: Duration,
     /// The maximum size of an answer, in bytes after decompression.
     pub answer_limit: usize,

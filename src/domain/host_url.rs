@@ -1,37 +1,38 @@
-//! The address of a host's API: `https://host[:port]`, with `/sdk` implied.
+//! The address of a host's API: `https://host[:port]`. otter adds the path `/sdk`.
 
 use std::net::IpAddr;
 
 use http::Uri;
 
-/// The text is not the address of a host.
+/// The error for a text that is not the address of a host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "otter cannot use \u{201c}{url}\u{201d} as the address of the host: {reason}; write \
      https://<host> or https://<host>:<port>"
 )]
 pub struct InvalidHostUrl {
-    /// The text without the account that may stand before an `@`.
+    /// The text without the user name and password that may stand before an `@`.
     url: String,
     reason: &'static str,
 }
 
 impl InvalidHostUrl {
-    /// The error for this text, without the account that it may contain.
+    /// Makes the error for this text. The user name and password that the text may contain are left
+    /// out.
     #[must_use]
     pub fn new(text: &str, reason: &'static str) -> Self {
-        // The text before an @ may be a password.
+        // The text before an `@` may be a password, so the error does not contain it.
         let url = text.rsplit_once('@').map_or(text, |(_, host)| host).to_owned();
         Self { url, reason }
     }
 }
 
-/// Completes an address to `https://host[:port]/sdk`. `http` is accepted only for loopback
-/// addresses, because the password would cross the network unencrypted.
+/// Completes an address to `https://host[:port]/sdk`. The scheme `http` is accepted only for
+/// loopback addresses, because otherwise the password would cross the network unencrypted.
 pub fn normalize(text: &str) -> Result<String, InvalidHostUrl> {
     let text = text.trim();
     let wrong = |reason| InvalidHostUrl::new(text, reason);
-    // `Uri` drops a fragment without an error.
+    // The type `Uri` would drop a fragment without an error, so the text is checked first.
     if text.contains(['?', '#']) {
         return Err(wrong("it has more than a host and a port"));
     }

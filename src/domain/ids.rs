@@ -1,5 +1,5 @@
-//! Ids: one type for each kind of object, so that the id of a machine cannot be used as the id of a
-//! task.
+//! The ids of objects. Each kind of object has an id type of its own, so that the id of a machine
+//! cannot be used as the id of a task.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-/// The text is empty. An empty text is not an id.
+/// The error for an empty text, which cannot be an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("empty")]
 pub struct EmptyId;
 
-/// Declares a newtype around an id of a backend. Clones share the text. Only backends create and
-/// interpret the text, and the store restores it. For all other code the id is opaque: it is
-/// compared, shown, and parsed from the text of a caller or of the configuration.
+/// Declares a newtype for an id that a backend gives to an object. Clones share the text in memory.
+/// Only backends create and interpret the text, and the store restores it. All other code only
+/// compares and shows the id, and parses it from the text of a caller or of the configuration.
 macro_rules! backend_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -22,25 +22,25 @@ macro_rules! backend_id {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Wraps the text of a backend.
+            /// Makes an id from the text that a backend uses.
             pub fn from_backend(text: impl AsRef<str>) -> Self {
                 Self(Arc::from(text.as_ref()))
             }
 
-            /// The text of the backend.
+            /// The text that the backend uses for this id.
             #[must_use]
             pub fn backend_text(&self) -> &str {
                 &self.0
             }
 
-            /// The length of the text in bytes.
+            /// The length of the id's text in bytes.
             #[must_use]
             pub fn size(&self) -> usize {
                 self.0.len()
             }
         }
 
-        /// Parses the text of a caller. Every text that is not empty can be an id.
+        /// Parses an id in the text of a caller. Every text that is not empty can be an id.
         impl FromStr for $name {
             type Err = EmptyId;
 
@@ -64,21 +64,24 @@ macro_rules! backend_id {
 }
 
 backend_id!(
-    /// A machine's moid: the value of its `VirtualMachine` moref. A host can reuse the id after the
-    /// machine is removed. Jobs and leases therefore store a
+    /// A machine's moid: the value of its managed object reference, whose type is `VirtualMachine`.
+    /// A host can use the id again after the machine is removed. Therefore jobs and leases store a
     /// [`MachineIdentity`](super::machine::MachineIdentity).
     MachineId
 );
 backend_id!(
-    /// The value of a `VirtualMachineSnapshot` moref.
+    /// A snapshot's moid: the value of a managed object reference of the type
+    /// `VirtualMachineSnapshot`.
     SnapshotId
 );
 backend_id!(
-    /// The value of a `Datastore` moref: a UUID on VMFS, `server:/export` on NFS.
+    /// A datastore's moid: the value of a managed object reference of the type `Datastore`. It is a
+    /// UUID on VMFS, and `server:/export` on NFS.
     DatastoreId
 );
 backend_id!(
-    /// The value of a `Task` moref, such as `haTask-16-vim.VirtualMachine.powerOn-123456`.
+    /// A task's moid: the value of a managed object reference of the type `Task`, for example
+    /// `haTask-16-vim.VirtualMachine.powerOn-123456`.
     TaskId
 );
 backend_id!(
@@ -86,7 +89,7 @@ backend_id!(
     QuestionId
 );
 
-/// Declares a newtype around a UUID of version 7, so that ids sort by the time they were made.
+/// Declares a newtype for a UUID of version 7. Such ids sort by the time at which they were made.
 macro_rules! uuid_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -94,8 +97,8 @@ macro_rules! uuid_id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// Takes a UUID made by [`Clock::uuid`](crate::clock::Clock::uuid) or read back from
-            /// the store.
+            /// Makes an id from a UUID that [`Clock::uuid`](crate::clock::Clock::uuid) made or that
+            /// the store returned.
             #[must_use]
             pub const fn new(uuid: Uuid) -> Self {
                 Self(uuid)
@@ -129,12 +132,12 @@ uuid_id!(
     JobId
 );
 uuid_id!(
-    /// The id of a token. A rotated token keeps its id. A new token with the name of a revoked one
-    /// gets another id.
+    /// The id of a token. A rotated token keeps its id. A new token that has the name of a revoked
+    /// token gets another id.
     TokenId
 );
 uuid_id!(
-    /// The id of a lease. Ids sort by the time of the request.
+    /// The id of a lease. Ids sort by the time at which the leases were requested.
     LeaseId
 );
 uuid_id!(

@@ -5,13 +5,13 @@
 //! queued ──► running ──► succeeded | failed | cancelled | unknown
 //!    └──────────────────► failed (deadline, machine gone) | cancelled
 //! ```
-//! - `queued`: the job is stored and waits for its turn. The host was not called.
-//! - `running`: the job has its turn. It may have called the host.
+//! - `queued`: the job is stored and waits for its turn. otter has not called the host for it.
+//! - `running`: the job has its turn. otter may have called the host for it.
 //! - `succeeded`: the requested state was reached.
-//! - `failed`: the operation was not done, or only a part of it.
+//! - `failed`: the operation was not done, or only a part of it was done.
 //! - `cancelled`: a caller cancelled the job before the operation was done.
 //! - `unknown`: the host may or may not have done the operation, and the state of the machine
-//!   cannot prove either.
+//!   proves neither.
 //!
 //! An ended job never changes.
 
@@ -30,23 +30,24 @@ use super::network::Network;
 use super::origin::{Actor, RequestOrigin};
 use super::power::PowerState;
 
-/// The operation that a caller requested.
+/// The operation that a caller requested, with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobRequest {
     PowerOn,
     PowerOff,
     Reset,
-    /// Powers off before the queued jobs of the machine.
+    /// Powers the machine off at once, before all queued jobs of the machine.
     Kill,
     Suspend,
-    /// Asks the guest to shut down. If the machine is still on after `force_after`, powers it off.
+    /// Asks the guest to shut down. If the machine is still on after the time `force_after`, powers
+    /// it off.
     Shutdown {
         force_after: Option<Duration>,
     },
-    /// Asks the guest to reboot.
+    /// Asks the guest to restart.
     Reboot,
-    /// Answers the machine's pending question. The job runs while another job of the machine waits
-    /// for the answer.
+    /// Answers the machine's pending question. This job runs at once, because another job of the
+    /// machine may be waiting for the answer.
     Answer {
         question: QuestionId,
         /// The key of one of the question's choices.
@@ -59,26 +60,26 @@ pub enum JobRequest {
         quiesce: bool,
     },
     Revert {
-        /// The id to which the caller's reference was resolved when the job was accepted.
+        /// The id of the snapshot to which the caller's reference led when the job was accepted.
         snapshot: SnapshotId,
-        /// The path of the snapshot when the job was accepted, for messages.
+        /// The path that the snapshot had when the job was accepted, for messages.
         path: String,
-        /// Whether the machine is on afterwards. `None` keeps the power state that the host's
-        /// revert produces.
+        /// Whether the machine must be on after the revert. `None` keeps the power state into which
+        /// the host's revert puts the machine.
         power_on: Option<bool>,
     },
     RemoveSnapshot {
-        /// The id to which the caller's reference was resolved when the job was accepted.
+        /// The id of the snapshot to which the caller's reference led when the job was accepted.
         snapshot: SnapshotId,
         path: String,
         children: bool,
     },
     RemoveAllSnapshots,
-    /// Consolidates the disks of the machine, if the host says that they need it.
+    /// Consolidates the disks of the machine, if the host says that a consolidation is needed.
     Consolidate,
-    /// At least one of `name` and `description` is set.
+    /// Changes the name or the description of a snapshot, or both. At least one of the two is set.
     RenameSnapshot {
-        /// The id to which the caller's reference was resolved when the job was accepted.
+        /// The id of the snapshot to which the caller's reference led when the job was accepted.
         snapshot: SnapshotId,
         path: String,
         name: Option<String>,
@@ -86,19 +87,23 @@ pub enum JobRequest {
     },
     /// Prepares a machine for its lease.
     Prepare {
-        /// The snapshot to revert to, and its path when the job was accepted.
+        /// The snapshot to which the machine is reverted, and the path that the snapshot had when
+        /// the job was accepted. `None` means no revert.
         snapshot: Option<(SnapshotId, String)>,
         power: Option<PowerState>,
         until: Option<Readiness>,
-        /// The network in which an awaited address must be.
+        /// The network in which the guest's address must be, if the preparation waits for an
+        /// address.
         cidr: Option<Network>,
         settle: Option<Duration>,
     },
-    /// Cleans a machine up after its lease, and verifies the result.
+    /// Puts a machine into a clean state after its lease, and verifies the result.
     Release {
-        /// Whether the power state stays unchanged. If false, the machine is powered off.
+        /// Whether the power state of the machine stays unchanged. If false, the machine is powered
+        /// off.
         keep_power: bool,
-        /// The snapshot to revert to, and its path when the job was accepted.
+        /// The snapshot to which the machine is reverted, and the path that the snapshot had when
+        /// the job was accepted. `None` means no revert.
         snapshot: Option<(SnapshotId, String)>,
     },
 }
@@ -108,12 +113,12 @@ pub enum JobRequest {
 pub enum JobTarget {
     Machine(MachineIdentity),
     Datastore(DatastoreId),
-    /// The host itself.
+    /// The host itself, if the job works on no machine and no datastore.
     Host,
 }
 
-/// The id of a target. It identifies the target only while the target exists, because a host can
-/// reuse the id of a removed machine.
+/// The id of the object that a job works on. The id identifies the object only while the object
+/// exists, because a host can use the id of a removed machine again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TargetId {
     Machine(MachineId),
@@ -122,7 +127,7 @@ pub enum TargetId {
 }
 
 impl JobTarget {
-    /// The id of the target.
+    /// The id of this target.
     #[must_use]
     pub fn id(&self) -> TargetId {
         match self {
@@ -132,7 +137,7 @@ impl JobTarget {
         }
     }
 
-    /// The machine. `None` if the target is not a machine.
+    /// The identity of the target machine. `None` if the target is not a machine.
     #[must_use]
     pub const fn machine(&self) -> Option<&MachineIdentity> {
         match self {
@@ -141,7 +146,7 @@ impl JobTarget {
         }
     }
 
-    /// Whether a machine that was just read from the host is the target.
+    /// Whether a machine that was just read from the host is the machine of this target.
     #[must_use]
     pub fn is_machine(&self, observed: &MachineIdentity) -> bool {
         self.machine().is_some_and(|machine| machine.agrees_with(observed))
@@ -149,7 +154,7 @@ impl JobTarget {
 }
 
 impl TargetId {
-    /// The stored word for the kind of the target.
+    /// The word for the kind of target that the store contains.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -159,7 +164,7 @@ impl TargetId {
         }
     }
 
-    /// The id of the machine. `None` if the target is not a machine.
+    /// The id of the target machine. `None` if the target is not a machine.
     #[must_use]
     pub const fn machine(&self) -> Option<&MachineId> {
         match self {
@@ -179,7 +184,7 @@ impl fmt::Display for TargetId {
     }
 }
 
-/// The kind of a job in the HTTP API. Callers can filter by it.
+/// The kind of a job in the HTTP API. Callers can filter jobs by their kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum JobKind {
     MachinePowerOn,
@@ -201,7 +206,7 @@ pub enum JobKind {
 }
 
 impl JobKind {
-    /// Every kind, for filters and for the OpenAPI document.
+    /// Every kind, for filters of the HTTP API and for the OpenAPI document.
     pub const ALL: &'static [Self] = &[
         Self::MachinePowerOn,
         Self::MachinePowerOff,
@@ -221,7 +226,7 @@ impl JobKind {
         Self::LeaseRelease,
     ];
 
-    /// The word in the HTTP API and in the store.
+    /// The word for this kind in the HTTP API and in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -244,7 +249,7 @@ impl JobKind {
         }
     }
 
-    /// Parses the word. `None` if it names no kind of job.
+    /// Parses the word of a job kind. `None` if the word names no kind.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.as_str() == word)
@@ -277,15 +282,16 @@ impl JobRequest {
 }
 
 impl JobKind {
-    /// Whether a job of this kind does not wait for a pending question or for other tasks on its
-    /// machine. Jobs of these kinds end what the other jobs wait for.
+    /// Whether a job of this kind runs although its machine has a pending question or a running
+    /// task. Jobs of such kinds end exactly what other jobs wait for.
     #[must_use]
     pub const fn ignores_blockers(self) -> bool {
         matches!(self, Self::MachineKill | Self::MachineAnswer)
     }
 }
 
-/// The state of a job. The header of this file defines each state. No state is ever added.
+/// The state of a job. The text at the top of this file defines each state. No state is ever added,
+/// because callers may rely on the complete list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum JobState {
     Queued,
@@ -297,7 +303,7 @@ pub enum JobState {
 }
 
 impl JobState {
-    /// Every state, for filters and for the OpenAPI document.
+    /// Every state, for filters of the HTTP API and for the OpenAPI document.
     pub const ALL: &'static [Self] = &[
         Self::Queued,
         Self::Running,
@@ -307,7 +313,7 @@ impl JobState {
         Self::Unknown,
     ];
 
-    /// The word in the HTTP API and in the store.
+    /// The word for this state in the HTTP API and in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -320,7 +326,7 @@ impl JobState {
         }
     }
 
-    /// Parses the word. `None` if it names no state of a job.
+    /// Parses the word of a job state. `None` if the word names no state.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|state| state.as_str() == word)
@@ -333,7 +339,7 @@ impl JobState {
     }
 }
 
-/// One tracked operation. The store keeps every field.
+/// One tracked operation. The store keeps every field of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     pub id: JobId,
@@ -342,36 +348,37 @@ pub struct Job {
     /// The name that the target had when the job was accepted.
     pub target_name: String,
     pub request: JobRequest,
-    /// The current activity, in a few words for people.
+    /// What the job is doing now, in a few words for people.
     pub phase: String,
     pub steps: Vec<JobStep>,
     pub cancel_requested_at: Option<Timestamp>,
-    /// The first caller that requested the cancellation. `None` if no caller did, and in jobs of
-    /// earlier versions.
+    /// The first caller that requested the cancellation of the job. `None` if no caller requested
+    /// it, and in jobs that an earlier version of otter stored.
     pub cancel_requested_by: Option<Actor>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub deadline_at: Timestamp,
-    /// The name of the caller's token. `anonymous` if otter has no tokens.
+    /// The name of the caller's token. It is `anonymous` if otter has no tokens.
     pub requested_by: String,
-    /// The HTTP request that created the job. The default value if otter itself created the job.
+    /// The HTTP request that created the job. It has the default value if otter itself created the
+    /// job.
     pub origin: RequestOrigin,
-    /// The value of the header `Otter-Reference`.
+    /// The value of the request header `Otter-Reference`.
     pub reference: Option<String>,
-    /// The lease in the caller's `Otter-Lease`, or the lease whose machine the job prepares or
-    /// releases.
+    /// The lease that the caller named in the header `Otter-Lease`, or the lease whose machine the
+    /// job prepares or releases.
     pub lease: Option<LeaseId>,
-    /// The job's permission to change snapshots.
+    /// On whose behalf the job changes snapshots, which decides which snapshots it may change.
     pub authority: Authority,
     pub result: Option<JobResult>,
     pub warnings: Vec<String>,
     pub error: Option<Failure>,
-    /// The host's task of the current or the last call.
+    /// The task on the host that the job's current or last call started.
     pub host_task: Option<TaskId>,
-    /// The host call that was committed and whose result is not known yet. If the answer was lost,
-    /// otter uses the intent to decide what the call did.
+    /// The host call whose intent is committed but whose result is not known yet. If the answer of
+    /// the host was lost, otter uses the intent to decide what the call did.
     pub intent: Option<Intent>,
 }
 
@@ -382,19 +389,21 @@ impl Job {
         self.request.kind()
     }
 
-    /// The id of the job's machine. `None` if the job does not work on a machine.
+    /// The id of the machine that the job works on. `None` if the job works on no machine.
     #[must_use]
     pub fn machine_id(&self) -> Option<&MachineId> {
         self.target.machine().map(|machine| &machine.id)
     }
 
-    /// Whether the job called the host, or may have: the intent of a call was committed.
+    /// Whether the job has called the host or may have called it, because the intent of a call was
+    /// committed.
     #[must_use]
     pub fn may_have_called_host(&self) -> bool {
         self.steps.iter().any(|step| matches!(step.name, StepName::Call(_)))
     }
 
-    /// Adds the job's machine to a failure, if the job works on a machine.
+    /// Adds the job's machine to a failure. The failure stays unchanged if the job works on no
+    /// machine.
     #[must_use]
     pub fn add_machine_to(&self, failure: Failure) -> Failure {
         match self.machine_id() {
@@ -403,13 +412,13 @@ impl Job {
         }
     }
 
-    /// The caller that created the job, and its request.
+    /// The caller that created the job, with the origin of the request.
     #[must_use]
     pub fn requester(&self) -> Actor {
         Actor { name: self.requested_by.clone(), origin: self.origin }
     }
 
-    /// Records a request to cancel the job. Later requests change nothing.
+    /// Records a caller's request to cancel the job. A later request changes nothing.
     pub fn request_cancel(&mut self, by: Actor, now: Timestamp) {
         if self.cancel_requested_at.is_none() {
             self.cancel_requested_at = Some(now);
@@ -418,7 +427,7 @@ impl Job {
     }
 }
 
-/// One step of a job: a host call, or a wait.
+/// One step of a job: a host call or a wait, with its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobStep {
     pub name: StepName,
@@ -428,19 +437,19 @@ pub struct JobStep {
     pub detail: Option<String>,
 }
 
-/// The work of a step.
+/// What a step of a job does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepName {
-    /// A host call.
+    /// The step makes a host call.
     Call(CallKind),
-    /// Waits until the machine is ready.
+    /// The step waits until the machine is ready.
     Wait(ReadinessKind),
-    /// Waits for a fixed time.
+    /// The step waits for a fixed time.
     Settle,
 }
 
 impl StepName {
-    /// Every step that is not a host call.
+    /// All names of steps that are not host calls.
     const WAITS: &'static [Self] = &[
         Self::Wait(ReadinessKind::On),
         Self::Wait(ReadinessKind::Address),
@@ -449,12 +458,12 @@ impl StepName {
         Self::Settle,
     ];
 
-    /// Every step.
+    /// All names of steps.
     pub fn all() -> impl Iterator<Item = Self> {
         CallKind::ALL.iter().copied().map(Self::Call).chain(Self::WAITS.iter().copied())
     }
 
-    /// The word in the HTTP API and in the store.
+    /// The word for this step in the HTTP API and in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -467,14 +476,14 @@ impl StepName {
         }
     }
 
-    /// Parses the word. `None` if it names no step.
+    /// Parses the word of a step. `None` if the word names no step.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::all().find(|name| name.as_str() == word)
     }
 }
 
-/// The state of a step.
+/// The state of a step of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum JobStepState {
     Running,
@@ -489,7 +498,7 @@ impl JobStepState {
     pub const ALL: &'static [Self] =
         &[Self::Running, Self::Succeeded, Self::Failed, Self::Skipped, Self::Unknown];
 
-    /// The word in the HTTP API and in the store.
+    /// The word for this state of a step in the HTTP API and in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -501,7 +510,7 @@ impl JobStepState {
         }
     }
 
-    /// Parses the word. `None` if it names none.
+    /// Parses the word of a step's state. `None` if the word names no state.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|state| state.as_str() == word)
@@ -511,20 +520,21 @@ impl JobStepState {
 /// The result of a job that succeeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobResult {
-    /// False if the machine was in the requested state before the job.
+    /// Whether the job changed the machine. False if the machine was in the requested state
+    /// already.
     pub changed: bool,
     pub snapshot: Option<SnapshotId>,
     pub power_state: Option<PowerState>,
-    /// The machine's address when the job ended, as the HTTP API showed it.
+    /// The address that the machine had when the job ended, as the HTTP API showed it.
     pub ip_address: Option<String>,
 }
 
-/// A host call that is committed to the store before otter makes it.
+/// A host call that otter commits to the store before it makes the call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
     pub call: HostCall,
     /// The state of the machine just before the call.
     pub before: Evidence,
-    /// How often otter sent the call, or may have sent it. At least 1.
+    /// How often otter has sent the call or may have sent it. The number is at least 1.
     pub asked: u32,
 }

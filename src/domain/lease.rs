@@ -1,4 +1,4 @@
-//! A lease: one machine for one holder, for a time.
+//! A lease: one machine for one holder, for a limited time.
 //!
 //! ```text
 //! queued ──► preparing ──► active ──► releasing ──► released | expired | revoked | failed
@@ -6,9 +6,9 @@
 //!   │ └─ failed ─┘ └── ends ──┴───────────┘
 //!   └─ ends before a grant ───────────────────────► released | revoked | failed
 //! ```
-//! A failed preparation queues the lease again if queue time is left. A release that meets a fault
-//! of the host, the account or the licence is tried again. A lease whose machine is removed from
-//! the host fails without a release.
+//! If a preparation fails, the lease is queued again as long as it has queue time left. If a
+//! release fails because of the host, the account or the licence, otter tries the release again. If
+//! the machine of a lease is removed from the host, the lease fails without a release.
 
 use std::fmt;
 use std::time::Duration;
@@ -26,64 +26,65 @@ use super::power::PowerState;
 use super::scope::Scope;
 use super::screen_text::{InvalidScreenText, ScreenText};
 
-/// The state of a lease. This set of states is final.
+/// The state of a lease. No state will be added or removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LeaseState {
     /// The lease waits for a machine.
     Queued,
     /// The lease holds a machine, which otter prepares.
     Preparing,
-    /// The holder uses the machine.
+    /// The lease holds a machine, and the holder may use it.
     Active,
-    /// The lease is ending, and otter releases the machine.
+    /// The lease is ending: otter releases its machine.
     Releasing,
-    /// The holder ended the lease.
+    /// The lease has ended because its holder ended it.
     Released,
-    /// The time of the lease was over.
+    /// The lease has ended because its time was over.
     Expired,
-    /// An operator ended the lease, or its token became invalid.
+    /// The lease has ended because an operator ended it, or because its token became invalid.
     Revoked,
-    /// otter ended the lease. Its `error` gives the reason.
+    /// otter ended the lease. The field `error` of the lease gives the reason.
     Failed,
 }
 
-/// The machines that a lease accepts. A machine must match every field that is set. At least one
-/// field other than `exclude` is set.
+/// Selects the machines that a lease accepts. A machine must match every field that is set. At
+/// least one field other than `exclude` is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Select {
     pub machine: Option<MachineReference>,
-    /// Part of the name, in any case.
+    /// A text that the name of the machine must contain. Upper and lower case do not matter.
     pub name: Option<String>,
     pub mac: Option<MacAddress>,
     pub pool: Option<String>,
-    /// A machine must be in one of these pools. If the list is empty, the pools of the machine do
-    /// not matter.
+    /// The names of pools, of which the machine must be in at least one. If the list is empty, this
+    /// field selects nothing.
     pub pools: Vec<String>,
-    /// A machine must not match any of these references.
+    /// References that the machine must not match.
     pub exclude: Vec<MachineReference>,
     pub memory_bytes_at_least: Option<u64>,
-    /// Whether the machine's configuration lets its guest run machines of its own.
+    /// Whether the configuration of the machine must let the guest run virtual machines of its own
+    /// (`true`) or must not (`false`).
     pub nested_virtualization: Option<bool>,
 }
 
 /// The preparation: the state into which otter puts a machine before its lease is active.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prepare {
-    /// The id, exact name or path of the snapshot to revert to.
+    /// The id, the exact name or the path of the snapshot to which the machine is reverted.
     pub snapshot: Option<String>,
     pub power: Option<PowerState>,
     pub until: Option<Readiness>,
-    /// The network of the machine's address: [`Readiness::Address`] waits for an address inside it,
-    /// and readers see no address of the leased machine outside it.
+    /// The network in which the machine's address must be. [`Readiness::Address`] waits for an
+    /// address in this network, and readers of the leased machine see no address outside it.
     pub cidr: Option<Network>,
-    /// How long to wait after the other steps of the preparation.
+    /// How long otter waits after the other steps of the preparation.
     pub settle: Option<Duration>,
 }
 
 /// The condition that a prepared machine must meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// The machine is on.
+    /// The machine is powered on.
     On,
     /// The guest of the machine has an address.
     Address,
@@ -115,36 +116,37 @@ pub enum InvalidReadiness {
 /// The release: the state into which otter puts a machine after its lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Release {
-    /// Whether its power stays unchanged. If false, otter powers it off.
+    /// Whether the power state of the machine stays unchanged. If false, otter powers the machine
+    /// off.
     pub keep_power: bool,
-    /// The id, exact name or path of the snapshot to revert to.
+    /// The id, the exact name or the path of the snapshot to which the machine is reverted.
     pub snapshot: Option<String>,
 }
 
 /// Why a lease ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EndReason {
-    /// The holder ended the lease.
+    /// The holder of the lease ended it.
     Released,
     /// The time of the lease was over.
     Expired,
-    /// An operator ended the lease, or its token became invalid.
+    /// An operator ended the lease, or the token of the lease became invalid.
     Revoked,
-    /// The queue time of the lease was over.
+    /// The lease was queued until its queue time was over.
     QueueTimeout,
-    /// The lease was queued, and no client polled it.
+    /// The lease was queued, and for too long no client asked for its state.
     Abandoned,
-    /// The machine could not be prepared.
+    /// otter could not prepare the machine.
     PrepareFailed,
     /// The machine was removed from the host.
     MachineGone,
 }
 
-/// How a lease ended, or why it is being released.
+/// How and by whom a lease ended. While a lease is being released, this says how it will end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseEnd {
     pub reason: EndReason,
-    /// The name of the caller who ended it, or `otter`.
+    /// The name of the caller who ended the lease, or `otter`.
     pub by: String,
     pub at: Timestamp,
     pub detail: Option<String>,
@@ -157,100 +159,104 @@ pub struct HistoryEntry {
     pub what: String,
 }
 
-/// A lease. The store keeps all fields.
+/// A lease with all its fields, which the store keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     pub id: LeaseId,
     pub state: LeaseState,
     pub select: Select,
-    /// The scope of the caller that requested the lease. The lease never gets a machine outside
-    /// this scope.
+    /// The scope of the caller that requested the lease. otter never grants the lease a machine
+    /// outside this scope.
     pub scope: Scope,
-    /// The machine that the lease holds or last held. `None` before a grant.
+    /// The machine that the lease holds or held last. `None` before the first grant.
     pub machine: Option<MachineIdentity>,
     pub machine_name: Option<String>,
-    /// The selected pool, or a pool of its machine.
+    /// The pool that the lease selects, or, if it selects none, a pool of its machine.
     pub pool: Option<String>,
-    /// Who or what holds the lease, for people.
+    /// Who or what holds the lease, as a text for people.
     pub holder: String,
     /// The name of the caller that requested the lease.
     pub requested_by: String,
-    /// The token of the caller that requested the lease. `None` if callers need no token.
+    /// The token of the caller that requested the lease. `None` if otter has no tokens.
     pub token: Option<TokenId>,
-    /// The origin of the request.
+    /// The client's address and the id of the request with which the lease was requested.
     pub origin: RequestOrigin,
     pub reference: Option<String>,
-    /// How long the lease lasts from the moment it is active, or from a renewal without a duration.
+    /// How long the lease lasts after it has become active, and after a renewal that gives no
+    /// duration.
     pub ttl: Duration,
-    /// The longest time that the lease can last with all renewals, from the moment it is active.
+    /// The maximum time that the lease can last with all renewals, from the moment it becomes
+    /// active.
     pub max_total: Duration,
-    /// How long the lease may be queued. `None` if a machine must be granted at once.
+    /// How long the lease may be queued. `None` means that otter must grant a machine at once.
     pub queue_for: Option<Duration>,
     pub prepare: Option<Prepare>,
     pub release: Release,
-    /// How long people may examine the machine after its use failed. `None` if the machine is
-    /// released at once.
+    /// How long people may examine the machine after its use failed. `None` means that otter
+    /// releases the machine at once.
     pub keep_on_failure: Option<Duration>,
     pub created_at: Timestamp,
     pub active_at: Option<Timestamp>,
-    /// When the use of the machine failed and the lease was kept. `None` if the lease was not kept.
+    /// The time at which the use of the machine failed, if the lease was then kept. `None`
+    /// otherwise.
     pub kept_at: Option<Timestamp>,
-    /// A number that increases with every grant of the machine.
+    /// The fence of the grant: a number that grows with every grant of the machine.
     pub fence: Option<u64>,
     /// How often a machine was granted to the lease.
     pub grants: u32,
-    /// The current or last job that prepares or releases the machine.
+    /// The current or the last job that prepares or releases the machine for this lease.
     pub job: Option<JobId>,
-    /// The remaining times at `measured_at`.
+    /// The remaining times of the lease, as they were at `measured_at`.
     pub time_left: TimeLeft,
     pub measured_at: Timestamp,
-    /// Whether the history has the warning that the lease ends soon. A renewal resets it.
+    /// Whether the history already warns that the lease ends soon. A renewal resets this mark.
     pub warned: bool,
     pub history: Vec<HistoryEntry>,
     pub end: Option<LeaseEnd>,
     pub ended_at: Option<Timestamp>,
-    /// The failure, if the lease failed.
+    /// The failure that ended the lease, if the lease failed.
     pub error: Option<Failure>,
     pub warnings: Vec<String>,
     /// The fault of the host, the account or the licence that made the preparation or the release
-    /// fail, and after which otter tries again. `None` without such a fault, or after a later
-    /// success.
+    /// fail, so that otter tries again. `None` without such a fault, or after a later success.
     pub setback: Option<Setback>,
 }
 
-/// A fault that made a preparation or a release fail and that the machine did not cause. otter
+/// A fault that made a preparation or a release fail although the machine was not at fault. otter
 /// tries the preparation or the release again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setback {
-    /// The last failure.
+    /// The failure of the last try.
     pub failure: Failure,
-    /// When the first of these failures happened.
+    /// When the first try failed.
     pub since: Timestamp,
-    /// The number of failures so far.
+    /// How many tries have failed so far.
     pub attempts: u32,
-    /// The keys of the machines on which the preparation or the release failed, each once, the
-    /// latest last.
+    /// The keys of the machines on which the preparation or the release failed. Each key occurs
+    /// once, and the last key is that of the latest failure.
     pub machines: Vec<String>,
 }
 
-/// The release of a machine that no lease holds any more. otter tries it until it succeeds.
+/// The release of a machine that no lease holds any more. otter tries this release until it
+/// succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovery {
     /// The lease that held the machine last.
     pub lease: LeaseId,
-    /// The machine that the lease held. `None` in recoveries of earlier versions.
+    /// The identity of the machine. `None` in recoveries that an earlier version of otter stored.
     pub machine: Option<MachineIdentity>,
-    /// The snapshot to revert to, as in the release of that lease. The machine is powered off.
+    /// The snapshot to which the machine is reverted, as the release of its last lease asked. The
+    /// recovery powers the machine off in any case.
     pub snapshot: Option<String>,
-    /// How often the recovery has failed.
+    /// How many tries of the recovery have failed.
     pub attempts: u32,
-    /// The pause before the next attempt.
+    /// The pause before the next try.
     pub pause: Duration,
-    /// When the next attempt is due.
+    /// When the next try is due.
     pub retry_at: Timestamp,
 }
 
-/// The fields of a new lease, with the meaning that they have in [`Lease`].
+/// The terms of a new lease. Each field has the meaning that it has in [`Lease`].
 #[derive(Clone, Debug)]
 pub struct LeaseTerms {
     pub id: LeaseId,
@@ -271,7 +277,7 @@ pub struct LeaseTerms {
 }
 
 impl Lease {
-    /// A new lease, which is queued.
+    /// Makes a new lease in the state `queued`.
     #[must_use]
     pub fn queued(terms: LeaseTerms) -> Self {
         let LeaseTerms {
@@ -329,14 +335,14 @@ impl Lease {
     }
 }
 
-/// The remaining times of a lease.
+/// The times that a lease has left at one moment, for example at [`Lease::measured_at`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TimeLeft {
-    /// How long the lease may still be queued.
+    /// The time that is left until the lease must leave the queue.
     pub queue: Duration,
-    /// The time until the lease expires, if it is active.
+    /// The time that is left until the lease expires, if the lease is active.
     pub lease: Duration,
-    /// The time until the latest expiry to which renewals can extend the lease.
+    /// The time that is left until the latest expiry to which renewals can extend the lease.
     pub total: Duration,
 }
 
@@ -346,20 +352,21 @@ pub struct Quarantine {
     pub reason: String,
     pub by: String,
     pub since: Timestamp,
-    /// Whether otter quarantined the machine because a preparation or a release failed.
+    /// Whether otter itself quarantined the machine, because a preparation or a release failed.
     pub automatic: bool,
-    /// The failed job, if there is one.
+    /// The job whose failure led to the quarantine, if there is one.
     pub job: Option<JobId>,
 }
 
-/// The largest number of history entries, of warnings, and of machines of a setback, of one lease.
+/// The maximum number of entries in the history of one lease. The same number limits its warnings,
+/// and the machines in its setback.
 const MAX_ENTRIES: usize = 50;
 
 impl Setback {
-    /// The setback after one more failure on a machine.
+    /// The setback after one more failed try on a machine.
     ///
     /// # Parameters
-    /// - `before`: the earlier failures. `None` if this is the first.
+    /// - `before`: the setback of the earlier tries. `None` if this is the first failed try.
     /// - `machine`: the key of the machine.
     #[must_use]
     pub fn after(before: Option<&Self>, failure: Failure, machine: &str, now: Timestamp) -> Self {
@@ -379,14 +386,14 @@ impl Setback {
 }
 
 impl Lease {
-    /// The position of a machine in the list of machines on which the setback happened, the latest
-    /// last. `None` if the setback did not happen on the machine.
+    /// The position of a machine in the list of machines on which tries failed. The latest failure
+    /// has the highest position. `None` if no try failed on the machine.
     #[must_use]
     pub fn failed_on(&self, machine: &str) -> Option<usize> {
         self.setback.as_ref()?.machines.iter().position(|failed| failed == machine)
     }
 
-    /// Adds an entry to the history. If it is full, removes an entry from the middle.
+    /// Adds an entry to the history. If the history is full, an entry from its middle is removed.
     pub fn note(&mut self, at: Timestamp, what: impl Into<String>) {
         if self.history.len() >= MAX_ENTRIES {
             self.history.remove(MAX_ENTRIES / 2);
@@ -394,13 +401,14 @@ impl Lease {
         self.history.push(HistoryEntry { at, what: what.into() });
     }
 
-    /// The network in which the address of the machine must be. `None` if any address is accepted.
+    /// The network in which the address of the machine must be. `None` means that every address is
+    /// accepted.
     #[must_use]
     pub fn cidr(&self) -> Option<Network> {
         self.prepare.as_ref().and_then(|prepare| prepare.cidr)
     }
 
-    /// The failure of a call that needs the lease to be active, while it is queued or being
+    /// The failure for a call that needs an active lease, if this lease is queued or being
     /// prepared.
     #[must_use]
     pub fn not_active_failure(&self) -> Failure {
@@ -413,7 +421,7 @@ impl Lease {
         Failure::new(FailureKind::LeaseNotActive, detail).with_lease(*id)
     }
 
-    /// Adds a warning. If there are too many, removes one from the middle.
+    /// Adds a warning to the lease. If there are too many warnings, one from the middle is removed.
     pub fn warn(&mut self, what: String) {
         if self.warnings.len() >= MAX_ENTRIES {
             self.warnings.remove(MAX_ENTRIES / 2);
@@ -423,7 +431,7 @@ impl Lease {
 }
 
 impl LeaseState {
-    /// Every state, for filters and the OpenAPI document.
+    /// Every state, for filters of the HTTP API and for the OpenAPI document.
     pub const ALL: &'static [Self] = &[
         Self::Queued,
         Self::Preparing,
@@ -435,7 +443,7 @@ impl LeaseState {
         Self::Failed,
     ];
 
-    /// The name on the wire and in the store.
+    /// The word for this state in the HTTP API and in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -450,7 +458,7 @@ impl LeaseState {
         }
     }
 
-    /// The value with this name. `None` if there is none.
+    /// Parses the word of a lease state. `None` if the word names no state.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|state| state.as_str() == name)
@@ -470,7 +478,7 @@ impl LeaseState {
 }
 
 impl EndReason {
-    /// Every reason, for the store and the OpenAPI document.
+    /// Every reason, for the store and for the OpenAPI document.
     pub const ALL: &'static [Self] = &[
         Self::Released,
         Self::Expired,
@@ -481,7 +489,7 @@ impl EndReason {
         Self::MachineGone,
     ];
 
-    /// The name on the wire and in the store.
+    /// The word for this reason in the HTTP API and in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -495,13 +503,13 @@ impl EndReason {
         }
     }
 
-    /// The value with this name. `None` if there is none.
+    /// Parses the word of an end reason. `None` if the word names no reason.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|reason| reason.as_str() == name)
     }
 
-    /// The end state of a lease that ends for this reason.
+    /// The state of a lease that has ended for this reason.
     #[must_use]
     pub const fn state(self) -> LeaseState {
         match self {
@@ -557,7 +565,8 @@ impl fmt::Display for Readiness {
 }
 
 impl Select {
-    /// Whether no field is set that selects machines. `exclude` alone selects none.
+    /// Whether no field is set that selects machines. The field `exclude` alone does not select
+    /// machines.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         let Self {
@@ -579,12 +588,13 @@ impl Select {
             && nested_virtualization.is_none()
     }
 
-    /// The pools of which a machine must be in one: `pool` or `pools`.
+    /// The names of pools, of which a machine must be in at least one: those in the field `pool` or
+    /// `pools`.
     pub fn pool_names(&self) -> impl Iterator<Item = &String> {
         self.pool.iter().chain(&self.pools)
     }
 
-    /// Whether machines in these pools match `pool` and `pools`.
+    /// Whether a machine in these pools matches the fields `pool` and `pools`.
     #[must_use]
     pub fn accepts_pools(&self, pools: &[String]) -> bool {
         self.pool_names().next().is_none() || self.pool_names().any(|name| pools.contains(name))

@@ -1,4 +1,4 @@
-//! Hardware (MAC) addresses, in every spelling that people and tools use.
+//! Hardware (MAC) addresses, and the spellings in which people and tools write them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MacAddress([u8; 6]);
 
-/// The text is not a hardware address.
+/// The error for a text that is not a hardware address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not a hardware address: write six octets of hexadecimal digits, such as 00:50:56:ab:cd:ef"
@@ -15,7 +15,7 @@ pub struct MacAddress([u8; 6]);
 pub struct InvalidMacAddress;
 
 impl MacAddress {
-    /// An address with these octets, in the order of the text form.
+    /// Makes an address from its octets, in the order of the written form.
     #[must_use]
     pub const fn new(octets: [u8; 6]) -> Self {
         Self(octets)
@@ -35,10 +35,10 @@ impl fmt::Display for MacAddress {
 impl FromStr for MacAddress {
     type Err = InvalidMacAddress;
 
-    /// Parses an address in any case. Six octets may be separated by `:`, `-` or `.`, and an octet
-    /// may lack its leading zero (`0:50:56:1:2:3`). Three groups of four digits, as some switches
-    /// write them (`0050.56ab.cdef`), are also accepted. Digits without separators are left-padded
-    /// with zeros to twelve digits.
+    /// Parses an address, in upper or lower case. Six octets may be separated by `:`, `-` or `.`,
+    /// and an octet may lack its leading zero (`0:50:56:1:2:3`). Three groups of four digits, as
+    /// some switches write them (`0050.56ab.cdef`), are also accepted. Digits without separators
+    /// are padded on the left with zeros to twelve digits.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let separator = text.chars().find(|character| matches!(character, ':' | '-' | '.'));
         let digits = match separator {
@@ -63,7 +63,8 @@ impl FromStr for MacAddress {
             None => return Err(InvalidMacAddress),
         };
         let mut octets = [0; 6];
-        // `hex` refuses every character that is not a digit, such as other separators.
+        // `hex` refuses every character that is not a hexadecimal digit, so other separators fail
+        // here.
         hex::decode_to_slice(digits, &mut octets).map_err(|_| InvalidMacAddress)?;
         Ok(Self(octets))
     }
@@ -75,13 +76,14 @@ mod tests {
 
     use super::*;
 
-    /// One octet with or without its leading zero, in either case.
+    /// Writes one octet with or without its leading zero, in upper or lower case.
     fn spelled(octet: u8, short: bool, upper: bool) -> String {
         let text = if short { format!("{octet:x}") } else { format!("{octet:02x}") };
         if upper { text.to_uppercase() } else { text }
     }
 
-    /// Six octets and a spelling of them with separators.
+    /// Makes six octets, and a text that writes them with separators in one of the accepted
+    /// spellings.
     fn separated() -> impl Strategy<Value = ([u8; 6], String)> {
         let separator = prop::sample::select(vec![":", "-", "."]);
         (any::<[u8; 6]>(), separator, any::<[(bool, bool); 6]>()).prop_map(
@@ -183,7 +185,7 @@ mod tests {
             for broken in [
                 [before, &wrong, behind].concat(),
                 [before, &wrong, &behind[1..]].concat(),
-                // A text with five octets, and one with seven.
+                // The texts to refuse: one with only five octets, and one with seven.
                 text[separator + 1..].to_owned(),
                 ["0", &text[separator..=separator], &text].concat(),
             ] {

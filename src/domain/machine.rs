@@ -1,4 +1,5 @@
-//! A machine as the host reports it, and the identity of a machine beyond its reusable moid.
+//! A machine as the host reports it, and its identity, which says more than its moid, because a
+//! host can use a moid again.
 
 use std::net::IpAddr;
 
@@ -12,14 +13,14 @@ use super::snapshot::Snapshots;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     pub id: MachineId,
-    /// Unescaped: a `%2f` of the wire is a `/` here.
+    /// The name of the machine without escapes: a `%2f` from the host is a `/` here.
     pub name: String,
     pub power_state: Option<PowerState>,
     pub template: bool,
-    /// `runtime.connectionState`: `connected`, `disconnected`, `inaccessible`, `invalid`,
-    /// `orphaned`, or a word of a later API version.
+    /// The connection state (`runtime.connectionState`): `connected`, `disconnected`,
+    /// `inaccessible`, `invalid`, `orphaned`, or a word of a later API version.
     pub connection_state: String,
-    /// The path of the configuration file, `[datastore1] name/name.vmx`.
+    /// The path of the machine's configuration file, for example `[datastore1] name/name.vmx`.
     pub path: Option<String>,
     pub guest_os: Option<String>,
     pub instance_uuid: Option<String>,
@@ -29,7 +30,7 @@ pub struct Machine {
     pub memory_bytes: Option<u64>,
     pub storage_bytes: Option<u64>,
     pub nested_virtualization: Option<bool>,
-    /// Whether a removal of snapshots left disks that must be consolidated.
+    /// Whether a removal of snapshots has left disks that must be consolidated.
     pub consolidation_needed: Option<bool>,
     pub guest: Guest,
     pub network_cards: Vec<NetworkCard>,
@@ -40,7 +41,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine whose id is the only known value. The id is also its name.
+    /// Makes a machine of which only the id is known. The id also serves as its name.
     #[must_use]
     pub fn new(id: MachineId) -> Self {
         Self {
@@ -68,13 +69,14 @@ impl Machine {
         }
     }
 
-    /// The addresses under which other machines can reach the guest: the global and private ones of
-    /// the machine's own network cards. The address that the host prefers comes first, then those
-    /// of the cards in their order. An interface of the guest that is no card of the machine, such
-    /// as the bridge of a container engine, does not count.
+    /// The addresses under which other machines can reach the guest: the global and private
+    /// addresses of the machine's own network cards. The address that the host prefers comes first,
+    /// then the addresses of the cards in the order of the cards. If an interface of the guest is
+    /// no network card of the machine, such as the bridge of a container engine, its addresses do
+    /// not count.
     ///
-    /// Old tools report only the preferred address, and no interfaces. Then this address counts if
-    /// it is global or private.
+    /// Old VMware Tools report only the preferred address and no interfaces. In this case the
+    /// preferred address counts if it is global or private.
     #[must_use]
     pub fn addresses(&self) -> Vec<IpAddr> {
         let Guest { ip_address, interfaces, .. } = &self.guest;
@@ -98,18 +100,19 @@ impl Machine {
         addresses
     }
 
-    /// The first of [`Machine::addresses`], or the first that is inside this network.
+    /// The first of [`Machine::addresses`] that is inside `network`. If `network` is `None`, the
+    /// first address.
     #[must_use]
     pub fn address_within(&self, network: Option<Network>) -> Option<IpAddr> {
         let is_inside = |address: &IpAddr| network.is_none_or(|network| network.contains(*address));
         self.addresses().into_iter().find(is_inside)
     }
 
-    /// Keeps what was known of the machine before the host could no longer read its configuration.
-    /// The host reports no `config` for a machine whose datastore is inaccessible, and can show the
-    /// path of its file as its name. It is the same machine as long as its moid does not leave the
-    /// host, so its identity, name, cards, template mark and annotation are kept: leases, pools and
-    /// protection depend on them.
+    /// Keeps what was known of the machine before the host became unable to read its configuration.
+    /// For a machine on an inaccessible datastore, the host reports no `config`, and it may show
+    /// the path of the configuration file as the name. As long as the moid does not leave the host,
+    /// the machine is the same. So its identity, name, cards, template mark and annotation are
+    /// kept, because leases, pools and the protection of machines depend on them.
     ///
     /// # Parameters
     /// - `known`: the last report about the same moid.
@@ -123,7 +126,7 @@ impl Machine {
         self.template = known.template;
     }
 
-    /// Whether the host reports an identity beyond the moid. It does not for a machine whose
+    /// Whether the host reports an identity beyond the moid. It reports none for a machine whose
     /// configuration it cannot read.
     #[must_use]
     pub const fn has_known_identity(&self) -> bool {
@@ -141,17 +144,19 @@ impl Machine {
     }
 }
 
-/// The values that the guest tools report. A host repeats an old address after the guest has
-/// stopped. `service::inventory` decides whether otter trusts the address.
+/// The values that VMware Tools report from the guest. A host goes on reporting an old address
+/// after the guest has stopped, so `service::inventory` decides whether otter trusts the address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guest {
     pub tools_running: bool,
-    /// `running`, `starting`, `not_running` or `not_installed`. `None` if the host reports nothing.
+    /// The state of VMware Tools: `running`, `starting`, `not_running` or `not_installed`. `None`
+    /// if the host reports no state.
     pub tools_status: Option<String>,
-    /// `guest.ipAddress`: the address that the host prefers. [`Machine::addresses`] says whether it
-    /// counts.
+    /// The address that the host prefers (`guest.ipAddress`). [`Machine::addresses`] says whether
+    /// this address counts.
     pub ip_address: Option<String>,
-    /// `guest.net`: the network interfaces of the guest. Empty if the tools report none.
+    /// The network interfaces of the guest (`guest.net`). Empty if VMware Tools report no
+    /// interfaces.
     pub interfaces: Vec<GuestInterface>,
 }
 
@@ -160,23 +165,23 @@ pub struct Guest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestInterface {
     pub mac_address: Option<MacAddress>,
-    /// The key of the network card. `None` if the host knows no card for the interface, and in
-    /// reports of old tools.
+    /// The key of the network card. `None` if the host knows no card for the interface. Old VMware
+    /// Tools never report a key.
     pub card_key: Option<i32>,
-    /// The addresses that the guest can use, as text of the host.
+    /// The addresses of the interface that the guest can use, as the host writes them.
     pub addresses: Vec<String>,
 }
 
 impl Guest {
-    /// Whether the report has an address that an earlier report did not have: as the preferred
-    /// address, or on the same interface.
+    /// Whether this report has an address that the earlier report did not have, as the preferred
+    /// address or on the same interface.
     #[must_use]
     pub fn has_new_address_since(&self, earlier: &Self) -> bool {
         let is_preferred_new = self.ip_address.is_some() && self.ip_address != earlier.ip_address;
         is_preferred_new
             || self.interfaces.iter().any(|interface| {
-                // Several interfaces can be equal here: a bridge in the guest has the hardware
-                // address of its network card.
+                // A bridge in the guest can have the hardware address of its network card. So
+                // several interfaces can count as the same interface.
                 let same = || {
                     let all = earlier.interfaces.iter();
                     all.filter(|other| other.is_same_interface(interface))
@@ -189,8 +194,8 @@ impl Guest {
 }
 
 impl GuestInterface {
-    /// Whether the interface is this network card. The hardware address decides, because old tools
-    /// do not name the card.
+    /// Whether the interface is this network card. The hardware addresses decide if both are known,
+    /// because old VMware Tools do not report the key of the card.
     fn is_of(&self, card: &NetworkCard) -> bool {
         match (self.mac_address, card.mac_address) {
             (Some(own), Some(address)) => own == address,
@@ -203,7 +208,8 @@ impl GuestInterface {
     }
 }
 
-/// Parses a guest's address. `None` if it is neither global nor private.
+/// Parses an address of a guest. `None` if the text is no address, or if the address is neither
+/// global nor private.
 fn counting_address(text: &str) -> Option<IpAddr> {
     let address: IpAddr = text.trim().parse().ok()?;
     is_global_or_private(address).then(|| address.to_canonical())
@@ -214,25 +220,28 @@ fn counting_address(text: &str) -> Option<IpAddr> {
 pub struct NetworkCard {
     pub key: i32,
     pub label: String,
-    /// The class of the device without `Virtual`, in lower case: `vmxnet3`, `e1000`, `e1000e`, …
+    /// The class of the device without the word `Virtual`, in lower case, for example `vmxnet3` or
+    /// `e1000`.
     pub kind: String,
-    /// `None` if the host reports no valid address.
+    /// The hardware address of the card. `None` if the host reports no valid address.
     pub mac_address: Option<MacAddress>,
     pub connected: bool,
     pub network: Option<String>,
 }
 
-/// A virtual serial port. "Serial port N" of the host client is `ttyS(N-1)` of a Linux guest.
+/// A virtual serial port. The port that the host's user interface calls "Serial port N" is
+/// `ttyS(N-1)` in a Linux guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SerialPort {
     pub key: i32,
     pub label: String,
     pub backing: SerialBacking,
-    /// The device in a Linux guest: `ttyS0` and so on. `None` if the label has no number.
+    /// The name of the port in a Linux guest, for example `ttyS0`. `None` if the label of the port
+    /// has no number.
     pub linux_device: Option<String>,
 }
 
-/// The backing of a serial port: the other end of the port.
+/// The backing of a serial port: what the port is connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SerialBacking {
     Pipe { name: String, endpoint: Option<String> },
@@ -241,12 +250,13 @@ pub enum SerialBacking {
     Device { name: Option<String> },
 }
 
-/// A pending question of a machine. The machine does nothing else until the question is answered.
+/// A pending question of a machine. The machine does nothing else until someone answers the
+/// question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     pub id: QuestionId,
-    /// The ids of its messages, such as `msg.uuid.altered`. Most questions have one message. Empty
-    /// if the host names none.
+    /// The ids of the question's messages, for example `msg.uuid.altered`. Most questions have one
+    /// message. Empty if the host sends no ids.
     pub message_ids: Vec<String>,
     pub text: String,
     pub choices: Vec<Choice>,
@@ -255,25 +265,28 @@ pub struct Question {
 /// One possible answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// The value for `AnswerVM`: a number as text. The numbers need not be consecutive.
+    /// The key by which `AnswerVM` names this choice: a number as text. The numbers need not be
+    /// consecutive.
     pub key: String,
     pub label: String,
     pub summary: String,
     pub default: bool,
 }
 
-/// The identity of a machine. A moid is not sufficient, because hosts reuse moids.
+/// The identity of a machine. The moid alone does not identify it, because hosts use moids again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineIdentity {
     pub id: MachineId,
     pub instance_uuid: Option<String>,
-    /// Identifies the machine if the instance UUID is not known.
+    /// The path of the configuration file. It identifies the machine if the instance UUID is not
+    /// known.
     pub path: Option<String>,
 }
 
 impl MachineIdentity {
-    /// The key of the machine's stored state. It does not change if the machine gets another moid,
-    /// as long as its instance UUID, or otherwise its path, is known.
+    /// The key under which the store keeps state about the machine. The key stays the same if the
+    /// machine gets another moid, because it is made from the instance UUID, or from the path if
+    /// the UUID is not known. Only if neither is known, it is made from the moid.
     #[must_use]
     pub fn key(&self) -> String {
         let Self { id, instance_uuid, path } = self;
@@ -284,9 +297,9 @@ impl MachineIdentity {
         }
     }
 
-    /// Whether `other`, which was read from the host, is the same machine: it has the same moid,
-    /// and the same instance UUID, or the same path if one of the UUIDs is not known. A moid alone
-    /// confirms nothing.
+    /// Whether `other`, an identity read from the host, is certainly the same machine. Both must
+    /// have the same moid and the same instance UUID. If one of the UUIDs is not known, both must
+    /// have the same path. The moid alone proves nothing.
     #[must_use]
     pub fn agrees_with(&self, other: &Self) -> bool {
         self.id == other.id
@@ -296,15 +309,15 @@ impl MachineIdentity {
             }
     }
 
-    /// Whether `other`, which was read from the host, can be the same machine: it agrees, or the
-    /// host cannot read the configuration of this moid. Such a machine is neither gone nor free,
-    /// but no call of the host may rely on it.
+    /// Whether `other`, an identity read from the host, can be the same machine: either the two
+    /// agree, or the host cannot read the configuration of the machine with this moid. In the
+    /// second case the machine is neither gone nor free, but otter must not call the host for it.
     #[must_use]
     pub fn can_be(&self, other: &Self) -> bool {
         self.agrees_with(other) || (self.id == other.id && !other.is_known())
     }
 
-    /// Whether the identity has more than the moid.
+    /// Whether the identity has an instance UUID or a path, and not only the moid.
     #[must_use]
     pub const fn is_known(&self) -> bool {
         self.instance_uuid.is_some() || self.path.is_some()
@@ -361,7 +374,7 @@ mod tests {
         }
     }
 
-    /// The result of [`Machine::addresses`] for a machine with two cards.
+    /// The result of [`Machine::addresses`] for a machine that has two network cards.
     fn counting(preferred: Option<&str>, interfaces: Vec<GuestInterface>) -> Vec<String> {
         let mut machine = Machine::new(MachineId::from_backend("1"));
         machine.network_cards = vec![card(4000, FIRST), card(4001, SECOND)];
@@ -390,9 +403,10 @@ mod tests {
         assert_eq!(counting(Some("172.17.0.1"), vec![bridge()]), [""; 0]);
         let card = interface(FIRST, Some(4000), &["10.0.0.31"]);
         assert_eq!(counting(Some("172.17.0.1"), vec![bridge(), card]), ["10.0.0.31"]);
-        // A bridge in the guest has the hardware address of its network card.
+        // The interface is a bridge in the guest, which has the hardware address of its network
+        // card.
         assert_eq!(counting(None, vec![interface(FIRST, None, &["10.0.0.31"])]), ["10.0.0.31"]);
-        // Without a hardware address the key of the card decides.
+        // If the interface has no hardware address, the key of the card decides.
         assert_eq!(counting(None, vec![interface("", Some(4001), &["10.0.0.9"])]), ["10.0.0.9"]);
         assert_eq!(counting(None, vec![interface("", None, &["10.0.0.9"])]), [""; 0]);
     }

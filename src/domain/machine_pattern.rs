@@ -1,5 +1,5 @@
-//! Entries of the configuration that name machines: `machines.protected` and the machines of a
-//! pool. An entry is a pattern of names, an id, or a UUID or hardware address with a prefix.
+//! Entries of the configuration that name machines, in `machines.protected` and in the machines of
+//! a pool. An entry is a pattern of names, an id, or a UUID or hardware address with a prefix.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,40 +11,43 @@ use super::machine_reference::ReferencedMachine;
 use super::machine_uuid::parse_uuid;
 use super::names::matches_pattern;
 
-/// The prefixes of entries that are not patterns.
+/// The prefixes of those entries that are not patterns of names.
 const PREFIXES: [&str; 2] = ["uuid", "mac"];
 
-/// The prefixes of references that an entry must not have: it has only the value.
+/// Prefixes that references of the HTTP API have but that an entry must not have: in an entry, a
+/// name or an id stands without a prefix.
 const PLAIN: [&str; 2] = ["name", "id"];
 
-/// If an unknown prefix is more similar to a known one than this, it is refused as a mistake. This
-/// limit applies if the value after the prefix is a UUID or a hardware address.
+/// The similarity from which on an unknown prefix is refused as a misspelling of a known prefix.
+/// This limit applies if the value after the prefix is a UUID or a hardware address.
 const SIMILAR: f64 = 0.7;
 
-/// The limit of similarity if the value after the prefix is neither a UUID nor a hardware address.
+/// The similarity from which on an unknown prefix is refused as a misspelling, if the value after
+/// the prefix is neither a UUID nor a hardware address.
 const VERY_SIMILAR: f64 = 0.9;
 
-/// An entry that names machines.
+/// An entry of the configuration that names one or more machines.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MachinePattern {
-    /// A pattern of names (`*`, `?`), or an id. A host can give the id to another machine later.
+    /// A pattern of names with `*` and `?`, or an id. A host can later give the id to another
+    /// machine.
     NameOrId(String),
     /// `uuid:…`: every machine with this instance UUID or this BIOS UUID.
     Uuid { uuid: Uuid, text: String },
-    /// `mac:…`: every machine with a network card of this address.
+    /// `mac:…`: every machine that has a network card with this hardware address.
     Mac { address: MacAddress, text: String },
 }
 
-/// How an entry names a machine.
+/// By which property an entry names a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatternMatch {
     /// The entry names the machine by its id alone.
     Id,
-    /// The entry names the machine by a property that stays with it, or by its name.
+    /// The entry names the machine by its name, its UUID or a hardware address.
     Property,
 }
 
-/// Why a text is not an entry.
+/// Why a text is not a valid entry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMachinePattern {
     #[error("it must not be empty")]
@@ -56,7 +59,7 @@ pub enum InvalidMachinePattern {
     Uuid,
     #[error(transparent)]
     Mac(InvalidMacAddress),
-    /// The text begins with `name:` or `id:`, which only references of the HTTP API have.
+    /// The text begins with `name:` or `id:`. Only references of the HTTP API have these prefixes.
     #[error("names and ids have no prefix here; did you mean {value:?}?")]
     Plain { value: String },
     #[error("there is no prefix {given}:; did you mean {nearest}:?")]
@@ -64,7 +67,8 @@ pub enum InvalidMachinePattern {
 }
 
 impl MachinePattern {
-    /// How the entry names the machine. `None` if the entry does not name it.
+    /// By which property the entry names the machine. `None` if the entry does not name the
+    /// machine.
     #[must_use]
     pub fn match_with(&self, machine: &impl ReferencedMachine) -> Option<PatternMatch> {
         let (fits, by) = match self {
@@ -116,8 +120,8 @@ impl FromStr for MachinePattern {
     }
 }
 
-/// Refuses a misspelt prefix. A name may contain a colon, so a prefix must be very similar to a
-/// known one, unless a UUID or a hardware address follows it.
+/// Refuses a misspelt prefix. A name may contain a colon too, so a prefix is refused only if it is
+/// very similar to a known one, or if it is similar and a UUID or a hardware address follows.
 fn check_prefix(given: &str, value: &str) -> Result<(), InvalidMachinePattern> {
     let is_address = || value.contains([':', '-', '.']) && value.parse::<MacAddress>().is_ok();
     let least = if parse_uuid(value).is_some() || is_address() { SIMILAR } else { VERY_SIMILAR };
@@ -131,7 +135,7 @@ fn check_prefix(given: &str, value: &str) -> Result<(), InvalidMachinePattern> {
 }
 
 impl fmt::Display for MachinePattern {
-    /// The entry as the configuration has it.
+    /// Writes the entry as the configuration has it.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NameOrId(text) | Self::Uuid { text, .. } | Self::Mac { text, .. } => {

@@ -1,4 +1,4 @@
-//! References to one machine: an id, or a name, UUID or hardware address with a prefix.
+//! A caller's references to one machine: an id, or a name, UUID or hardware address with a prefix.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,12 +13,13 @@ use super::names::{is_name, unescape_vim};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MachineReference {
     Id(MachineId),
-    /// `name:…`, the complete name in one of its forms ([`is_name`]), case-sensitive.
+    /// `name:…`: the complete name of the machine, as the host sends it or unescaped (see
+    /// [`is_name`]). Upper and lower case differ.
     Name(String),
-    /// `uuid:…` in any case, with or without dashes: the instance UUID, or the BIOS UUID if no
-    /// machine has that instance UUID.
+    /// `uuid:…`: the instance UUID of the machine, or its BIOS UUID if no machine has that instance
+    /// UUID. Upper and lower case do not matter, and dashes may be left out.
     Uuid(String),
-    /// `mac:…`, the address of one of the machine's network cards.
+    /// `mac:…`: the hardware address of one of the machine's network cards.
     Mac(MacAddress),
 }
 
@@ -51,14 +52,14 @@ pub struct MachineKeys {
 }
 
 impl MachineReference {
-    /// Whether the reference is an id, and not a name, UUID or hardware address.
+    /// Whether the reference is an id, and not a name, a UUID or a hardware address.
     #[must_use]
     pub const fn is_id(&self) -> bool {
         matches!(self, Self::Id(_))
     }
 
-    /// The machines that match the reference, in the given order. The reference is ambiguous if
-    /// there are several.
+    /// The machines of `machines` that match the reference, in the same order. If several match,
+    /// the reference is ambiguous.
     pub fn matching<'m, M: ReferencedMachine>(
         &self,
         machines: impl Iterator<Item = &'m M> + Clone,
@@ -71,7 +72,8 @@ impl MachineReference {
         };
         match self {
             Self::Id(id) => {
-                // An id may have the escapes of names, because some proxies refuse `%2F` in a URL.
+                // An id may be escaped as names are, because some proxies refuse `%2F` in a URL and
+                // clients write `%252F` instead.
                 let unescaped = unescape_vim(&id.to_string());
                 let has_id = |machine: &&M| machine.id() == id || *machine.id() == *unescaped;
                 machines.filter(has_id).collect()
@@ -125,7 +127,7 @@ impl fmt::Display for MachineReference {
 }
 
 impl MachineKeys {
-    /// The properties of a machine of the host.
+    /// The properties of a machine that the host has.
     #[must_use]
     pub fn new(machine: &Machine) -> Self {
         Self {
@@ -137,7 +139,7 @@ impl MachineKeys {
         }
     }
 
-    /// The size of the contents in memory, in bytes.
+    /// The number of bytes of memory that the contents take.
     #[must_use]
     pub fn memory_size(&self) -> usize {
         let Self { id, name, instance_uuid, bios_uuid, macs } = self;
@@ -145,7 +147,7 @@ impl MachineKeys {
         id.size() + name.len() + uuids.sum::<usize>() + size_of_val(macs.as_slice())
     }
 
-    /// The known properties of a machine that is not on the host any more.
+    /// The properties that are known of a machine that the host no longer has.
     #[must_use]
     pub fn from_identity(identity: &MachineIdentity, last_name: &str) -> Self {
         Self {
@@ -231,7 +233,8 @@ mod tests {
         }
     }
 
-    /// Two machines of one name. The BIOS UUID of the first is the instance UUID of the second.
+    /// Makes two machines with the same name. The BIOS UUID of the first one is the instance UUID
+    /// of the second one.
     fn machines() -> [Named; 2] {
         let address = |last| MacAddress::new([0, 0x50, 0x56, 0, 0, last]);
         [

@@ -1,27 +1,28 @@
-//! UUIDs of machines in the spellings of VMware and of DMI.
+//! Parses UUIDs of machines in the spellings of VMware and of DMI, the table in which firmware
+//! describes the computer.
 
 use uuid::Uuid;
 
-/// The beginning of the serial number that VMware writes into the DMI table of a machine.
+/// The beginning of the serial number that VMware writes into the DMI table of a virtual machine.
 const SERIAL_PREFIX: &str = "VMware-";
 
-/// The UUID of a text. Case, dashes and spaces do not matter, because vmx files write pairs of
-/// digits: `56 4d 4f 5c 1f 3a 4b 60-8a 65 7d 2c 6a 1e 0b 42`. `None` if the text is no UUID.
+/// Parses a UUID. Case, dashes and spaces do not matter, because vmx files write pairs of digits:
+/// `56 4d 4f 5c 1f 3a 4b 60-8a 65 7d 2c 6a 1e 0b 42`. `None` if the text is not a UUID.
 #[must_use]
 pub fn parse_uuid(text: &str) -> Option<Uuid> {
     let digits: String = text.chars().filter(|letter| !matches!(letter, ' ' | '-')).collect();
     (digits.len() == 32).then(|| Uuid::try_parse(&digits).ok()).flatten()
 }
 
-/// The UUID in the serial number of a VMware machine (`VMware-56 4d …`). It is the BIOS UUID of the
-/// machine. `None` if the text is another serial number.
+/// Parses the UUID in the serial number of a VMware machine (`VMware-56 4d …`). This UUID is the
+/// BIOS UUID of the machine. `None` if the text is a serial number of another form.
 #[must_use]
 pub fn parse_serial_number(text: &str) -> Option<Uuid> {
     parse_uuid(text.strip_prefix(SERIAL_PREFIX)?)
 }
 
-/// The UUID with the other byte order of its first three fields. SMBIOS 2.6 defines these fields as
-/// little-endian, so a guest can see another order than the host.
+/// The UUID with the bytes of its first three fields in reverse order. SMBIOS 2.6 defines these
+/// fields as little-endian, so a guest can see another order of bytes than the host.
 #[must_use]
 pub fn with_swapped_fields(uuid: Uuid) -> Uuid {
     Uuid::from_bytes_le(uuid.into_bytes())

@@ -1,8 +1,8 @@
 //! Pure values and rules: ids, machines, snapshots, datastores, jobs, leases, events, the audit,
-//! the address of a host. No I/O, no clock, no wire format.
+//! and the address of a host. The code here does no I/O, and has no clock and no wire format.
 //!
-//! No type of this module is serialised. The API and the store have their own types and convert
-//! them field by field. A new field therefore breaks the build at each place that must handle it.
+//! No type of this module is serialised. The API and the store have types of their own and convert
+//! them field by field. Therefore a new field breaks the build at each place that must handle it.
 
 pub mod access;
 pub mod answers;

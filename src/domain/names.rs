@@ -2,27 +2,28 @@
 //! must not contain.
 //!
 //! vim25 escapes some characters of names. Some clients also escape a name before they send it, and
-//! the host then escapes it twice: `11/13/2019` becomes `11%252f13%252f2019`. otter shows a name
-//! unescaped once. It finds an object by all three forms of its name: as the host sends it,
-//! unescaped once, and unescaped twice.
+//! the host then escapes it once more: `11/13/2019` becomes `11%252f13%252f2019`. otter shows a
+//! name unescaped once. A caller's text finds an object if it is one of three forms of the object's
+//! name: as the host sends it, unescaped once, or unescaped twice.
 
 use std::cmp::Ordering;
 
 use super::terminal::first_unprintable;
 
-/// A character that makes a name look like another name, or that controls a terminal.
+/// A character that makes a name look like another name, or that controls a terminal. The variant
+/// says which of these it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HiddenCharacter {
     /// The character controls a terminal.
     Control(char),
-    /// The character is not drawn.
+    /// The character is invisible on a screen.
     Invisible(char),
-    /// White space at the beginning or at the end.
+    /// The character is white space at the beginning or at the end of the name.
     Surrounding(char),
 }
 
-/// The first character of a name that a new name must not contain. `None` if there is none. Names
-/// that the host reports may contain all characters.
+/// The first character of a new name that a new name must not contain. `None` if the name has no
+/// such character. Names that the host reports may contain all characters.
 #[must_use]
 pub fn hidden_character(name: &str) -> Option<HiddenCharacter> {
     let control = first_unprintable(name).map(HiddenCharacter::Control);
@@ -33,7 +34,7 @@ pub fn hidden_character(name: &str) -> Option<HiddenCharacter> {
         .or_else(|| surrounding().find(|end| end.is_whitespace()).map(HiddenCharacter::Surrounding))
 }
 
-/// Whether the character is not drawn: it has the Unicode property `Default_Ignorable_Code_Point`.
+/// Whether a character is invisible: it has the Unicode property `Default_Ignorable_Code_Point`.
 const fn is_invisible(character: char) -> bool {
     matches!(
         character,
@@ -53,7 +54,7 @@ const fn is_invisible(character: char) -> bool {
 }
 
 /// Whether a caller's text is one of the three forms of a name: as the host sends it, unescaped
-/// once, or unescaped twice. The case matters.
+/// once, or unescaped twice. Upper and lower case differ.
 ///
 /// # Parameters
 /// - `name`: the name as otter shows it.
@@ -62,8 +63,8 @@ pub fn is_name(given: &str, name: &str) -> bool {
     fits_a_form(given, name, |given, form| given == form)
 }
 
-/// Whether one of the three forms of a name (see [`is_name`]) contains the fragment, without regard
-/// to case. Both are compared in Unicode lower case.
+/// Whether one of the three forms of a name (see [`is_name`]) contains the text `fragment`. Both
+/// texts are compared in Unicode lower case.
 ///
 /// # Parameters
 /// - `name`: the name as otter shows it.
@@ -72,14 +73,14 @@ pub fn contains_loosely(name: &str, fragment: &str) -> bool {
     fits_a_form(fragment, name, |fragment, form| contains_in_lower_case(form, fragment))
 }
 
-/// Whether a comparison holds for a caller's text and one of the three forms of a name (see
-/// [`is_name`]). A form with one more escape is compared by unescaping the caller's text, so `%2f`
-/// and `%2F` are equal.
+/// Whether the comparison `fits` holds for a caller's text and one of the three forms of a name
+/// (see [`is_name`]). To compare the form with one more escape, the caller's text is unescaped, so
+/// that `%2f` and `%2F` are equal.
 fn fits_a_form(given: &str, name: &str, fits: impl Fn(&str, &str) -> bool) -> bool {
     if fits(given, name) {
         return true;
     }
-    // Lists compare every name, so the usual case allocates nothing.
+    // Lists of objects compare every name, so the usual case (no escapes) must not allocate memory.
     if !given.contains('%') && !name.contains('%') {
         return false;
     }
@@ -91,7 +92,7 @@ fn fits_a_form(given: &str, name: &str, fits: impl Fn(&str, &str) -> bool) -> bo
 
 fn contains_in_lower_case(name: &str, fragment: &str) -> bool {
     if name.is_ascii() && fragment.is_ascii() {
-        // Lists compare every name, so the usual case allocates nothing.
+        // Lists of objects compare every name, so the usual case (ASCII) must not allocate memory.
         let (name, fragment) = (name.as_bytes(), fragment.as_bytes());
         return fragment.is_empty()
             || name.windows(fragment.len()).any(|part| part.eq_ignore_ascii_case(fragment));
@@ -99,13 +100,15 @@ fn contains_in_lower_case(name: &str, fragment: &str) -> bool {
     name.to_lowercase().contains(&fragment.to_lowercase())
 }
 
-/// The order of lists and of searches: by the lower-case name, then by the id.
+/// The order of objects in lists and in the results of searches: by the name in lower case, then by
+/// the id.
 #[must_use]
 pub fn list_order(a: (&str, &str), b: (&str, &str)) -> Ordering {
     a.0.to_lowercase().cmp(&b.0.to_lowercase()).then_with(|| a.1.cmp(b.1))
 }
 
-/// Decodes the escapes of vim25 names: `%2f`, `%5c` and `%25`, in either case. Any other `%` stays.
+/// Decodes the escapes in vim25 names: `%2f`, `%5c` and `%25`, with letters in either case. Any
+/// other `%` stays.
 #[must_use]
 pub fn unescape_vim(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
@@ -126,7 +129,7 @@ pub fn unescape_vim(name: &str) -> String {
     out
 }
 
-/// Encodes the characters that vim25 requires to be escaped in names of requests.
+/// Encodes the characters that vim25 requires to be escaped in names that a client sends.
 #[must_use]
 pub fn escape_vim(name: &str) -> String {
     name.replace('%', "%25").replace('/', "%2f").replace('\\', "%5c")
@@ -142,9 +145,9 @@ pub fn matches_pattern(pattern: &str, name: &str) -> bool {
     fits_a_form(pattern, name, matches_wildcards)
 }
 
-/// Whether a pattern matches a path of names. In a path `/` of a name is written `%2F`, in either
-/// case, and `%` is written `%25`. A name that the host escapes twice also matches with its `%25`
-/// written `%`.
+/// Whether a pattern matches a path of snapshot names. In a path, a `/` in a name is written `%2F`
+/// in either case, and a `%` is written `%25`. If the host escapes a name twice, the pattern also
+/// matches the path in which the name's `%25` is written `%`.
 #[must_use]
 pub fn matches_path_pattern(pattern: &str, path: &str) -> bool {
     let upper = |text: &str| text.replace("%2f", "%2F");
@@ -156,8 +159,9 @@ pub fn matches_path_pattern(pattern: &str, path: &str) -> bool {
 fn matches_wildcards(pattern: &str, name: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let name: Vec<char> = name.chars().collect();
-    // `star` holds the position after the last `*`, and how much of the name the pattern up to
-    // there has matched. The loop goes back to this position if the rest does not match.
+    // `star` holds two positions: the one after the last `*` in the pattern, and the one in the
+    // name up to which that `*` has matched. If the rest of the pattern does not match, the loop
+    // goes back to these positions and lets the `*` match one character more.
     let (mut p, mut n, mut star) = (0, 0, None);
     while n < name.len() {
         match pattern.get(p) {
@@ -187,7 +191,8 @@ mod tests {
 
     use super::*;
 
-    /// The definition of a pattern, without regard to the running time.
+    /// Whether a pattern matches a name, by the plain definition of patterns. This function may be
+    /// slow, because only a test uses it for comparison.
     fn fits(pattern: &[char], name: &[char]) -> bool {
         match pattern {
             [] => name.is_empty(),
@@ -216,7 +221,8 @@ mod tests {
 
     #[test]
     fn a_name_is_found_as_the_host_sends_it_unescaped_once_and_unescaped_twice() {
-        // The name that otter shows, and the texts that find it.
+        // Each row has a name as otter shows it, texts that find the name, and texts that do not
+        // find it.
         for (name, found, not_found) in [
             (
                 "11%2f13%2f2019",
@@ -312,7 +318,8 @@ mod tests {
 
         #[test]
         fn every_form_of_a_name_finds_it(name in "(\\PC|[%/\\\\2f5c]){0,16}") {
-            // otter may show the name unescaped or escaped. Each of its three forms finds it.
+            // otter may show the name unescaped or escaped, and each of the name's three forms must
+            // find it.
             for shown in [name.clone(), escape_vim(&name)] {
                 for given in [unescape_vim(&shown), shown.clone(), escape_vim(&shown)] {
                     prop_assert!(is_name(&given, &shown), "{} {}", given, shown);
@@ -328,8 +335,8 @@ mod tests {
 
         #[test]
         fn a_part_of_a_name_is_found_in_it(parts: [String; 3], upper: bool) {
-            // The upper and lower case of ß, of ligatures and of the final Σ are not pairs, so the
-            // test uses other letters.
+            // The test uses only letters whose upper and lower case are pairs. ß, ligatures and the
+            // final Σ are not.
             let is_used = |letter: &char| letter.is_ascii() || ('А'..='я').contains(letter);
             let [before, fragment, behind] =
                 parts.map(|part| part.chars().filter(is_used).collect::<String>());
@@ -348,7 +355,7 @@ mod tests {
             if list_order(a, b).is_le() && list_order(b, c).is_le() {
                 prop_assert!(list_order(a, c).is_le());
             }
-            // Ids are unique, so that no two items are equal.
+            // The ids are unique, so no two items may count as equal.
             let are_equal = a.1 == b.1 && a.0.to_lowercase() == b.0.to_lowercase();
             prop_assert_eq!(list_order(a, b).is_eq(), are_equal);
         }

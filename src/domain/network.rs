@@ -1,4 +1,4 @@
-//! IP networks, and the addresses under which other machines can reach one.
+//! IP networks, and the rule that says which addresses other machines can reach.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,7 +10,7 @@ use ipnet::IpNet;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network(IpNet);
 
-/// The text is not an IP network.
+/// The error for a text that is not an IP network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("write an IP network, such as 10.0.0.0/8 or fd00::/8, or a single address")]
 pub struct InvalidNetwork;
@@ -24,14 +24,14 @@ impl Network {
     }
 }
 
-/// Whether an address is global or private, so that other machines of the lab may reach it. An
-/// IPv4-mapped IPv6 address counts as the IPv4 address.
+/// Whether an address is global or private, so that other machines of the lab may be able to reach
+/// it. An IPv4-mapped IPv6 address counts as the IPv4 address.
 ///
-/// These are neither: unspecified, loopback, link-local and multicast addresses, 6to4 and Teredo
-/// addresses, and the addresses that the registries of special-purpose addresses (RFC 6890) reserve
-/// for documentation, for protocols and for future use. The shared addresses of providers
-/// (100.64.0.0/10) and the addresses for benchmarks (198.18.0.0/15) count as private, because labs
-/// use them inside.
+/// The following addresses are neither: unspecified, loopback, link-local and multicast addresses,
+/// 6to4 and Teredo addresses, and the addresses that the registries of special-purpose addresses
+/// (RFC 6890) reserve for documentation, for protocols and for future use. The shared addresses of
+/// providers (100.64.0.0/10) and the addresses for benchmarks (198.18.0.0/15) count as private,
+/// because labs use them internally.
 #[must_use]
 pub fn is_global_or_private(address: IpAddr) -> bool {
     match address.to_canonical() {
@@ -43,22 +43,23 @@ pub fn is_global_or_private(address: IpAddr) -> bool {
 const fn is_global_or_private_v4(address: Ipv4Addr) -> bool {
     !matches!(
         address.octets(),
-        // This network, loopback, multicast, and reserved.
+        // 0.0.0.0/8 ("this network"), loopback, multicast, and reserved addresses.
         [0 | 127 | 224.., ..]
-            // Link-local.
+            // Link-local addresses.
             | [169, 254, ..]
-            // The relays of 6to4.
+            // The anycast addresses of 6to4 relays.
             | [192, 88, 99, _]
-            // Protocols (192.0.0.0/24) and documentation.
+            // Addresses for protocols (192.0.0.0/24) and for documentation.
             | [192, 0, 0 | 2, _] | [198, 51, 100, _] | [203, 0, 113, _]
     )
 }
 
 const fn is_global_or_private_v6(address: Ipv6Addr) -> bool {
     match address.segments() {
-        // 6to4, then Teredo and other protocols (2001::/23), then documentation.
+        // In this order: 6to4 addresses, then Teredo and other protocols (2001::/23), then
+        // addresses for documentation.
         [0x2002, ..] | [0x2001, 0..=0x01ff | 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] => false,
-        // Global ones, and private ones: unique local addresses.
+        // Global addresses, and unique local addresses, which are private.
         [0x2000..=0x3fff | 0xfc00..=0xfdff, ..] => true,
         _ => false,
     }
@@ -67,7 +68,8 @@ const fn is_global_or_private_v6(address: Ipv6Addr) -> bool {
 impl FromStr for Network {
     type Err = InvalidNetwork;
 
-    /// Parses `address/prefix`. Without a prefix the network contains only that address.
+    /// Parses a network in the form `address/prefix`. An address without a prefix is a network that
+    /// contains only this address.
     fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
         let network = match text.parse::<IpAddr>() {
             Ok(address) => IpNet::from(address),
@@ -77,7 +79,8 @@ impl FromStr for Network {
     }
 }
 
-/// The IPv4 network of an IPv4-mapped IPv6 network (`::ffff:10.0.0.0/104`).
+/// Turns an IPv4-mapped IPv6 network (`::ffff:10.0.0.0/104`) into the IPv4 network. Other networks
+/// stay as they are.
 fn canonical(network: IpNet) -> IpNet {
     let IpAddr::V4(address) = network.addr().to_canonical() else { return network };
     let bits = if network.addr().is_ipv6() { 96 } else { 0 };

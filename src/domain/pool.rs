@@ -1,5 +1,5 @@
-//! Pools of machines. The configuration and a line of a machine's annotation put machines into
-//! pools.
+//! Pools of machines. Both the configuration and a line in a machine's annotation can put a machine
+//! into a pool.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,57 +10,60 @@ use super::machine::{Machine, Question};
 use super::machine_pattern::MachinePattern;
 use super::machine_reference::ReferencedMachine;
 
-/// The beginning of an annotation's line that names a pool of the machine.
+/// The beginning of a line in an annotation that names a pool of the machine.
 const ANNOTATION_PREFIX: &str = "otter.pool:";
 
-/// The pools of the configuration, by name. Annotations may name other pools.
+/// The pools of the configuration, by name. Annotations may name other pools, which have no
+/// settings.
 #[derive(Clone, Debug, Default)]
 pub struct Pools(pub BTreeMap<String, Pool>);
 
-/// The limits of the machines that run at the same time, on a host or in a pool.
+/// The limits for machines that run at the same time, on the whole host or in a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunningLimits {
-    /// The largest number of machines.
+    /// The maximum number of running machines.
     pub max_running: Option<u32>,
-    /// The largest memory of all machines together, in bytes.
+    /// The maximum memory of all running machines together, in bytes.
     pub max_memory_bytes: Option<u64>,
 }
 
-/// The machines to which limits apply together.
+/// The group of machines to which limits apply together: the whole host or a pool.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LimitScope {
     Host,
-    /// The pool of this name.
+    /// The machines of the pool with this name.
     Pool(String),
 }
 
-/// The limits of a scope.
+/// The limits for a group of machines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScopedLimits {
     pub scope: LimitScope,
     pub limits: RunningLimits,
 }
 
-/// The settings of a pool.
+/// The settings of a pool in the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pool {
-    /// The machines in the pool.
+    /// The entries that name the machines in the pool.
     pub machines: Vec<MachinePattern>,
-    /// The preparation for a lease that does not request one.
+    /// The preparation of a machine for a lease that does not ask for one.
     pub prepare: Option<Prepare>,
-    /// The release for a lease that does not request one.
+    /// The release of a machine after a lease that does not ask for one.
     pub release: Option<Release>,
-    /// The maximum TTL of a lease.
+    /// The maximum duration that a lease of a machine in this pool may ask for.
     pub max_ttl: Option<Duration>,
-    /// Whether a lease of a runner may end without a power-off.
+    /// Whether a runner may take a lease whose release does not power the machine off.
     pub may_keep_power: bool,
     /// Who may look at the screens of its machines while no lease holds them.
     pub screens: ScreenAccess,
-    /// Patterns of names and paths of snapshots that only an operator with an override may change.
+    /// Patterns that protect snapshots by their names or paths. Only an operator with an override
+    /// may change a protected snapshot.
     pub protected_snapshots: Vec<String>,
-    /// The answers to questions of the machines in the pool.
+    /// The rules that answer the questions of the machines in the pool.
     pub answers: AnswerRules,
-    /// The limits of its machines that run at the same time. A lease waits for them.
+    /// The limits for machines of the pool that run at the same time. A lease waits until the
+    /// limits allow its machine to run.
     pub limits: RunningLimits,
 }
 
@@ -75,7 +78,7 @@ pub enum ScreenAccess {
 }
 
 impl RunningLimits {
-    /// Whether nothing is limited.
+    /// Whether there are no limits.
     #[must_use]
     pub const fn is_unlimited(self) -> bool {
         let Self { max_running, max_memory_bytes } = self;
@@ -108,8 +111,8 @@ impl Pools {
         pools
     }
 
-    /// The rule of the machine's pools for a question. If several pools have a rule, the first pool
-    /// by name decides. `None` if no pool has a rule.
+    /// The rule of the machine's pools that answers a question. If several pools have a rule, the
+    /// pool whose name sorts first decides. `None` if no pool has a rule.
     #[must_use]
     pub fn answer_rule(&self, machine: &Machine, question: &Question) -> Option<AnswerRule<'_>> {
         let pools = self.for_machine(machine);
@@ -117,7 +120,7 @@ impl Pools {
         configured.find_map(|pool| pool.answers.for_question(question))
     }
 
-    /// The settings of a pool. `None` if the configuration does not contain it.
+    /// The settings of a pool. `None` if the configuration does not contain the pool.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Pool> {
         self.0.get(name)

@@ -1,7 +1,7 @@
 //! A machine's power state.
 
-/// The power state of a machine. A field of type `Option<PowerState>` is `None` if the host reports
-/// an unknown word.
+/// The power state of a machine. In a field of type `Option<PowerState>`, `None` means that the
+/// host reports a word that otter does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PowerState {
     On,
@@ -10,10 +10,10 @@ pub enum PowerState {
 }
 
 impl PowerState {
-    /// Every state, for filters.
+    /// Every power state, for filters of the HTTP API.
     pub const ALL: &'static [Self] = &[Self::On, Self::Off, Self::Suspended];
 
-    /// The word in the HTTP API and in the store.
+    /// The word for this power state in the HTTP API and in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -23,7 +23,7 @@ impl PowerState {
         }
     }
 
-    /// Parses the word. `None` if it names no state.
+    /// Parses the word of a power state. `None` if the word names no state.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|state| state.as_str() == word)

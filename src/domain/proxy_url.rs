@@ -1,5 +1,5 @@
 //! The address of an HTTP proxy: `http://[user:password@]host:port`. No message and no output shows
-//! the account.
+//! the user name and the password.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,42 +9,44 @@ use http::Uri;
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 
-/// An HTTP proxy. It is formatted without its account.
+/// An HTTP proxy. The formatted text leaves out its user name and password.
 #[derive(Clone)]
 pub struct ProxyUrl {
-    /// A name or an IP address, IPv6 without brackets.
+    /// The name or the IP address of the proxy. An IPv6 address has no brackets.
     pub host: String,
     pub port: u16,
     pub account: Option<ProxyAccount>,
 }
 
-/// The account that a proxy requires.
+/// The user name and the password that the proxy requires.
 #[derive(Clone)]
 pub struct ProxyAccount {
     pub user: String,
     pub password: SecretString,
 }
 
-/// The text is not the address of an HTTP proxy.
+/// The error for a text that is not the address of an HTTP proxy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{address} is not the address of an HTTP proxy: {reason}")]
 pub struct InvalidProxyUrl {
-    /// The scheme and the host, if they certainly contain no part of an account.
+    /// The text as far as a message may show it, without everything that could be a part of a user
+    /// name or password.
     address: String,
     reason: String,
 }
 
-/// What to write instead of a wrong address.
+/// The advice what to write instead of an invalid address.
 const FORM: &str = "write http://<host>:<port> or http://<user>:<password>@<host>:<port>";
 
-/// The port of a proxy address without one, as in curl.
+/// The port that curl uses if the address of a proxy has no port.
 const CURL_PORT: u16 = 1080;
 
 impl ProxyUrl {
-    /// Parses an address as curl does: the scheme `http` and the port 1080 need not be written.
+    /// Parses an address as curl does: without a scheme it uses `http`, and without a port it uses
+    /// 1080.
     ///
     /// # Errors
-    /// The text is not the address of an HTTP proxy.
+    /// Fails if the text is not the address of an HTTP proxy.
     pub fn from_curl(text: &str) -> Result<Self, InvalidProxyUrl> {
         let text = text.trim();
         let complete =
@@ -52,13 +54,14 @@ impl ProxyUrl {
         Self::parse(&complete, Some(CURL_PORT))
     }
 
-    /// The address without the account, `http://host:port`.
+    /// The address without the user name and password, as `http://host:port`.
     #[must_use]
     pub fn address(&self) -> String {
         format!("http://{}", self.authority())
     }
 
-    /// The value of `Proxy-Authorization` (RFC 7617). `None` without an account.
+    /// The value of the header `Proxy-Authorization` (RFC 7617). `None` if the proxy requires no
+    /// account.
     #[must_use]
     pub fn authorization(&self) -> Option<SecretString> {
         self.account.as_ref().map(|ProxyAccount { user, password }| {
@@ -137,8 +140,8 @@ impl fmt::Debug for ProxyUrl {
     }
 }
 
-/// The part of an invalid address that a message may show. Everything that may be a password is
-/// left out.
+/// The part of an invalid address that a message may show. It leaves out everything that could be a
+/// password.
 fn without_account(text: &str) -> String {
     if text.is_empty() {
         return "an empty text".to_owned();
@@ -147,7 +150,8 @@ fn without_account(text: &str) -> String {
     if let Some((_, host)) = rest.rsplit_once('@') {
         return host.to_owned();
     }
-    // In `user:password` without a host, the password stands where the port does.
+    // If the host is missing, as in `user:password`, the password stands where the port belongs. So
+    // the text is shown only if that part consists of digits.
     let (host, port) = rest.split_once(':').unwrap_or((rest, ""));
     if port.chars().all(|character| character.is_ascii_digit()) && !rest.contains('%') {
         return text.to_owned();
@@ -156,7 +160,7 @@ fn without_account(text: &str) -> String {
     format!("{scheme}{separator}{host}:\u{2026}")
 }
 
-/// Reads `user:password`, percent-encoded. A password may be empty.
+/// Reads `user:password`, where both parts are percent-encoded. The password may be empty.
 fn read_account(text: &str) -> Result<ProxyAccount, &'static str> {
     let decoded = |part: &str| {
         let decoded =

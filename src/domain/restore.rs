@@ -1,5 +1,5 @@
-//! The rules of a restore from a backup: it ends all unfinished jobs and leases, because the backup
-//! does not contain what the host and the callers have done since.
+//! The rules for a restore from a backup. A restore ends all unfinished jobs and leases, because
+//! the backup does not contain what the host and the callers have done since.
 
 use jiff::Timestamp;
 
@@ -10,28 +10,30 @@ use super::lease::{EndReason, Lease, LeaseEnd, LeaseState, Quarantine};
 /// The minimum by which a restore raises the fence floor, even if the wall clock is wrong.
 const FENCE_STEP: u64 = 1_000_000;
 
-/// The reason of a quarantine after a restore. Operators and programs can search for it.
+/// The reason of a quarantine that a restore makes. Operators and programs can search for this
+/// word.
 pub const REASON: &str = "restored";
 
 const OTTER: &str = "otter";
 
-/// The fence floor after a restore: every later grant gets a higher fence.
+/// The fence floor after a restore: every later grant gets a fence above it.
 ///
-/// The archive contains neither the grants after the backup nor those after an earlier restore of
-/// the same archive. The time of the restore in milliseconds is higher than all these fences,
-/// because no machine is granted as often as once per millisecond. JSON readers that use
-/// double-precision numbers read this value exactly.
+/// The archive does not contain the grants that were made after the backup, or after an earlier
+/// restore of the same archive. Their fences must not be used again. The time of the restore in
+/// milliseconds is higher than all of them, because no machine is granted as often as once per
+/// millisecond. JSON readers that use double-precision numbers read this value exactly.
 ///
 /// # Parameters
-/// - `highest`: the highest fence in the archive, or the floor in the archive if that is higher.
+/// - `highest`: the highest fence in the archive, or the fence floor in the archive if that is
+///   higher.
 #[must_use]
 pub fn fence_floor(highest: u64, now: Timestamp) -> u64 {
     let clock = u64::try_from(now.as_millisecond()).unwrap_or_default();
     highest.saturating_add(FENCE_STEP).max(clock)
 }
 
-/// Ends an unfinished job: `cancelled` if it was queued, `unknown` if it was running. Does nothing
-/// to an ended job.
+/// Ends an unfinished job, because its state was restored from a backup. A queued job becomes
+/// `cancelled`, a running job becomes `unknown`, and an ended job stays as it is.
 pub fn end_job(job: &mut Job, now: Timestamp) {
     let (state, kind, detail) = match job.state {
         JobState::Queued => (
@@ -51,7 +53,8 @@ pub fn end_job(job: &mut Job, now: Timestamp) {
         step.state = JobStepState::Unknown;
         step.finished_at = Some(now);
     }
-    // `host_task` is cleared, because otter would follow the task, but the job has ended.
+    // `host_task` is cleared, because otter would otherwise follow the task although the job has
+    // ended.
     if let Some(task) = job.host_task.take() {
         job.warnings
             .push(format!("At the time of the backup the job's task on the host was {task}."));
@@ -65,7 +68,8 @@ pub fn end_job(job: &mut Job, now: Timestamp) {
     job.error = Some(failure);
 }
 
-/// Ends an open lease as `revoked`. Does nothing to an ended lease.
+/// Ends an open lease as `revoked`, because its state was restored from a backup. An ended lease
+/// stays as it is.
 pub fn end_lease(lease: &mut Lease, now: Timestamp) {
     if lease.state.is_end() {
         return;
@@ -81,8 +85,8 @@ pub fn end_lease(lease: &mut Lease, now: Timestamp) {
     lease.ended_at = Some(now);
 }
 
-/// The quarantine of a machine that an open lease held. If an operator had quarantined the machine
-/// before, the new reason includes the operator's reason.
+/// The quarantine for a machine that an open lease held at the time of the backup. If an operator
+/// had already quarantined the machine, the new reason includes the operator's reason.
 #[must_use]
 pub fn quarantine(before: Option<&Quarantine>, now: Timestamp) -> Quarantine {
     let reason = match before.filter(|before| !before.automatic) {

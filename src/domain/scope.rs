@@ -1,19 +1,20 @@
-//! The scope of a caller: the machines that the caller can see and act on. For the caller, other
-//! machines do not exist.
+//! The scope of a caller: the machines that the caller can see and act on. Other machines do not
+//! exist for the caller.
 
 use super::names::matches_pattern;
 
-/// Every machine, or some of them.
+/// A set of machines: all of them, or selected ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
     #[default]
     All,
-    /// The machines whose name matches one of the patterns, and those in one of the pools.
+    /// The machines whose name matches one of the patterns in `machines`, and the machines in one
+    /// of the `pools`.
     Selected { machines: Vec<String>, pools: Vec<String> },
 }
 
 impl Scope {
-    /// The scope with these patterns of names and these pools. If both lists are empty, the scope
+    /// Makes a scope from patterns of names and from pools. If both lists are empty, the scope
     /// contains all machines.
     #[must_use]
     pub fn new(machines: Vec<String>, pools: Vec<String>) -> Self {
@@ -29,7 +30,7 @@ impl Scope {
         matches!(self, Self::Selected { .. })
     }
 
-    /// Whether the scope contains a machine with this name, which is in these pools.
+    /// Whether the scope contains a machine that has this name and is in these pools.
     #[must_use]
     pub fn contains(&self, name: &str, pools: &[String]) -> bool {
         match self {

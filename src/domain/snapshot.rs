@@ -1,4 +1,5 @@
-//! The snapshots of a machine: the tree as a flat list, with parents before their children.
+//! The snapshots of a machine. Their tree is stored as a flat list, in which parents come before
+//! their children.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,26 +13,26 @@ use super::power::PowerState;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     pub id: SnapshotId,
-    /// The unescaped name.
+    /// The name of the snapshot without escapes.
     pub name: String,
     pub description: String,
     pub created_at: Option<Timestamp>,
-    /// The power state of the machine after a revert to this snapshot. A snapshot of a running
-    /// machine without its memory has `Off`.
+    /// The power state that the machine has after a revert to this snapshot. It is `Off` for a
+    /// snapshot of a running machine that does not include the memory.
     pub power_state: Option<PowerState>,
     pub quiesced: bool,
     pub parent: Option<SnapshotId>,
     pub children: Vec<SnapshotId>,
 }
 
-/// The snapshot tree of a machine. In `items` every parent comes before its children.
+/// The snapshot tree of a machine. In `items`, every parent comes before its children.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshots {
     pub current: Option<SnapshotId>,
     pub items: Vec<Snapshot>,
 }
 
-/// Why a reference does not select exactly one snapshot.
+/// Why a caller's reference does not select exactly one snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SnapshotLookupError {
     NotFound,
@@ -45,8 +46,9 @@ impl Snapshots {
         self.items.iter().find(|snapshot| snapshot.id == *id)
     }
 
-    /// The path of each snapshot, in the order of `items`. A path is the names from the root on,
-    /// joined by `/`. In a name, `/` is written `%2F` and `%` is written `%25`.
+    /// The path of each snapshot, in the order of `items`. A path consists of the names from the
+    /// root to the snapshot, joined by `/`. In a name, `/` is written `%2F` and `%` is written
+    /// `%25`.
     #[must_use]
     pub fn paths(&self) -> Vec<String> {
         let mut by_id: HashMap<&SnapshotId, usize> = HashMap::with_capacity(self.items.len());
@@ -63,15 +65,16 @@ impl Snapshots {
         paths
     }
 
-    /// The path of one snapshot of this tree.
+    /// The path of one snapshot of this tree, which consists of the names from the root to the
+    /// snapshot.
     #[must_use]
     pub fn path(&self, snapshot: &Snapshot) -> String {
         let by_id: HashMap<&SnapshotId, &Snapshot> =
             self.items.iter().map(|snapshot| (&snapshot.id, snapshot)).collect();
         let mut segments = vec![path_segment(&snapshot.name)];
         let mut parent = snapshot.parent.as_ref();
-        // A snapshot has fewer ancestors than the tree has snapshots. The bound prevents an endless
-        // loop if the host reports a cycle.
+        // The number of repetitions is limited, so that the loop ends even if the host reports a
+        // cycle. It suffices, because a snapshot has fewer ancestors than the tree has snapshots.
         for _ in 0..self.items.len() {
             let Some(ancestor) = parent.and_then(|parent| by_id.get(parent)) else { break };
             segments.push(path_segment(&ancestor.name));
@@ -81,9 +84,9 @@ impl Snapshots {
         segments.join("/")
     }
 
-    /// Finds a snapshot by its id, otherwise by its name or its path. Every form of a name matches
-    /// (see [`is_name`]). A name as it is shown takes precedence over a path. A path as it is shown
-    /// takes precedence over other forms of names and of paths.
+    /// Finds a snapshot by a caller's reference. The following are tried in this order: its id, its
+    /// name as otter shows it, its path as otter shows it, another form of its name (see
+    /// [`is_name`]), and a path of other forms of names.
     ///
     /// # Errors
     /// `NotFound` if no snapshot matches. `Ambiguous`, with the ids, if several match.
@@ -112,7 +115,7 @@ impl Snapshots {
         }
     }
 
-    /// Every snapshot below `id`, without `id` itself.
+    /// The ids of all snapshots below the snapshot `id`, without `id` itself.
     #[must_use]
     pub fn descendants(&self, id: &SnapshotId) -> Vec<SnapshotId> {
         let mut family = HashSet::from([id]);
@@ -127,24 +130,26 @@ impl Snapshots {
         below
     }
 
-    /// The snapshots with this path, as it is shown.
+    /// The snapshots whose path, as otter shows it, is this text.
     fn at_path(&self, path: &str) -> HashSet<&SnapshotId> {
-        // `%2f` and `%2F` are the same escape.
+        // `%2f` and `%2F` are the same escape, so the text may use either.
         let shown = path.replace("%2f", "%2F");
         self.with_names(&shown, |segment, name| path_segment(name) == segment)
     }
 
-    /// The snapshots with this path, if its segments are forms of their names.
+    /// The snapshots for which each segment of this text is a form of the name at its place in the
+    /// path.
     fn at_path_of_forms(&self, path: &str) -> HashSet<&SnapshotId> {
         self.with_names(path, |segment, name| is_name(&unescape_vim(segment), name))
     }
 
-    /// The snapshots for which each name from the root on fits its segment of the path, found in
-    /// one pass over the tree. The paths of all snapshots of a deep tree are long, so they are
-    /// not built.
+    /// The snapshots for which every name on the way from the root fits its segment of the path.
+    /// They are found in one pass over the tree. The paths themselves are not built, because all
+    /// paths of a deep tree together are long.
     fn with_names(&self, path: &str, fits: impl Fn(&str, &str) -> bool) -> HashSet<&SnapshotId> {
         let segments: Vec<&str> = path.split('/').collect();
-        // How many segments match the path of each snapshot. `None` if its path differs.
+        // For each snapshot, how many segments its path has, if all its names fit. `None` if a name
+        // does not fit its segment.
         let mut matched: HashMap<&SnapshotId, Option<usize>> =
             HashMap::with_capacity(self.items.len());
         let mut found = HashSet::new();
@@ -162,7 +167,7 @@ impl Snapshots {
     }
 }
 
-/// One segment of a path: the name, with `%` written as `%25` and `/` as `%2F`.
+/// One segment of a path: the name of a snapshot, with `%` written as `%25` and `/` as `%2F`.
 pub(super) fn path_segment(name: &str) -> String {
     name.replace('%', "%25").replace('/', "%2F")
 }
@@ -198,7 +203,7 @@ mod tests {
         Snapshots { current: None, items }
     }
 
-    /// A forest with few different names. Some of them are hostile: they equal an id, contain
+    /// Makes trees with few different names. Some names are hostile: they equal an id, contain
     /// slashes, or look like an escape.
     fn any_tree() -> impl Strategy<Value = Snapshots> {
         let names = vec!["a", "b", "a/b", "%", "%2F", "a%2fb", "a%252Fb", "id-1", ""];
@@ -212,7 +217,7 @@ mod tests {
         })
     }
 
-    /// Whether `ancestor` is above `of`, one parent after the other.
+    /// Whether `ancestor` is above the snapshot `of`. It goes from parent to parent.
     fn is_below(tree: &Snapshots, of: &Snapshot, ancestor: &SnapshotId) -> bool {
         let Some(parent) = &of.parent else { return false };
         parent == ancestor || is_below(tree, tree.get(parent).unwrap(), ancestor)
@@ -238,7 +243,7 @@ mod tests {
             ("a/b 100%", "id-4"),
             ("base/a%2Fb 100%25", "id-4"),
             ("base/a%2fb 100%25", "id-4"),
-            // An id takes precedence over a name, and a name over a path.
+            // An id counts before a name, and a name before a path.
             ("id-0", "id-0"),
             ("base/updated", "id-6"),
         ] {

@@ -1,5 +1,5 @@
-//! The rules for changes of a machine's snapshots: which caller may make which change. Pure, over
-//! one snapshot tree.
+//! The rules for changes of a machine's snapshots: which caller may make which change. The rules
+//! are pure functions of one snapshot tree.
 //!
 //! | caller | protected snapshot | other snapshot |
 //! | --- | --- | --- |
@@ -19,21 +19,24 @@ use super::job::JobRequest;
 use super::names::{matches_path_pattern, matches_pattern};
 use super::snapshot::{Snapshots, path_segment};
 
-/// The rules for the snapshots of one machine, and the known origins of its snapshots.
+/// The rules for the snapshots of one machine, and which of the snapshots were made under the job's
+/// lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotRules {
-    /// Patterns of names and of paths, from the configuration of otter and of the machine's pools.
+    /// Patterns of names and of paths that protect snapshots. They come from the configuration of
+    /// otter and of the machine's pools.
     pub protected: Vec<String>,
-    /// The setting `snapshots.runners_may_remove`.
+    /// The setting `snapshots.runners_may_remove`: whether a runner may also change snapshots that
+    /// were not made under its lease.
     pub runners_may_remove: bool,
-    /// The snapshots that were created under the lease of the job.
+    /// The snapshots that were created under the lease of the job that wants the change.
     pub made_under_lease: BTreeSet<SnapshotId>,
 }
 
-/// A change of a snapshot tree.
+/// A change of the snapshot tree of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnapshotChange<'a> {
-    /// Creates a snapshot below the current one.
+    /// Creates a snapshot below the machine's current snapshot.
     Create {
         name: &'a str,
     },
@@ -42,8 +45,8 @@ pub enum SnapshotChange<'a> {
         snapshot: &'a SnapshotId,
         name: Option<&'a str>,
     },
-    /// Removes a snapshot. With `children` all snapshots below it are removed too, otherwise they
-    /// move up.
+    /// Removes a snapshot. If `children` is set, all snapshots below it are removed too. Otherwise
+    /// its children move up to its parent.
     Remove {
         snapshot: &'a SnapshotId,
         children: bool,
@@ -51,7 +54,7 @@ pub enum SnapshotChange<'a> {
     RemoveAll,
 }
 
-/// The snapshots of a machine at one moment, parents before their children.
+/// The snapshots of a machine at one moment. Every parent comes before its children.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotTree {
     nodes: Vec<Node>,
@@ -65,24 +68,27 @@ struct Node {
     name: String,
 }
 
-/// Why a change is not allowed, and the snapshot that prevents it.
+/// Why a change is refused, and the snapshot that prevents it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The path of the snapshot. For a new snapshot, the path that it would get.
+    /// The path of the snapshot that prevents the change. For a new snapshot, the path that it
+    /// would get.
     pub path: String,
     pub reason: RefusalReason,
 }
 
-/// Why a snapshot must not be changed.
+/// Why a snapshot prevents a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RefusalReason {
     /// The pattern protects the snapshot.
     Protected { pattern: String },
-    /// The pattern protects the snapshot now and does not match the path after the change.
+    /// The pattern protects the snapshot now, but the change would give it a path that the pattern
+    /// does not protect.
     LosesProtection { pattern: String },
-    /// The pattern would protect the name or path that the snapshot would get.
+    /// The pattern would protect the name or the path that the snapshot would get, and only
+    /// operators may make protected snapshots.
     BecomesProtected { pattern: String },
-    /// The snapshot was not created under the lease of the caller.
+    /// The caller is a runner, and the snapshot was not created under the caller's lease.
     NotOwn,
 }
 
@@ -103,7 +109,7 @@ impl<'a> SnapshotChange<'a> {
         }
     }
 
-    /// The verb for the change, for use in a sentence.
+    /// The verb for this change, for use in a sentence.
     #[must_use]
     pub const fn verb(self) -> &'static str {
         match self {
@@ -115,7 +121,7 @@ impl<'a> SnapshotChange<'a> {
 }
 
 impl SnapshotTree {
-    /// The tree in the inventory.
+    /// The snapshot tree that the inventory has.
     #[must_use]
     pub fn from_inventory(snapshots: &Snapshots) -> Self {
         let nodes = snapshots.items.iter().map(|snapshot| Node {
@@ -126,7 +132,7 @@ impl SnapshotTree {
         Self { nodes: nodes.collect(), current: snapshots.current.clone() }
     }
 
-    /// The tree that was read directly from the host.
+    /// The snapshot tree that evidence has, which was read directly from the host.
     #[must_use]
     pub fn from_evidence(evidence: &Evidence) -> Self {
         let nodes = evidence.snapshots.iter().map(|snapshot| Node {
@@ -141,7 +147,8 @@ impl SnapshotTree {
         self.nodes.iter().position(|node| node.id == *id)
     }
 
-    /// For each node, whether it is below `root`. `root` is not below itself.
+    /// For each snapshot of the tree, whether it is below `root`. The snapshot `root` itself is
+    /// not.
     fn below(&self, root: &SnapshotId) -> Vec<bool> {
         let mut family = BTreeSet::from([root]);
         let mut below = Vec::with_capacity(self.nodes.len());
@@ -170,15 +177,16 @@ impl SnapshotTree {
         paths
     }
 
-    /// The tree after one snapshot was renamed.
+    /// The tree as it would be after the snapshot at this position was renamed.
     fn renamed(&self, position: usize, name: &str) -> Self {
         let mut renamed = self.clone();
         name.clone_into(&mut renamed.nodes[position].name);
         renamed
     }
 
-    /// The tree after one snapshot was removed and its children moved up. The removed snapshot
-    /// stays as a leaf, so that the positions do not change.
+    /// The tree as it would be after one snapshot was removed and its children moved up. The
+    /// removed snapshot stays in the list as a leaf, so that the positions of the others do not
+    /// change.
     fn without(&self, position: usize) -> Self {
         let mut left = self.clone();
         let Node { id, parent, .. } = self.nodes[position].clone();
@@ -190,10 +198,10 @@ impl SnapshotTree {
 }
 
 impl SnapshotRules {
-    /// Whether a change is allowed.
+    /// Checks whether a change is allowed.
     ///
     /// # Errors
-    /// The first snapshot that the change must not affect, and the reason.
+    /// The first snapshot that the change must not affect, and why it must not.
     pub fn check(
         &self,
         authority: Authority,
@@ -252,7 +260,7 @@ impl SnapshotRules {
         self.check_new(name, path)
     }
 
-    /// Refuses a name or a path that only operators may use.
+    /// Refuses a new name or path that a pattern protects. Only operators may use such names.
     fn check_new(&self, name: &str, path: String) -> Result<(), Refusal> {
         match self.protecting(name, &path) {
             Some(pattern) => Err(Refusal {
@@ -263,7 +271,9 @@ impl SnapshotRules {
         }
     }
 
-    /// Refuses to remove, rename or describe a snapshot.
+    /// Checks one snapshot that a change removes, renames or describes. The change is refused if
+    /// the snapshot is protected, or if the caller is a runner and the snapshot is not of its
+    /// lease.
     fn check_covered(
         &self,
         authority: Authority,
@@ -286,7 +296,7 @@ impl SnapshotRules {
     }
 
     /// Checks the snapshots below the target, whose paths change. Refuses the change if one of them
-    /// loses its protection. Refuses a runner's change also if one of them becomes protected.
+    /// loses its protection, and refuses a runner's change also if one of them becomes protected.
     fn check_moved(
         &self,
         authority: Authority,
@@ -314,8 +324,8 @@ impl SnapshotRules {
         Ok(())
     }
 
-    /// The pattern that protects a snapshot by one of the forms of its name, or by its path. `None`
-    /// if no pattern matches.
+    /// The pattern that protects a snapshot by its name or by its path. Every form of the name
+    /// counts. `None` if no pattern matches.
     fn protecting(&self, name: &str, path: &str) -> Option<&str> {
         let protects = |pattern: &&String| {
             matches_pattern(pattern, name) || matches_path_pattern(pattern, path)
@@ -325,11 +335,11 @@ impl SnapshotRules {
 }
 
 impl Refusal {
-    /// The text that explains the refusal to the caller.
+    /// The text that tells the caller why the change is refused.
     ///
     /// # Parameters
     /// - `machine`: the name of the machine.
-    /// - `lease`: the lease in the caller's `Otter-Lease`, if there is one.
+    /// - `lease`: the lease that the caller named in the header `Otter-Lease`, if any.
     #[must_use]
     pub fn detail(
         &self,

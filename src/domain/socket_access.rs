@@ -1,35 +1,35 @@
-//! Who may connect to a Unix socket: the mode and the group of its file. A process needs the
-//! permission to write to the file.
+//! Who may connect to a Unix socket: the mode and the group of the socket's file. A process may
+//! connect if it has the permission to write to the file.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The mode and the group of the file of a socket.
+/// The mode and the group of a socket's file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SocketAccess {
     pub mode: SocketMode,
-    /// `None` leaves the group that the system gives the file.
+    /// The group of the file. `None` keeps the group that the system gives the file.
     pub group: Option<SocketGroup>,
 }
 
-/// The permissions of the file. By default only its owner may connect.
+/// The permissions of a socket's file. By default only the owner of the file may connect.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SocketMode(u32);
 
-/// A group of accounts.
+/// A group of the operating system, by its name or its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SocketGroup {
     Name(String),
     Id(u32),
 }
 
-/// The text is not a mode or a group. The message says what to write.
+/// The error for a text that is not a mode or not a group. Its message says what to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidSocketAccess(&'static str);
 
 impl SocketMode {
-    /// The permission bits, as in `chmod`.
+    /// The permission bits, as the command `chmod` takes them.
     #[must_use]
     pub const fn bits(self) -> u32 {
         self.0

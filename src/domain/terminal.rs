@@ -1,13 +1,13 @@
-//! Texts that are safe to show on a terminal: which characters control the terminal, and their
-//! escapes.
+//! Makes texts safe to show on a terminal: says which characters control the terminal, and escapes
+//! them.
 //!
 //! Names come from the host and from callers. A control character in a name could clear the screen,
 //! forge a log line, or reverse the direction of the text after it.
 
 use std::borrow::Cow;
 
-/// Whether the character controls a terminal: C0, DEL and C1, the line and paragraph separators of
-/// Unicode, and the marks that change the direction of a text.
+/// Whether the character controls a terminal. Such characters are C0, DEL and C1, the line and
+/// paragraph separators of Unicode, and the marks that change the direction of a text.
 #[must_use]
 pub fn is_unprintable(character: char) -> bool {
     character.is_control()
@@ -25,14 +25,15 @@ pub fn first_unprintable(text: &str) -> Option<char> {
     text.chars().find(|character| is_unprintable(*character))
 }
 
-/// The text as one line that is safe to show. Each character that controls a terminal is escaped,
-/// as `\n` or `\u{1b}`.
+/// Makes a text of one line that is safe to show. Each character that controls a terminal is
+/// escaped, for example as `\n` or `\u{1b}`.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, is_unprintable)
 }
 
-/// Like [`printable`], for a text of several lines. The line ends are not escaped.
+/// Makes a text of several lines that is safe to show. It works like [`printable`], but does not
+/// escape the line ends.
 #[must_use]
 pub fn printable_lines(text: &str) -> Cow<'_, str> {
     escaped(text, |character| character != '\n' && is_unprintable(character))

@@ -1,4 +1,4 @@
-//! The reverse proxies whose headers about their clients otter trusts.
+//! The reverse proxies that otter trusts to say in their headers who their clients are.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,16 +6,16 @@ use std::str::FromStr;
 
 use super::network::Network;
 
-/// A reverse proxy, by the way in which it connects.
+/// A reverse proxy that otter trusts, named by the way in which it connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrustedProxy {
-    /// A proxy with an address in this network.
+    /// Every proxy with an address in this network.
     Network(Network),
-    /// A proxy that connects over a Unix socket.
+    /// Every proxy that connects over a Unix socket.
     Unix,
 }
 
-/// The text is neither a network nor `unix`.
+/// The error for a text that is neither a network nor `unix`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "write an IP network, such as 10.0.0.0/8 or fd00::/8, a single address, or unix for a proxy on \

@@ -7,20 +7,22 @@ use std::str::FromStr;
 /// How otter verifies the host's certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Verify {
-    /// otter uses the root certificates that the system trusts. The certificate must be valid for
-    /// the host's name.
+    /// The certificate must be valid for the host's name, by the root certificates that the
+    /// operating system trusts.
     #[default]
     SystemRoots,
-    /// otter uses the certificates in this PEM file, which are authorities or the host's
-    /// certificate itself. The certificate must be valid for the host's name.
+    /// The certificate must be valid for the host's name, by the certificates in this PEM file.
+    /// These are certificates of authorities, or the host's certificate itself.
     CaFile(PathBuf),
-    /// The certificate must have this SHA-256. Name, dates and issuer are not checked.
+    /// The certificate must have this SHA-256 fingerprint. Its name, dates and issuer are not
+    /// checked.
     Fingerprint(Fingerprint),
-    /// otter does not verify the certificate. It accepts every server.
+    /// otter does not verify the certificate, so it accepts every server.
     Off,
 }
 
-/// The SHA-256 of a certificate in DER. It is formatted in upper case with colons, as openssl does.
+/// The SHA-256 of a certificate in DER. It is written in upper case with colons, as openssl writes
+/// it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint(pub [u8; 32]);
 
@@ -70,7 +72,7 @@ impl FromStr for Verify {
 impl FromStr for Fingerprint {
     type Err = VerifyError;
 
-    /// Parses 64 hexadecimal digits in either case. Colons and white space are ignored.
+    /// Parses 64 hexadecimal digits in upper or lower case. Colons and white space are ignored.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let digits: String = text
             .chars()

@@ -1,33 +1,35 @@
-//! Names of a server on the web: the authority of the header `Host` (`otter.lab:8080`), and the
-//! origin of the header `Origin` (`https://otter.lab`, RFC 6454).
+//! Names of a server on the web: the value of the header `Host`, called authority
+//! (`otter.lab:8080`), and the value of the header `Origin` (`https://otter.lab`, RFC 6454).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
-/// The scheme of a URL of otter.
+/// The scheme of a URL at which clients reach otter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     Http,
     Https,
 }
 
-/// The host of an authority or an origin. The comparison ignores the case of names.
+/// The host in an authority or an origin. Names are compared without regard to upper and lower
+/// case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostName {
-    /// A name in lower case.
+    /// A DNS name in lower case.
     Name(String),
     Address(IpAddr),
 }
 
-/// A host and an optional port.
+/// An authority: a host and an optional port, as in the header `Host`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
     pub host: HostName,
     pub port: Option<u16>,
 }
 
-/// An origin: a scheme, a host and a port. A browser grants permissions to pages by their origin.
+/// A web origin: a scheme, a host and a port. A browser grants permissions to pages by their
+/// origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebOrigin {
     scheme: Scheme,
@@ -35,18 +37,18 @@ pub struct WebOrigin {
     port: u16,
 }
 
-/// The text is not a host with an optional port.
+/// The error for a text that is not a host with an optional port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("write a host name or an IP address, and optionally a port, such as otter.lab:8080")]
 pub struct InvalidAuthority;
 
-/// The text is not an origin.
+/// The error for a text that is not a web origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("write an origin without a path, such as https://lab.example or http://127.0.0.1:3000")]
 pub struct InvalidOrigin;
 
 impl Scheme {
-    /// The port of an authority that contains no port.
+    /// The port that this scheme uses if the authority contains no port.
     #[must_use]
     pub const fn default_port(self) -> u16 {
         match self {
@@ -78,7 +80,8 @@ impl WebOrigin {
     /// Whether pages of this origin come from the server at `authority`.
     ///
     /// # Parameters
-    /// - `scheme`: the scheme that the server uses. It gives the port of an authority without one.
+    /// - `scheme`: the scheme that the server uses. It decides the port if `authority` contains
+    ///   none.
     #[must_use]
     pub fn is_served_by(&self, authority: &Authority, scheme: Scheme) -> bool {
         self.host == authority.host && self.port == authority.port.unwrap_or(scheme.default_port())
@@ -110,7 +113,8 @@ impl FromStr for Authority {
     type Err = InvalidAuthority;
 
     fn from_str(text: &str) -> Result<Self, InvalidAuthority> {
-        // The colons of an IPv6 address are within its brackets.
+        // An IPv6 address has colons within its brackets, so the colon before the port is searched
+        // after them.
         let after_address = text.find(']').map_or(0, |end| end + 1);
         let colon = text[after_address..].find(':').map(|at| after_address + at);
         let (host, port) = match colon {

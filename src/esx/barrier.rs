@@ -1,44 +1,48 @@
-//! The callers of the barriers of `Hypervisor`. Waits for updates are numbered in the order in
-//! which they are sent. A wait returns every change that the host made before it received the wait,
-//! so a caller passes with the result of the first wait that was sent after what it asks for.
+//! The callers that wait for a barrier (`Hypervisor::barrier`). The collector numbers its waits for
+//! updates (`WaitForUpdatesEx`) in the order in which it sends them. The answer to a wait contains
+//! every change that the host made before the wait reached it. A caller may therefore continue when
+//! the first wait that was sent after the call is answered.
 
 use tokio::sync::oneshot;
 
 use crate::hypervisor::{HostError, HostErrorKind};
 
-/// Notifies one caller of a barrier.
+/// The channel that tells one caller of a barrier that the barrier is reached.
 pub type Waiter = oneshot::Sender<Result<(), HostError>>;
 
-/// The changes that the observer must have received before a caller passes.
+/// Which changes the observer must have received before a caller of a barrier may continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Covered {
-    /// Every change before the call of `Hypervisor::barrier`.
+    /// Every change that the host made before the call of `Hypervisor::barrier`.
     Everything,
-    /// Every change before the ends of the tasks that the followers have received.
+    /// Every change that the host made before the ends of those tasks whose ends the followers have
+    /// received.
     EndedTasks,
 }
 
-/// The callers, each with the number of the first wait whose result lets it pass.
+/// The waiting callers, each with the number of the first wait for updates whose answer lets the
+/// caller continue.
 #[derive(Debug, Default)]
 pub struct Barriers {
     waiters: Vec<(u64, Waiter)>,
-    /// The number of the last wait that was sent.
+    /// The number of the last wait for updates that was sent.
     sent: u64,
-    /// The number of the last wait whose whole result the observer has received.
+    /// The number of the last wait for updates whose complete answer the observer has received.
     completed: u64,
-    /// The number of the last wait that was sent before the followers received the end of a task.
+    /// The number of the wait for updates that was sent last before the followers received the end
+    /// of a task. `None` if no task has ended.
     at_last_end: Option<u64>,
 }
 
 impl Barriers {
-    /// Adds a caller, or lets it pass at once.
+    /// Adds a caller, or lets the caller continue at once if the observer already has the changes.
     pub fn join(&mut self, waiter: Waiter, covered: Covered) {
         let sufficient = match (covered, self.at_last_end) {
             (Covered::EndedTasks, Some(at_last_end)) => at_last_end + 1,
             _ => self.sent + 1,
         };
         if sufficient <= self.completed {
-            // `send` fails if the caller no longer waits.
+            // `send` fails if the caller has stopped waiting, which is no error.
             let _ = waiter.send(Ok(()));
         } else {
             self.waiters.retain(|(_, waiter)| !waiter.is_closed());
@@ -46,31 +50,35 @@ impl Barriers {
         }
     }
 
-    /// Records that the followers of a task received its end. The next wait is then a barrier.
+    /// Records that the followers of a task received the end of the task. From now on, the next
+    /// wait for updates acts as a barrier.
     pub const fn task_ended(&mut self) {
         self.at_last_end = Some(self.sent);
     }
 
-    /// Whether the next wait must be answered at once: a caller waits for it, or the followers of a
-    /// task that ended will soon wait for it.
+    /// Whether the host must answer the next wait for updates at once. This is so if a caller waits
+    /// for a barrier, or if a task has just ended, because its followers will soon call the
+    /// barrier.
     #[must_use]
     pub fn need_round(&self) -> bool {
         !self.waiters.is_empty()
             || self.at_last_end.is_some_and(|at_last_end| self.completed <= at_last_end)
     }
 
-    /// Whether the result of the pending wait is too early for a caller.
+    /// Whether a caller needs a later wait for updates than the one that is pending now.
     #[must_use]
     pub fn outlast_pending_wait(&self) -> bool {
         self.waiters.iter().any(|(sufficient, _)| *sufficient > self.sent)
     }
 
-    /// Records that a wait is about to be sent. The parts of a truncated set count as one wait.
+    /// Records that the collector is about to send a wait for updates. All waits for the parts of
+    /// one truncated update set count as one wait.
     pub const fn wait_sent(&mut self) {
         self.sent += 1;
     }
 
-    /// Lets callers pass after the observer has received the whole result of the last wait.
+    /// Records that the observer has received the complete answer to the last wait, and lets the
+    /// callers of this wait continue.
     pub fn wait_completed(&mut self) {
         self.completed = self.sent;
         for (_, waiter) in self.waiters.extract_if(.., |(sufficient, _)| *sufficient <= self.sent) {
@@ -78,7 +86,7 @@ impl Barriers {
         }
     }
 
-    /// Fails all callers as `Unreachable`, because there is no session.
+    /// Fails all callers with `Unreachable`, because there is no session with the host.
     pub fn fail_all(&mut self, reason: &str) {
         for (_, waiter) in self.waiters.drain(..) {
             let _ = waiter.send(Err(HostError::new(HostErrorKind::Unreachable, reason)));
@@ -107,7 +115,8 @@ mod tests {
         barriers.wait_sent();
         assert!(!barriers.outlast_pending_wait());
         let mut during_second = join(&mut barriers, Covered::Everything);
-        // A wait that failed is followed by another wait, which lets both callers pass.
+        // The wait that the second caller needs fails. The collector sends another wait, whose
+        // answer lets both callers continue.
         barriers.wait_sent();
         barriers.wait_completed();
         assert!(matches!(during_first.try_recv(), Ok(Ok(()))));

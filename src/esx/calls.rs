@@ -1,5 +1,6 @@
-//! The calls that change a machine. Each is sent once. A second time it is sent only if the host
-//! refused it because the session had ended, which proves that it did not run.
+//! The calls that change a machine. otter sends each call once. It sends a call a second time only
+//! if the host refused the call because the session had ended, which proves that the call did not
+//! run.
 
 use super::connections::Lane;
 use super::property_reader::permission_denied;
@@ -13,13 +14,14 @@ use crate::domain::ids::{JobId, MachineId, SnapshotId, TaskId};
 use crate::domain::names::escape_vim;
 use crate::hypervisor::{Accepted, CallError, CallTerms, HostError, HostErrorKind};
 
-/// Makes one call to the host. `job` is the operation id of the call in the log of the host.
+/// Makes one call to the host. `job` becomes the operation id of the call, which the host writes
+/// into its log.
 ///
 /// # Errors
 /// [`CallError::Refused`] if the call was not sent or the host answered with a fault.
-/// [`CallError::Lost`] after any other failure, and after a fault by which a vCenter reports that
-/// it lost its connection to the host ([`HostError::outcome_uncertain`]; from the host itself, such
-/// a fault is a refusal).
+/// [`CallError::Lost`] after any other failure. `Lost` also after a fault with which a vCenter says
+/// that it lost its connection to the host ([`HostError::outcome_uncertain`]). If a standalone host
+/// answers with the same fault, the call is refused.
 pub async fn call(
     session: &Session,
     machine: &MachineId,
@@ -100,8 +102,8 @@ fn request_for(machine: &MachineId, call: &HostCall, operation: &str) -> Request
 /// Calls `CancelTask`.
 ///
 /// # Errors
-/// The fault of the host: `NotSupported` or `InvalidState`, or `NotFound` if it does not know the
-/// task. A failure of the connection.
+/// The fault of the host: `NotSupported`, `InvalidState`, or `NotFound` if the host does not know
+/// the task. Or a failure of the connection.
 pub async fn cancel(session: &Session, task: &TaskId) -> Result<(), HostError> {
     let object = Reference::new("Task", task.backend_text());
     let prefix = format!("The host refused to cancel the task {task}");
@@ -137,8 +139,8 @@ pub(super) async fn send_authenticated(
     }
 }
 
-/// Whether a lost session can cause this fault of a call. `ManagedObjectNotFound` counts too,
-/// because a false report that a machine is gone does harm.
+/// Whether the host may answer a call with this fault because the session was lost. This includes
+/// `ManagedObjectNotFound`, because it would do harm to report wrongly that a machine is gone.
 fn may_mean_lost_session(fault: &VimFault) -> bool {
     matches!(fault.name.as_str(), "NotAuthenticated" | "SecurityError" | "ManagedObjectNotFound")
 }
@@ -153,7 +155,8 @@ async fn send_again(
     session.send(login, request, terms).await.map_err(|error| call_error(error, prefix))
 }
 
-/// The error of a call: refused if it is proven that the call did not run, otherwise lost.
+/// Turns the error of an exchange into the error of a call: refused if it is proven that the call
+/// did not run, otherwise lost. `prefix` begins the message.
 fn call_error(error: ExchangeError, prefix: &str) -> CallError {
     let refused = match &error {
         ExchangeError::NotSent(_) => true,

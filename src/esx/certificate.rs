@@ -1,8 +1,9 @@
-//! Reads the parts of an X.509 certificate that otter needs: the public key, the names, the dates
-//! and the purposes (RFC 5280), and makes its fingerprint.
+//! Reads the parts of an X.509 certificate that otter needs (the public key, the names, the dates
+//! and the purposes; RFC 5280), and makes the certificate's fingerprint.
 //!
-//! webpki parses X.509 v3 only, and factory certificates of hosts may be v1. It also reads no
-//! common name, which is the only name in a certificate that `openssl req -x509` made.
+//! The crate webpki cannot do this: it parses X.509 v3 only, but the factory certificates of hosts
+//! may be v1. It also does not read the common name, which is the only name in a certificate that
+//! `openssl req -x509` made.
 
 use std::net::IpAddr;
 
@@ -14,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::domain::verify::Fingerprint;
 
-/// Tags of DER.
+/// Tag numbers of DER values.
 const BOOLEAN: u8 = 0x01;
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
@@ -24,36 +25,36 @@ const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
-/// `[0]` of `TBSCertificate`: the version.
+/// The DER tag `[0]` in `TBSCertificate`: the version of the certificate.
 const VERSION: u8 = 0xa0;
-/// `[3]` of `TBSCertificate`: the extensions.
+/// The DER tag `[3]` in `TBSCertificate`: the extensions.
 const EXTENSIONS: u8 = 0xa3;
-/// `[2]` and `[7]` of `GeneralName`: a DNS name and an IP address.
+/// The DER tags `[2]` and `[7]` in `GeneralName`: a DNS name and an IP address.
 const DNS_NAME: u8 = 0x82;
 const IP_ADDRESS: u8 = 0x87;
 
-/// Object identifiers, in DER.
+/// Object identifiers of attributes and extensions, in DER.
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
 /// The object identifier `id-kp-serverAuth`, in DER.
 const SERVER_AUTH: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
 
-/// A certificate of any X.509 version.
+/// The parsed parts of a certificate of any X.509 version.
 #[derive(Debug)]
 pub struct Certificate<'c> {
     pub not_before: Timestamp,
     pub not_after: Timestamp,
     issuer: &'c [u8],
     subject: &'c [u8],
-    /// The contents of `Extensions`; empty if there are none.
+    /// The contents of the field `Extensions`. Empty if the certificate has no extensions.
     extensions: &'c [u8],
 }
 
-/// `SubjectPublicKeyInfo` of RFC 5280.
+/// A public key: the `SubjectPublicKeyInfo` of RFC 5280.
 #[derive(Debug)]
 pub struct PublicKey<'c> {
-    /// The contents of the `AlgorithmIdentifier`.
+    /// The contents of the key's `AlgorithmIdentifier`.
     pub algorithm: &'c [u8],
     pub bits: &'c [u8],
 }
@@ -65,7 +66,7 @@ pub fn fingerprint(certificate: &[u8]) -> Fingerprint {
 }
 
 impl<'c> Certificate<'c> {
-    /// Parses a certificate in DER. `None` if it is damaged.
+    /// Parses a certificate in DER. `None` if the certificate is damaged.
     #[must_use]
     pub fn from_der(certificate: &'c [u8]) -> Option<Self> {
         let fields = signed_fields(certificate)?;
@@ -86,13 +87,14 @@ impl<'c> Certificate<'c> {
         Some(Self { not_before, not_after, issuer, subject, extensions })
     }
 
-    /// Whether issuer and subject are the same.
+    /// Whether issuer and subject of the certificate are the same.
     #[must_use]
     pub fn is_self_issued(&self) -> bool {
         self.issuer == self.subject
     }
 
-    /// Whether the text is in a value of the subject or the issuer, such as the organization.
+    /// Whether the text occurs in an attribute of the subject or the issuer, such as the
+    /// organization.
     #[must_use]
     pub fn names_organization(&self, text: &str) -> bool {
         [self.subject, self.issuer]
@@ -101,7 +103,8 @@ impl<'c> Certificate<'c> {
             .any(|(_, value)| value.contains(text))
     }
 
-    /// Whether the certificate may identify a server: it lists no purposes, or `serverAuth`.
+    /// Whether the certificate may identify a server: it lists no purposes at all, or the purpose
+    /// `serverAuth`.
     #[must_use]
     pub fn is_for_servers(&self) -> bool {
         match self.extension(EXTENDED_KEY_USAGE) {
@@ -113,7 +116,7 @@ impl<'c> Certificate<'c> {
     }
 
     /// The names and addresses for which the certificate is valid: its alternative names, or its
-    /// common names if it has no alternative names.
+    /// common names if the certificate has no alternative name.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         let alternative: Vec<String> = self
@@ -127,8 +130,9 @@ impl<'c> Certificate<'c> {
         if alternative.is_empty() { self.common_names().collect() } else { alternative }
     }
 
-    /// Whether the certificate has this common name, and no alternative name or address, which
-    /// would count instead. Clients with OpenSSL, such as curl, accept such a certificate.
+    /// Whether the certificate has this common name and no alternative name or address. An
+    /// alternative name would count instead of the common name. Clients with OpenSSL, such as curl,
+    /// accept a certificate by its common name.
     #[must_use]
     pub fn has_common_name(&self, name: &ServerName<'_>) -> bool {
         let has_alternative =
@@ -140,13 +144,13 @@ impl<'c> Certificate<'c> {
         attributes(self.subject).filter(|(kind, _)| *kind == COMMON_NAME).map(|(_, value)| value)
     }
 
-    /// The tags and contents of the `GeneralName`s in `subjectAltName`.
+    /// The tags and contents of all `GeneralName`s in the extension `subjectAltName`.
     fn alternative_names(&self) -> impl Iterator<Item = (u8, &'c [u8])> + use<'c> {
         let names = self.extension(SUBJECT_ALT_NAME).and_then(|value| take_der(value, SEQUENCE));
         values(names.map_or(&[][..], |(names, _)| names))
     }
 
-    /// The value of an extension.
+    /// The value of the extension with this object identifier. `None` if the certificate lacks it.
     fn extension(&self, id: &[u8]) -> Option<&'c [u8]> {
         values(self.extensions).find_map(|(_, extension)| {
             let (found, mut rest) = take_der(extension, OBJECT_IDENTIFIER)?;
@@ -162,7 +166,7 @@ impl<'c> Certificate<'c> {
 }
 
 impl<'c> PublicKey<'c> {
-    /// The public key of a certificate in DER, even if the rest of the certificate cannot be
+    /// Reads the public key of a certificate in DER, even if the rest of the certificate cannot be
     /// parsed. `None` if the certificate is damaged.
     #[must_use]
     pub fn from_certificate(certificate: &'c [u8]) -> Option<Self> {
@@ -173,8 +177,8 @@ impl<'c> PublicKey<'c> {
         Self::from_contents(take_der(fields, SEQUENCE)?.0)
     }
 
-    /// The length of the modulus in bits. `None` if it is not an RSA key (`RSAPublicKey` of RFC
-    /// 8017).
+    /// The length of the modulus in bits, if the key is an RSA key (`RSAPublicKey` of RFC 8017).
+    /// `None` for other keys.
     #[must_use]
     pub fn rsa_bits(&self) -> Option<usize> {
         let (key, _) = take_der(self.bits, SEQUENCE)?;
@@ -186,13 +190,15 @@ impl<'c> PublicKey<'c> {
     fn from_contents(key: &'c [u8]) -> Option<Self> {
         let (algorithm, rest) = take_der(key, SEQUENCE)?;
         let (bits, _) = take_der(rest, BIT_STRING)?;
-        // The first octet counts the unused bits of the last octet; keys have none.
+        // The first octet of a DER bit string counts the unused bits of the last octet. A key has
+        // no unused bits, so the octet must be 0.
         Some(Self { algorithm, bits: bits.strip_prefix(&[0])? })
     }
 }
 
-/// The fields of `TBSCertificate` from the issuer on. The order of all fields is: [version] serial
-/// signature issuer validity subject subjectPublicKeyInfo ….
+/// The fields of `TBSCertificate` from the issuer on. All its fields are, in this order: version
+/// (optional), serial number, signature algorithm, issuer, validity, subject,
+/// `subjectPublicKeyInfo`, and the extensions among others.
 fn signed_fields(certificate: &[u8]) -> Option<&[u8]> {
     let (certificate, _) = take_der(certificate, SEQUENCE)?;
     let (mut fields, _) = take_der(certificate, SEQUENCE)?;
@@ -205,7 +211,7 @@ fn signed_fields(certificate: &[u8]) -> Option<&[u8]> {
     Some(fields)
 }
 
-/// The object identifiers and texts of the attributes of a `Name`.
+/// The object identifier and the text of each attribute in an X.509 `Name`.
 fn attributes(name: &[u8]) -> impl Iterator<Item = (&[u8], String)> {
     values(name).filter(|(tag, _)| *tag == SET).flat_map(|(_, set)| values(set)).filter_map(
         |(_, attribute)| {
@@ -216,7 +222,8 @@ fn attributes(name: &[u8]) -> impl Iterator<Item = (&[u8], String)> {
     )
 }
 
-/// Whether a name in a certificate matches this server. `*` matches the first label.
+/// Whether a name in a certificate is that of the server `name`. A `*` in the certificate stands
+/// for any first label of the server's DNS name.
 fn is_same_name(presented: &str, name: &ServerName<'_>) -> bool {
     let presented = presented.trim_end_matches('.');
     match name {
@@ -237,13 +244,15 @@ fn ip_address(octets: &[u8]) -> Option<IpAddr> {
     four.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
 }
 
-/// Splits off `Time`. Returns it and the rest of the input.
+/// Takes an X.509 `Time` from the beginning of the input. Returns the time and the rest of the
+/// input.
 fn take_time(input: &[u8]) -> Option<(Timestamp, &[u8])> {
     let tag = *input.first()?;
     let (text, rest) = take_der(input, tag)?;
     let digits = std::str::from_utf8(text.strip_suffix(b"Z")?).ok()?;
     let digits = match tag {
-        // RFC 5280, section 4.1.2.5.1: the years 50 to 99 are in the 20th century.
+        // RFC 5280, section 4.1.2.5.1: in a `UTCTime`, the years 50 to 99 are in the 20th century
+        // and the years 00 to 49 in the 21st.
         UTC_TIME if digits < "50" => format!("20{digits}"),
         UTC_TIME => format!("19{digits}"),
         GENERALIZED_TIME => digits.to_owned(),
@@ -253,7 +262,7 @@ fn take_time(input: &[u8]) -> Option<(Timestamp, &[u8])> {
     Some((time.to_zoned(TimeZone::UTC).ok()?.timestamp(), rest))
 }
 
-/// The tags and contents of the values in a sequence, up to the first one that is damaged.
+/// The tag and the contents of each value in a DER sequence, up to the first damaged value.
 fn values(mut input: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     std::iter::from_fn(move || {
         let tag = *input.first()?;
@@ -263,7 +272,8 @@ fn values(mut input: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     })
 }
 
-/// Splits off one DER value of this tag. Returns its contents and the rest of the input.
+/// Takes one DER value with this tag from the beginning of the input. Returns the contents of the
+/// value and the rest of the input.
 fn take_der(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (&[seen, short], rest) = input.split_first_chunk()?;
     if seen != tag {

@@ -1,5 +1,5 @@
-//! Why a certificate is not accepted, in plain sentences, and what a person can do. The names of
-//! rustls and webpki for these errors never reach a person.
+//! Says in plain sentences why a certificate is not accepted, and what a person can do. The names
+//! that rustls and webpki give to these errors never appear in a message.
 
 use std::sync::Arc;
 
@@ -13,33 +13,39 @@ use crate::domain::verify::Fingerprint;
 /// The shortest RSA key, in bits, that the cryptography library accepts.
 const SHORTEST_RSA_KEY: usize = 2048;
 
-/// The most names of a certificate that a message lists, and the most characters of each.
+/// The maximum number of a certificate's names that a message lists. `NAME_LENGTH` is the maximum
+/// number of characters of each name.
 const NAMES: usize = 5;
 const NAME_LENGTH: usize = 100;
 
-/// A certificate that is not accepted.
+/// Why a certificate is not accepted, and what a person can do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
 pub struct RefusedCertificate {
-    /// What is wrong, without a full stop. In the text, "it" is the certificate.
+    /// What is wrong with the certificate, as a sentence without a full stop. The word "it" in the
+    /// sentence is the certificate.
     pub why: String,
     pub remedy: Remedy,
-    /// The certificate that was presented. `None` if it is not known.
+    /// The fingerprint of the certificate that the server presented. `None` if the certificate is
+    /// not known.
     pub fingerprint: Option<Fingerprint>,
 }
 
-/// The advice at the end of each message.
+/// What a person can do about a certificate that is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// Trust the authority that signed the certificate, or the certificate itself.
+    /// Trust the authority that signed the certificate, or trust the certificate itself.
     Trust,
-    /// Renew the certificate, or correct a clock. A pinned certificate may have any dates.
+    /// Renew the certificate, correct a wrong clock, or pin the certificate: otter does not check
+    /// the dates of a pinned certificate.
     Dates,
-    /// Use one of the names in the certificate. A pinned certificate may have any name.
+    /// Connect to a name that is in the certificate, or pin the certificate: otter does not check
+    /// the name of a pinned certificate.
     Name,
-    /// Trust the certificate itself, because otter then does not check its authorities.
+    /// Pin the certificate, because otter does not check the authorities of a pinned certificate.
     Pin,
-    /// Change the pin, if the server is the right one.
+    /// Change the configured fingerprint to that of the new certificate, if the server is the right
+    /// one.
     ChangePin,
     /// Use another certificate, because this one cannot be used at all.
     Replace,
@@ -48,7 +54,7 @@ pub enum Remedy {
 }
 
 impl RefusedCertificate {
-    /// The refusal that this error of a connection reports.
+    /// Finds out why a certificate was refused from the error with which the TLS handshake failed.
     #[must_use]
     pub fn from_certificate_error(error: &CertificateError) -> Self {
         refused_before(error).cloned().unwrap_or_else(|| {
@@ -57,7 +63,8 @@ impl RefusedCertificate {
         })
     }
 
-    /// What to do about the certificate of a host, in sentences without the last full stop.
+    /// What a person can do about the certificate of a host, as sentences without the last full
+    /// stop.
     #[must_use]
     pub fn host_advice(&self) -> String {
         let pin = match &self.fingerprint {
@@ -87,7 +94,7 @@ impl RefusedCertificate {
         }
     }
 
-    /// The refusal of `certificate` for this reason of rustls.
+    /// Says why rustls refused `certificate` with `error`.
     pub(super) fn new(
         error: &CertificateError,
         certificate: &CertificateDer<'_>,
@@ -107,7 +114,8 @@ impl RefusedCertificate {
         Self { why, remedy, fingerprint: Some(fingerprint(certificate)) }
     }
 
-    /// The refusal of a certificate that is not `pinned`.
+    /// The refusal of a certificate that has another fingerprint than the configured one
+    /// (`pinned`).
     pub(super) fn other_than(pinned: Fingerprint, certificate: &CertificateDer<'_>) -> Self {
         let seen = fingerprint(certificate);
         Self {
@@ -129,15 +137,16 @@ impl From<RefusedCertificate> for rustls::Error {
     }
 }
 
-/// An RSA key that is too short to verify a signature.
+/// An RSA key in the chain that is too short: the library does not verify its signatures.
 #[derive(Clone, Copy)]
 struct ShortKey {
-    /// The beginning of the sentence: "it has", or "its authority has".
+    /// The beginning of the sentence about the key: "it has" for the certificate's own key, or "its
+    /// authority has".
     owner: &'static str,
     bits: usize,
 }
 
-/// The refusal in this error, if one of otter's verifiers wrapped a refusal.
+/// The reason for a refusal, if one of otter's own verifiers put it into this error of rustls.
 fn refused_before(error: &CertificateError) -> Option<&RefusedCertificate> {
     match error {
         CertificateError::Other(OtherError(inner)) => inner.downcast_ref(),
@@ -145,11 +154,12 @@ fn refused_before(error: &CertificateError) -> Option<&RefusedCertificate> {
     }
 }
 
-/// What is wrong with a certificate, and the remedy.
+/// Says what is wrong with a certificate, and what a person can do.
 ///
 /// # Parameters
-/// - `certificate`: the presented certificate. `None` if it is damaged or not known.
-/// - `short_key`: a key in the chain that is too short.
+/// - `certificate`: the certificate that the server presented. `None` if it is damaged or not
+///   known.
+/// - `short_key`: an RSA key in the chain that is too short.
 fn describe(
     error: &CertificateError,
     certificate: Option<&Certificate<'_>>,
@@ -228,13 +238,14 @@ fn describe(
             Some(error) => describe_webpki(error, is_self_signed),
             None => (BROKEN_RULE, Remedy::Pin),
         },
-        // Only a deprecated variant is left. An arm above handles its replacement.
+        // Only a deprecated variant of the enum is left. rustls sends the newer variant, which
+        // another arm handles.
         _ => (UNKNOWN_ALGORITHM, Remedy::Pin),
     };
     (why.to_owned(), remedy)
 }
 
-/// The errors of webpki that rustls passes on as they are.
+/// Describes the errors of webpki that rustls passes on unchanged.
 fn describe_webpki(error: &webpki::Error, is_self_signed: bool) -> (&'static str, Remedy) {
     use webpki::Error as E;
     match error {
@@ -265,7 +276,7 @@ const UNKNOWN_EXTENSION: &str = "it has a critical extension that otter does not
 const UNKNOWN_ALGORITHM: &str = "it is signed with an algorithm that otter does not know";
 const BROKEN_RULE: &str = "it breaks a rule for certificates (RFC 5280)";
 
-/// The names of the certificate, and the expected name.
+/// Says which names the certificate has and which name was expected.
 fn wrong_name(error: &CertificateError, certificate: Option<&Certificate<'_>>) -> String {
     let (expected, presented) = match error {
         CertificateError::NotValidForNameContext { expected, presented } => {
@@ -275,7 +286,8 @@ fn wrong_name(error: &CertificateError, certificate: Option<&Certificate<'_>>) -
     };
     let names = match certificate {
         Some(certificate) => certificate.names(),
-        // webpki writes a name as `DnsName("esx.lab")`.
+        // The error of webpki writes a name as `DnsName("esx.lab")`, so the name is the text in
+        // quotes.
         None => presented.iter().filter_map(|name| Some(name.split('"').nth(1)?.into())).collect(),
     };
     let short = |name: &String| name.chars().take(NAME_LENGTH).collect::<String>();
@@ -292,7 +304,7 @@ fn wrong_name(error: &CertificateError, certificate: Option<&Certificate<'_>>) -
     }
 }
 
-/// The day of a time of rustls. `None` if it is beyond the calendar.
+/// The date of a time that rustls reports. `None` if the time is beyond the calendar.
 fn day(time: UnixTime) -> Option<String> {
     let time = Timestamp::from_second(i64::try_from(time.as_secs()).ok()?).ok()?;
     Some(day_of(time))
@@ -302,9 +314,11 @@ fn day_of(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d").to_string()
 }
 
-/// The name of an outdated digest in the identifier of a signature algorithm, in DER.
+/// The name of the digest in the identifier of a signature algorithm (in DER), if the digest is
+/// outdated. `None` for other algorithms.
 fn outdated_digest(algorithm: &[u8]) -> Option<&'static str> {
-    /// `pkcs-1` of RFC 8017, `ecdsa-with-SHA1` of RFC 3279.
+    /// The beginnings of object identifiers: `pkcs-1` of RFC 8017, and `ecdsa-with-SHA1` of RFC
+    /// 3279.
     const RSA: [u8; 8] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01];
     const ECDSA_SHA1: [u8; 7] = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x01];
     let has = |id: &[u8]| algorithm.windows(id.len()).any(|part| part == id);
@@ -327,8 +341,9 @@ mod tests {
 
     use super::*;
 
-    /// A self-signed certificate with an RSA key of 1,024 bits, which ring cannot generate:
-    /// `openssl req -x509 -newkey rsa:1024 -nodes -subj /CN=esx -days 3650`.
+    /// A self-signed certificate with an RSA key of 1,024 bits. It is stored here because ring
+    /// cannot generate such a key. It was made with `openssl req -x509 -newkey rsa:1024 -nodes
+    /// -subj /CN=esx -days 3650`.
     const SHORT: &str = "-----BEGIN CERTIFICATE-----
 MIIB+DCCAWGgAwIBAgIUbOn7ZEQQ16iGd4sOWzkjb1MI8uUwDQYJKoZIhvcNAQEL
 BQAwDjEMMAoGA1UEAwwDZXN4MB4XDTI2MTEzMDE4NDEyMFoXDTM2MTEyNzE4NDEy
@@ -359,7 +374,7 @@ feW4QTqV5z1nYqGJWDGL+qTr/UtgL2VJPsF3Bw==
         CertificateError::Other(OtherError(Arc::new(error)))
     }
 
-    /// Asserts that a text has no name of a variant or of a type of Rust.
+    /// Asserts that a text for people contains no name of a Rust type or variant.
     fn assert_is_plain(text: &str) {
         let inner: Vec<char> = text.chars().collect();
         let camel = inner

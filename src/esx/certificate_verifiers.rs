@@ -1,11 +1,12 @@
 //! Verifies the certificate of a server: by authorities, by a pinned fingerprint, or not at all.
 //!
-//! - Authorities: webpki builds a chain from the certificate to a trusted one, and checks the name,
-//!   the dates and the purpose. A certificate that is itself trusted needs no chain, as in curl and
-//!   OpenSSL: also if it is an authority's (`openssl req -x509` makes such certificates for
-//!   servers), of an old version, or has its only name in the common name.
-//! - A pinned fingerprint replaces these checks (name, dates, issuer), but not the signature of the
-//!   handshake: the server must own the key of the pinned certificate.
+//! - Authorities: webpki builds a chain from the certificate to a trusted certificate, and checks
+//!   the name, the dates and the purpose. A server certificate that is itself trusted needs no
+//!   chain, as in curl and OpenSSL. It may then even be an authority's certificate (`openssl req
+//!   -x509` makes such certificates for servers), have an old X.509 version, or have only a common
+//!   name.
+//! - A pinned fingerprint replaces the checks of the name, the dates and the issuer. It does not
+//!   replace the signature of the handshake: the server must own the key of the pinned certificate.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,8 +23,8 @@ use super::certificate::{Certificate, PublicKey, fingerprint};
 use super::certificate_error::RefusedCertificate;
 use crate::domain::verify::Fingerprint;
 
-/// The trusted certificates. Each one is trusted as an authority and as the certificate of a
-/// server.
+/// The trusted certificates. Each of them is trusted both as an authority and as the certificate of
+/// a server.
 pub struct TrustedCertificates {
     roots: RootCertStore,
     fingerprints: Vec<Fingerprint>,
@@ -38,10 +39,10 @@ impl TrustedCertificates {
         self.roots.is_empty()
     }
 
-    /// Trusts a certificate.
+    /// Adds a certificate to the trusted certificates.
     ///
     /// # Errors
-    /// The certificate is damaged.
+    /// Fails if the certificate is damaged.
     pub fn add(&mut self, certificate: &CertificateDer<'_>) -> Result<(), RefusedCertificate> {
         self.roots.add(certificate.clone().into_owned()).map_err(|error| match error {
             rustls::Error::InvalidCertificate(error) => {
@@ -54,7 +55,7 @@ impl TrustedCertificates {
     }
 }
 
-/// Accepts certificates that are trusted, or that a trusted authority has signed.
+/// A verifier that accepts a certificate if it is trusted, or if a trusted authority has signed it.
 pub struct AuthorityVerifier {
     webpki: Arc<WebPkiServerVerifier>,
     trusted: Vec<Fingerprint>,
@@ -62,8 +63,10 @@ pub struct AuthorityVerifier {
 }
 
 impl AuthorityVerifier {
+    /// Makes a verifier with these trusted certificates.
+    ///
     /// # Errors
-    /// There is no trusted certificate.
+    /// Fails if there is no trusted certificate.
     pub fn new(
         trusted: TrustedCertificates,
         provider: &Arc<CryptoProvider>,
@@ -104,8 +107,9 @@ impl ServerCertVerifier for AuthorityVerifier {
             )
         };
         verified.map_err(|error| {
-            // If the signature of a self-issued certificate is wrong, a trusted certificate has the
-            // same name and another key: the host's certificate was generated again.
+            // The signature of a self-issued certificate is wrong if a trusted certificate has the
+            // same name but another key. This happens when the host has generated its certificate
+            // again.
             let is_generated_again = is_bad_signature(&error)
                 && Certificate::from_der(end_entity).is_some_and(|made| made.is_self_issued());
             let error =
@@ -156,7 +160,7 @@ impl fmt::Debug for AuthorityVerifier {
     }
 }
 
-/// Accepts the pinned certificate, or any certificate if none is pinned.
+/// A verifier that accepts only the pinned certificate, or any certificate if none is pinned.
 pub struct PinnedVerifier {
     pin: Option<Fingerprint>,
     algorithms: WebPkiSupportedAlgorithms,
@@ -192,8 +196,9 @@ impl ServerCertVerifier for PinnedVerifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         if self.pin.is_none() {
-            // The signature proves nothing if any certificate is accepted, and some hosts have keys
-            // too short to be verified (RSA of 1,024 bits).
+            // No certificate is pinned, so every certificate is accepted and the signature of the
+            // handshake proves nothing. It is not verified, because the keys of some hosts are too
+            // short for that (RSA with 1,024 bits).
             return Ok(HandshakeSignatureValid::assertion());
         }
         verify_signature(&self.algorithms, message, certificate, signed)
@@ -207,7 +212,8 @@ impl ServerCertVerifier for PinnedVerifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         if self.pin.is_none() {
-            // The signature proves nothing if any certificate is accepted, as in TLS 1.2.
+            // No certificate is pinned, so every certificate is accepted and the signature of the
+            // handshake proves nothing. It is not verified, as in TLS 1.2.
             return Ok(HandshakeSignatureValid::assertion());
         }
         verify_tls13_signature(&self.algorithms, message, certificate, signed)
@@ -225,11 +231,11 @@ impl fmt::Debug for PinnedVerifier {
     }
 }
 
-/// Checks the name, the dates and the purpose of a certificate that is itself trusted. If the
-/// certificate has no alternative name, its common name counts.
+/// Checks the name, the dates and the purpose of a server certificate that is itself trusted. If
+/// the certificate has no alternative name, its common name counts.
 ///
 /// # Errors
-/// The error of rustls for the failed check.
+/// The error of rustls for the check that failed.
 fn check_trusted(
     certificate: &CertificateDer<'_>,
     server_name: &ServerName<'_>,
@@ -261,7 +267,8 @@ fn check_trusted(
     }
 }
 
-/// Checks that the handshake was signed with the key of a certificate of any X.509 version.
+/// Checks that the key of the certificate has signed the TLS handshake. The certificate may have
+/// any X.509 version.
 fn verify_signature(
     algorithms: &WebPkiSupportedAlgorithms,
     message: &[u8],
@@ -285,8 +292,8 @@ fn verify_signature(
     }
 }
 
-/// Like [`verify_signature`], for TLS 1.3: PKCS #1 v1.5 must not sign the handshake (RFC 8446,
-/// section 4.2.3).
+/// Checks that the key of the certificate has signed the TLS 1.3 handshake. Unlike in
+/// [`verify_signature`], PKCS #1 v1.5 is refused (RFC 8446, section 4.2.3).
 fn verify_tls13_signature(
     algorithms: &WebPkiSupportedAlgorithms,
     message: &[u8],
@@ -308,7 +315,8 @@ const fn is_bad_signature(error: &rustls::Error) -> bool {
     matches!(error, rustls::Error::InvalidCertificate(CertificateError::BadSignature))
 }
 
-/// The error with the reason in plain words, if it is about the certificate.
+/// If an error of rustls is about the certificate, replaces it by an error that gives the reason in
+/// plain words.
 fn explained(
     error: rustls::Error,
     certificate: &CertificateDer<'_>,

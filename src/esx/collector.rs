@@ -12,15 +12,17 @@
 //! - subscribe: create the views and filters on the host.
 //! - first set: the host returns every object of the filters.
 //! - wait: the host answers when a property changes, or after `max_wait`.
-//! - apply: put the set into the property cache. A truncated set is continued first.
+//! - apply: put the update set into the property cache. If the set is truncated, get its other
+//!   parts first.
 //! - report: send the changes to the observer and to the followers of tasks.
 //!
-//! The wait after the end of a followed task is a barrier: `maxWaitSeconds` is 0, so that its
-//! answer proves at once that the observer has every change before that end. Other callers of a
-//! barrier cancel the pending wait.
+//! The wait after the end of a followed task acts as a barrier. Its `maxWaitSeconds` is 0, so the
+//! host answers at once, and the answer proves that the observer has every change before the end of
+//! the task. Another caller of a barrier makes the collector cancel its pending wait.
 //!
-//! A set that removes all machines, or many at once, is reported only after the session was found
-//! valid and a second read agreed: an answer on a lost session can look like an empty host.
+//! An update set that removes all machines, or many at once, is reported only after the collector
+//! has found the session valid and a second read has agreed. The reason is that an answer on a lost
+//! session can look like an empty host.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -50,31 +52,33 @@ use crate::clock::Clock;
 use crate::domain::ids::{MachineId, TaskId};
 use crate::hypervisor::{Fact, Facts, HostError, HostErrorKind, Observer};
 
-/// The most objects in one answer. The first read of 1,000 machines takes four answers.
+/// The maximum number of objects in one answer. The first read of a host with 1,000 machines takes
+/// four answers.
 const OBJECTS_PER_SET: u32 = 250;
 
-/// The most objects that one call reads again.
+/// The maximum number of objects that one call reads again.
 const OBJECTS_PER_READ: usize = 50;
 
-/// The number of consecutive failed waits that the collector tolerates. After one more it creates
-/// the subscription again.
+/// The number of consecutive failed waits that the collector tolerates. After one more failure the
+/// collector gives up the stream, and a new stream gets a new subscription.
 const MAX_FAILED_WAITS: u32 = 3;
 
-/// After this number of consecutive waits without an update, the collector pauses if a wait ends
-/// early, because the host then does not hold waits open.
+/// The number of consecutive waits without an update after which the collector checks how long a
+/// wait lasts. If a wait then ends early, the host does not hold waits open, and the collector
+/// pauses before the next wait.
 const MAX_IDLE: u32 = 5;
 
-/// A request to the task of `run`.
+/// A request to the task that runs the collector (the task of `Hypervisor::run`).
 #[derive(Debug)]
 pub enum Command {
-    /// Notify the waiter after the observer has received all these changes.
+    /// Notify the waiter after the observer has received all changes that `Covered` names.
     Barrier(Waiter, Covered),
-    /// Report a fact that was read directly, in order with the other facts, and confirm it on the
-    /// channel.
+    /// Report a fact that a caller has read directly, in order with the facts of the stream, and
+    /// then confirm the report on the channel.
     Report(Fact, oneshot::Sender<()>),
 }
 
-/// Follows the host on one login after the other.
+/// Follows the host on one login after the other. Each login gets a stream of updates.
 pub struct Collector {
     session: Arc<Session>,
     observer: Arc<dyn Observer>,
@@ -84,15 +88,15 @@ pub struct Collector {
     max_wait: Duration,
     commands: mpsc::Receiver<Command>,
     barriers: Barriers,
-    /// The machines that the observer knows.
+    /// The machines that the collector last reported to the observer.
     reported: BTreeSet<MachineId>,
     paths: FollowedPaths,
-    /// The last subscription, which may still exist on the host.
+    /// The views and filters that the collector created last. They may still exist on the host.
     subscription: Option<Subscription>,
-    /// When the collector last cancelled its own wait.
+    /// When the collector last cancelled its own pending wait, by the clock's `elapsed`.
     last_cancel: Option<Duration>,
-    /// Whether the host reports the first state of a task that is added to the `ListView` during a
-    /// wait. Until the host shows that it does not, otter assumes so.
+    /// Whether the stream reports the state of a task that is added to the `ListView` while a wait
+    /// is pending. otter assumes that it does, until the host shows that it does not.
     reports_additions: bool,
 }
 
@@ -101,18 +105,19 @@ pub struct Collector {
 struct StreamState {
     cache: PropertyCache,
     list: ListChanges,
-    /// A part of a truncated set that is not in the cache yet. It is applied to the cache while the
-    /// host prepares the next part.
+    /// A part of a truncated update set that is not in the cache yet. The collector applies it
+    /// while the host prepares the next part.
     unapplied: Option<Reply>,
 }
 
-/// The changes of the `ListView` on one stream.
+/// The changes that otter makes to the `ListView` of tasks during one stream of updates.
 #[derive(Default)]
 struct ListChanges {
     in_flight: Option<InFlight<Result<ListUpdate, ExchangeError>>>,
-    /// The added tasks that the stream has not reported yet, each with the time of the addition.
+    /// The tasks that were added to the `ListView` but that the stream has not reported yet, each
+    /// with the time at which it was added.
     unreported: Vec<(Duration, TaskId)>,
-    /// Completes when the first of the unreported tasks must be read.
+    /// A timer that ends when otter must itself read the oldest of the unreported tasks.
     patience: Option<InFlight<()>>,
 }
 
@@ -145,8 +150,8 @@ impl Collector {
         }
     }
 
-    /// Follows the host on `login` until that fails, and returns the failure. Calls `on_synced`
-    /// once, after the observer has received the first complete facts.
+    /// Follows the host on `login` until something fails, and returns the failure. Calls
+    /// `on_synced` once, after the observer has received the first complete facts.
     pub async fn serve(
         &mut self,
         login: &Arc<Login>,
@@ -157,7 +162,8 @@ impl Collector {
         error
     }
 
-    /// Awaits `future` while there is no stream of updates. Barriers fail at once with `reason`.
+    /// Awaits `future` while otter has no stream of updates. A caller of a barrier meanwhile fails
+    /// at once with `reason`.
     pub async fn while_disconnected<T>(
         &mut self,
         reason: &str,
@@ -183,8 +189,9 @@ impl Collector {
         let subscription = self.subscribe(login).await?;
         self.followers.list_view_recreated();
         let mut stream = StreamState::default();
-        // `version` belongs to the last complete set, `next` is the one to wait from. They differ
-        // within a truncated set, because its versions can be used only once.
+        // `version` is the version of the last complete update set, and `next` is the version from
+        // which to wait. The two differ only between the parts of a truncated set. A failed wait
+        // begins again at `version`, because the version of a part is valid only once.
         let (mut version, mut next) = (String::new(), String::new());
         let (mut from_scratch, mut first, mut failed_waits, mut idle) = (true, true, 0, 0);
         loop {
@@ -215,7 +222,8 @@ impl Collector {
             if idle > MAX_IDLE
                 && self.clock.elapsed().saturating_sub(wait_start) < self.max_wait / 2
             {
-                // The host does not hold the wait. Do not flood it with requests.
+                // The host answers each wait at once instead of holding it open. The pause keeps
+                // otter from flooding the host with requests.
                 self.clock.sleep(Duration::from_secs(1)).await;
             }
             if let Some(set) = reply.return_value() {
@@ -237,7 +245,8 @@ impl Collector {
         }
     }
 
-    /// Creates the subscription, and destroys an earlier one on this login.
+    /// Creates the views and filters on the host. If the collector has created views and filters on
+    /// this login before, it destroys those first.
     async fn subscribe(&mut self, login: &Login) -> Result<Subscription, HostError> {
         if let Some(old) = self.subscription.take().filter(|old| old.belongs_to(login)) {
             old.destroy(&self.session, login).await;
@@ -249,12 +258,14 @@ impl Collector {
         Ok(subscription)
     }
 
-    /// Waits for the next set and returns the answer. Meanwhile it handles commands, rechecks of
-    /// the session, and tasks to follow. A barrier cancels a pending wait, so that the next wait
-    /// returns at once.
+    /// Waits for the next update set and returns the answer. Meanwhile it handles commands, checks
+    /// the session if a caller asks for it, and adds tasks to follow. A command for a barrier
+    /// cancels the pending wait, so that the next wait, which the host answers at once, can be
+    /// sent.
     ///
     /// # Errors
-    /// The outer error ends the stream: the session is lost, or a task could not be followed.
+    /// The outer error ends the stream: the session is lost, or a task could not be followed. The
+    /// inner error is that of the wait.
     async fn wait(
         &mut self,
         login: &Arc<Login>,
@@ -275,7 +286,8 @@ impl Collector {
             let (session, login) = (Arc::clone(&session), Arc::clone(login));
             let request = request::cancel_wait_for_updates(&login.content.property_collector);
             Box::pin(async move {
-                // The result does not matter: the pending wait ends if the cancel worked.
+                // The result of the cancel does not matter: if the cancel worked, the pending wait
+                // ends.
                 let _ = session.send(&login, request, Lane::Reserved).await;
             }) as InFlight<()>
         };
@@ -286,8 +298,8 @@ impl Collector {
         ) = (None, None, Duration::ZERO);
         let mut answer = Box::pin(session.send(login, request, Lane::LongPoll));
         if stream.unapplied.is_some() {
-            // This poll sends the request before the part is applied, so that the host works
-            // meanwhile.
+            // This poll sends the request for the next part before the received part is applied, so
+            // that the host prepares its answer meanwhile.
             let sent = futures_util::poll!(answer.as_mut());
             stream.apply();
             if let Poll::Ready(answer) = sent {
@@ -300,19 +312,20 @@ impl Collector {
         }
         loop {
             tokio::select! {
-                // Poll the answer first, because it may make the next cancel unnecessary.
+                // The answer is polled first, because it may make another cancel unnecessary.
                 biased;
                 answer = &mut answer => {
                     if let Some(cancelling) = cancelling {
-                        // Await the cancel. Otherwise it could reach the host later and end the
-                        // next wait.
+                        // The collector awaits the cancel that is under way. Otherwise the cancel
+                        // could reach the host later and end the next wait.
                         cancelling.await;
                     }
                     return Ok(answer);
                 }
                 () = poll_in_flight(&mut cancelling) => {
-                    // The cancel can reach the host before the wait does. Then the wait
-                    // continues, so otter sends the cancel again, first at once.
+                    // A cancel can reach the host before the wait that it should end. The wait then
+                    // goes on, so the collector sends the cancel again: once without a pause, then
+                    // with growing pauses.
                     let (clock, pause_now) = (clock.clone(), pause);
                     repeat = Some(Box::pin(async move {
                         if !pause_now.is_zero() {
@@ -370,14 +383,15 @@ impl Collector {
             Command::Barrier(waiter, covered) => self.barriers.join(waiter, covered),
             Command::Report(fact, sender) => {
                 self.observer.observe(Facts { complete: false, changes: vec![fact] });
-                // `send` fails if the sender of the command no longer waits.
+                // `send` fails if the sender of the command has stopped waiting, which is no error.
                 let _ = sender.send(());
             }
         }
     }
 
-    /// Whether the stream continues from the last complete version after a failed wait. If it must
-    /// start again on the same filters, sets `version` to "" and returns `false`.
+    /// Whether the stream can continue from the last complete version after a failed wait. If the
+    /// stream must begin again with the same filters, this function sets `version` to "" and
+    /// returns `false`.
     ///
     /// # Errors
     /// The failure that ends the stream.
@@ -409,15 +423,16 @@ impl Collector {
                 if self.session.is_valid(login).await? { Ok(true) } else { Err(session_lost()) }
             }
             error => {
-                // A host can refuse a property path in a wait too.
+                // A host can refuse an unknown property path even in the answer to a wait, so the
+                // path is no longer followed after this failure.
                 self.paths.drop_unknown(&error);
                 Err(refused_to_follow(error))
             }
         }
     }
 
-    /// Reads incomplete objects again, verifies removals, and reports the changes to the observer
-    /// and to the followers of tasks.
+    /// Ends the work on a complete update set: reads incomplete objects again, verifies removals,
+    /// and reports the changes to the observer and to the followers of tasks.
     async fn commit(
         &mut self,
         login: &Login,
@@ -437,23 +452,29 @@ impl Collector {
         if cache.take_unauthenticated() && !self.session.is_valid(login).await? {
             return Err(session_lost());
         }
-        self.verify_removals(login, subscription, cache).await?;
+        // Almost no set adds or removes machines, so that a host with many machines costs no more.
+        if complete || cache.has_membership_changed() {
+            self.verify_removals(login, subscription, cache).await?;
+        }
         let tasks = cache.take_tasks();
         let restarted =
             tasks.iter().filter_map(|(task, info)| self.guest_restart(cache, task, info.as_ref()));
-        // Report the restarts first, because the properties in this set are newer than the
-        // restarts.
+        // Restarts of guests are reported first, because the properties in this update set are
+        // newer than the restarts.
         let mut changes: Vec<Fact> = restarted.collect();
         let mut facts = cache.take_facts(complete);
         changes.append(&mut facts.changes);
         if complete || !changes.is_empty() {
-            self.reported = cache.machines().cloned().collect();
+            if cache.take_membership_changed() || complete {
+                self.reported = cache.machines().cloned().collect();
+            }
             self.observer.observe(Facts { complete: facts.complete, changes });
         }
         for (task, info) in &tasks {
             match info {
                 Some(info) => self.report_info(login, task, info),
-                // The task left the list view, or its info is incomplete. A read shows which.
+                // The task has left the `ListView`, or its `info` is incomplete. otter adds and
+                // reads the task again to find out.
                 None => self.followers.relist(task),
             }
         }
@@ -484,7 +505,8 @@ impl Collector {
                         Ok(contents) => {
                             contents.objects().for_each(|content| cache.replace(&content));
                         }
-                        // The stream reports the removal of the object.
+                        // The host no longer has the object, so nothing is read. The stream will
+                        // report the removal.
                         Err(error) if error.is_fault("ManagedObjectNotFound") => {}
                         Err(error) => return Err(error),
                     }
@@ -495,11 +517,12 @@ impl Collector {
         Ok(())
     }
 
-    /// Verifies a set in which all machines are missing, or more than three that are also more than
-    /// a tenth of the reported ones. It checks the session and reads the names of all machines.
+    /// Verifies an update set that removes all machines, or that removes more than three machines
+    /// and more than a tenth of the reported ones. To verify it, otter checks the session and reads
+    /// the names of all machines.
     ///
     /// # Errors
-    /// `Protocol` if the second read still shows one of them.
+    /// `Protocol` if the second read still shows one of the removed machines.
     async fn verify_removals(
         &self,
         login: &Login,
@@ -596,7 +619,7 @@ impl Collector {
 }
 
 impl StreamState {
-    /// Applies the part in `unapplied` to the cache.
+    /// Applies the update set in `unapplied` to the cache.
     fn apply(&mut self) {
         let Some(reply) = self.unapplied.take() else { return };
         if let Some(set) = reply.return_value().map(UpdateSet::from_element) {
@@ -606,11 +629,12 @@ impl StreamState {
 }
 
 impl ListChanges {
-    /// How long the stream may take to report an added task. Hosts that report additions do so at
-    /// once.
+    /// How long the stream may take to report a task that was added to the `ListView`. A host that
+    /// reports added tasks at all does so at once.
     const PATIENCE: Duration = Duration::from_millis(250);
 
-    /// Begins to wait for the oldest task that is not reported, if there is one.
+    /// Starts the timer for the oldest task that the stream has not reported, if there is such a
+    /// task and no timer runs.
     fn start_patience(&mut self, clock: &Clock) {
         if self.patience.is_none()
             && let Some((since, _)) = self.unreported.first()
@@ -621,7 +645,7 @@ impl ListChanges {
         }
     }
 
-    /// Takes the tasks that the stream has not reported within `PATIENCE`.
+    /// Takes the tasks that the stream has not reported within `PATIENCE` after they were added.
     fn take_overdue(&mut self, now: Duration) -> Vec<TaskId> {
         let is_overdue = |(since, _): &mut (Duration, TaskId)| *since + Self::PATIENCE <= now;
         self.unreported.extract_if(.., is_overdue).map(|(_, task)| task).collect()
@@ -632,7 +656,7 @@ fn refused_to_follow(error: ExchangeError) -> HostError {
     error.into_error("otter cannot follow the changes of the host")
 }
 
-/// Awaits the future and removes it. Pending for ever if there is none.
+/// Awaits the future and then removes it from the option. If there is no future, waits for ever.
 async fn poll_in_flight<T>(in_flight: &mut Option<InFlight<T>>) -> T {
     match in_flight {
         Some(future) => {

@@ -1,8 +1,9 @@
-//! The connections to the host: at most [`MAX_SHARED`] for calls, and one for the wait for updates.
-//! They are kept open between calls. A call that finds all of them in use waits for its turn.
+//! The connections to the host: at most [`MAX_SHARED`] for calls, and one more for the wait for
+//! updates. Connections are kept open between calls. A call that finds all connections in use waits
+//! for its turn.
 //!
-//! The task that makes a call also drives its connection, so an idle connection needs no task, and
-//! a call that is dropped closes its connection.
+//! The task that makes a call also drives the call's connection. Therefore an idle connection needs
+//! no task, and a call that is dropped closes its connection.
 
 use std::future::Future;
 use std::io;
@@ -28,62 +29,64 @@ use super::tunnel;
 use crate::domain::proxy_url::ProxyUrl;
 use crate::hypervisor::ByteStream;
 
-/// The most connections for calls. A host serves about a hundred connections for all its clients.
+/// The maximum number of connections for calls. A host serves about a hundred connections for all
+/// its clients.
 pub const MAX_SHARED: usize = 8;
 
-/// How many of the [`MAX_SHARED`] connections are reserved for [`Lane::Reserved`].
+/// How many of the [`MAX_SHARED`] connections only calls of [`Lane::Reserved`] may use.
 const RESERVED: usize = 1;
 
-/// How long an idle connection can be reused. hostd drops idle connections, and a request that is
-/// sent at that moment is lost.
+/// How long otter keeps an idle connection for another call. hostd closes idle connections, and a
+/// request that is sent at that moment is lost.
 const MAX_IDLE: Duration = Duration::from_secs(20);
 
 /// Which connections a call may use, and how long it may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// A call of a job, or a read. It waits for its turn behind earlier calls.
+    /// A call of a job, or a read. It waits for a free connection behind earlier calls.
     Ordinary,
-    /// The session, the stream of updates, and jobs that must not wait for others, such as a kill.
-    /// One connection is reserved for these.
+    /// A call for the session or for the stream of updates, or of a job that must not wait for
+    /// others, such as a kill. One connection is reserved for such calls.
     Reserved,
-    /// The wait for updates, which the host holds open. It has a connection of its own.
+    /// The wait for updates, which the host holds open for a long time. It has a connection of its
+    /// own.
     LongPoll,
 }
 
-/// The connections to one host.
+/// All connections to one host.
 #[derive(Debug)]
 pub struct Connections {
     endpoint: Endpoint,
     ordinary: Semaphore,
     reserved: Semaphore,
     long_poll: Semaphore,
-    /// The idle connections for calls. The last used one is last.
+    /// The idle connections for calls. The connection that was used last is at the end.
     idle: Mutex<Vec<IdleConnection>>,
     idle_long_poll: Mutex<Vec<IdleConnection>>,
 }
 
-/// Where and how to connect.
+/// The address of the host, and how otter connects to it.
 pub struct Endpoint {
     pub host: String,
     pub port: u16,
-    /// `None` for plain HTTP.
+    /// The TLS configuration and the expected server name. `None` means plain HTTP.
     pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     pub proxy: Option<ProxyUrl>,
 }
 
-/// The right to have one connection.
+/// The right of a call to use one connection.
 #[derive(Debug)]
 pub struct Turn<'a> {
     lane: Lane,
-    /// `None` if the semaphore was closed, which never happens.
+    /// The permit that the call holds. `None` if the semaphore was closed, which never happens.
     _permit: Option<SemaphorePermit<'a>>,
 }
 
-/// A connection that serves one call after the other.
+/// An HTTP connection that serves one call after the other.
 pub struct Connection {
     sender: http1::SendRequest<Full<Bytes>>,
-    /// `None` once the connection is closed. `sender` notices the end only when the driver is
-    /// dropped.
+    /// The future that moves the bytes of the connection. `None` once the connection is closed. The
+    /// driver is dropped then, because only this shows `sender` that the connection has ended.
     driver: Option<Driver>,
 }
 
@@ -107,12 +110,13 @@ impl Connections {
         }
     }
 
-    /// Waits for the right to have a connection.
+    /// Waits for the right to use a connection.
     pub async fn turn(&self, lane: Lane) -> Turn<'_> {
         let permit = match lane {
             Lane::Ordinary => self.ordinary.acquire().await,
             Lane::LongPoll => self.long_poll.acquire().await,
-            // The reserved connection is the last choice.
+            // An ordinary connection is tried first, so that the reserved connection stays free for
+            // others.
             Lane::Reserved => tokio::select! {
                 biased;
                 permit = self.ordinary.acquire() => permit,
@@ -122,7 +126,7 @@ impl Connections {
         Turn { lane, _permit: permit.ok() }
     }
 
-    /// An idle connection, the last used one. `None` if there is none that can be used.
+    /// Takes the idle connection that was used last. `None` if there is no usable idle connection.
     #[must_use]
     pub fn take_idle(&self, turn: &Turn<'_>) -> Option<Connection> {
         let mut idle = self.idle(turn.lane);
@@ -135,7 +139,7 @@ impl Connections {
         None
     }
 
-    /// Connects to the host.
+    /// Opens a new connection to the host.
     ///
     /// # Errors
     /// As [`Connections::dial`].
@@ -147,12 +151,13 @@ impl Connections {
     /// of the connections.
     ///
     /// # Errors
-    /// The error of the connection or of its handshake. Through a proxy, the error contains a
-    /// [`TunnelError`](super::tunnel::TunnelError).
+    /// The error of the connection or of its TLS or HTTP handshake. If otter uses a proxy, the
+    /// error may contain a [`TunnelError`](super::tunnel::TunnelError).
     pub async fn dial(&self) -> io::Result<Box<dyn ByteStream>> {
         let Endpoint { host, port, tls, proxy } = &self.endpoint;
         let stream = tunnel::connect(host, *port, proxy.as_ref()).await?;
-        // Without this option, a small request waits for the acknowledgement of the previous one.
+        // Without `TCP_NODELAY`, the kernel would hold back a small request until the host has
+        // acknowledged the previous one.
         stream.set_nodelay(true)?;
         match tls {
             None => Ok(Box::new(stream)),
@@ -163,7 +168,7 @@ impl Connections {
         }
     }
 
-    /// Keeps a connection for the next call, if the host keeps it open.
+    /// Keeps a connection for the next call, if the host keeps the connection open.
     pub async fn give_back(&self, turn: Turn<'_>, mut connection: Connection) {
         if connection.is_reusable().await {
             self.idle(turn.lane).push(IdleConnection { connection, since: Instant::now() });
@@ -180,7 +185,7 @@ impl Connections {
 }
 
 impl Turn<'_> {
-    /// The lane of the connection.
+    /// The lane of the call that has this turn.
     #[must_use]
     pub const fn lane(&self) -> Lane {
         self.lane
@@ -197,10 +202,10 @@ impl Connection {
         Ok(Self { sender, driver: Some(Box::pin(driver)) })
     }
 
-    /// Sends a request. Returns the answer without its body.
+    /// Sends a request and returns the answer without its body.
     ///
     /// # Errors
-    /// The connection broke, or the server does not speak HTTP.
+    /// Fails if the connection broke, or if the server does not speak HTTP.
     pub async fn send(
         &mut self,
         request: Request<Full<Bytes>>,
@@ -209,10 +214,10 @@ impl Connection {
         drive(&mut self.driver, answer).await
     }
 
-    /// The next part of a body. `None` at its end.
+    /// Reads the next part of the body of an answer. `None` at the end of the body.
     ///
     /// # Errors
-    /// The connection broke.
+    /// Fails if the connection broke.
     pub async fn next_part(&mut self, body: &mut Incoming) -> hyper::Result<Option<Bytes>> {
         loop {
             let frame = drive(&mut self.driver, body.frame()).await;
@@ -227,29 +232,29 @@ impl Connection {
         }
     }
 
-    /// Whether the idle connection is still open, as far as otter knows.
+    /// Whether an idle connection is still open, as far as otter can see without sending anything.
     fn is_open(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
         poll_driver(&mut self.driver, &mut context);
         self.driver.is_some() && self.sender.is_ready()
     }
 
-    /// Waits until the connection can serve another call. Returns `false` if it cannot.
+    /// Waits until the connection can serve another call. Returns `false` if it cannot serve one.
     async fn is_reusable(&mut self) -> bool {
         let ready = self.sender.ready();
         drive(&mut self.driver, ready).await.is_ok() && self.driver.is_some()
     }
 }
 
-/// Drives the connection until `work` is done.
+/// Drives the connection, that is, lets it send and receive bytes, until `work` is done.
 async fn drive<T>(driver: &mut Option<Driver>, work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     std::future::poll_fn(|context| {
-        // Poll `work` first, so that it hands its request to the connection.
+        // `work` is polled first, so that it hands its request to the connection.
         if let Poll::Ready(done) = work.as_mut().poll(context) {
             return Poll::Ready(done);
         }
-        // An error of the connection is the error of the work too.
+        // The result of the driver is ignored: if the connection fails, `work` fails too.
         poll_driver(driver, context);
         work.as_mut().poll(context)
     })

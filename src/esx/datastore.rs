@@ -1,5 +1,5 @@
-//! Decodes the properties of datastores. Nothing here fails: a property without a usable value
-//! leaves its own field empty.
+//! Decodes the properties of datastores. Nothing in this file fails: if a property has no usable
+//! value, only the field of this property stays empty.
 
 use std::sync::Arc;
 
@@ -12,16 +12,16 @@ use crate::domain::names::unescape_vim;
 /// The properties of a datastore whose changes the host reports to otter.
 pub const DATASTORE_PATHS: &[&str] = &["name", "summary", "vm"];
 
-/// A datastore, decoded from the properties that the host has sent.
+/// A datastore, decoded from the properties that the host has sent so far.
 #[derive(Clone, Debug)]
 pub struct DatastoreProperties {
     datastore: Arc<Datastore>,
-    /// `name` and `summary.name`, the preferred one first.
+    /// The values of `name` and `summary.name`. The first one that has a value is the name.
     names: [Option<String>; 2],
 }
 
 impl DatastoreProperties {
-    /// A datastore without any property.
+    /// Makes a datastore of which no property is known yet.
     #[must_use]
     pub fn new(id: DatastoreId) -> Self {
         let datastore = Datastore {
@@ -38,8 +38,8 @@ impl DatastoreProperties {
         Self { datastore: Arc::new(datastore), names: [None, None] }
     }
 
-    /// Sets a property, or unsets it with `None`. Returns whether the path is one of
-    /// [`DATASTORE_PATHS`].
+    /// Sets the property at `path`, or unsets it if `value` is `None`. Returns whether the path is
+    /// one of [`DATASTORE_PATHS`].
     pub fn assign(&mut self, path: &str, value: Option<Element<'_>>) -> bool {
         let datastore = Arc::make_mut(&mut self.datastore);
         match path {
@@ -65,14 +65,14 @@ impl DatastoreProperties {
         true
     }
 
-    /// The datastore as decoded from the properties that the host has sent so far.
+    /// The datastore as the domain's value, made from the properties that the host has sent so far.
     #[must_use]
     pub fn datastore(&self) -> Arc<Datastore> {
         Arc::clone(&self.datastore)
     }
 }
 
-/// The word for a state or kind that the host does not report.
+/// The word that otter shows for a type or a state that the host does not report.
 fn unknown() -> String {
     "unknown".to_owned()
 }

@@ -6,7 +6,7 @@ use super::soap::xml::Element;
 use crate::domain::machine::{NetworkCard, SerialBacking, SerialPort};
 
 /// Reads a network card. `None` if the device is not a network card. Every device with a MAC
-/// address is a network card, so that a card of an unknown class is not missing.
+/// address counts as a network card, so that a card of a class unknown to otter is not left out.
 #[must_use]
 pub fn network_card(device: Element<'_>) -> Option<NetworkCard> {
     let address = device.child("macAddress");
@@ -39,8 +39,8 @@ pub fn network_card(device: Element<'_>) -> Option<NetworkCard> {
     })
 }
 
-/// The key of a card's network, if the card does not name the network: the key of a port group of a
-/// distributed switch, or the id of an opaque network.
+/// The key of the network to which a card is connected, if the card does not give the network's
+/// name: the key of a port group of a distributed switch, or the id of an opaque network.
 #[must_use]
 pub fn network_key(device: Element<'_>) -> Option<String> {
     let backing = device.child("backing")?;
@@ -61,7 +61,7 @@ pub fn serial_port(device: Element<'_>) -> Option<SerialPort> {
         let value = device.child("backing").and_then(|backing| backing.child_text(name));
         value.filter(|value| !value.is_empty()).map(str::to_owned)
     };
-    // Decide by the fields, because a host may leave out the type.
+    // The fields decide which kind of backing the port has, because a host may leave out the type.
     let backing = if let Some(name) = field("pipeName") {
         SerialBacking::Pipe { name, endpoint: field("endpoint") }
     } else if let Some(service_uri) = field("serviceURI") {

@@ -1,5 +1,5 @@
-//! The tasks that otter has seen as ended. An ended task never changes, so the evidence of a
-//! machine does not read it again.
+//! Remembers the tasks that otter has seen as ended. An ended task never changes, so a read of a
+//! machine's evidence does not need to read it again.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,20 +9,21 @@ use super::task_info::{TaskInfo, TaskState};
 use crate::domain::call::{CallKind, RecentTask};
 use crate::domain::ids::TaskId;
 
-/// The most tasks that are remembered. The host itself keeps an ended task for ten minutes.
+/// The maximum number of tasks that are remembered. The host itself keeps an ended task for ten
+/// minutes.
 const MAX_TASKS: usize = 20_000;
 
-/// The ended tasks of one login. A host that restarts may use the ids of its tasks again, but then
-/// every session ends.
+/// The ended tasks that otter has seen on one login. A host that restarts may use task ids again,
+/// but its restart ends every session, so the tasks of an earlier login no longer count.
 #[derive(Debug, Default)]
 pub struct EndedTasks(Mutex<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
-    /// The login on which the tasks were seen.
+    /// The generation of the login on which otter has seen the tasks.
     generation: u64,
     tasks: HashMap<TaskId, EndedTask>,
-    /// The ids, oldest first.
+    /// The ids of the tasks, oldest first.
     order: VecDeque<TaskId>,
 }
 
@@ -33,7 +34,7 @@ struct EndedTask {
 }
 
 impl EndedTasks {
-    /// Remembers a task if it has ended. `login` is the login on which it was read.
+    /// Remembers a task if it has ended. `login` is the login on which the task was read.
     pub fn note(&self, login: &Login, task: &TaskId, info: &TaskInfo) {
         if info.state == TaskState::Running {
             return;
@@ -55,7 +56,7 @@ impl EndedTasks {
         }
     }
 
-    /// The task, if it was seen as ended on `login`.
+    /// The task, if otter has seen it as ended on `login`.
     #[must_use]
     pub fn get(&self, login: &Login, task: &TaskId) -> Option<RecentTask> {
         let table = self.table();

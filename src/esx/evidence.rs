@@ -1,10 +1,10 @@
-//! The evidence of whether a call ran: the state of machines, their recent tasks, and the boot time
-//! of their host, read directly from the host.
+//! Reads the evidence of whether a call ran directly from the host: the state of machines, their
+//! recent tasks, and the boot time of their host.
 //!
-//! One read of a machine has its state, the references to its recent tasks, and its host. The tasks
-//! that otter has not yet seen as ended are read, all in one call, and then the machine is read
-//! once more: the tasks are always older than the state of the machine. If a task is seen as ended,
-//! its effect is therefore visible in the machine.
+//! One read of a machine returns its state, the references to its recent tasks, and its host. Then
+//! otter reads, in one call, those tasks that it has not yet seen as ended. After that it reads the
+//! machine once more, so that the tasks are always older than the state of the machine. Therefore,
+//! if a task is seen as ended, the state of the machine shows the effect of the task.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::domain::machine::MachineIdentity;
 use crate::domain::snapshot::{Snapshot, Snapshots};
 use crate::hypervisor::{HostError, HostErrorKind};
 
-/// The properties of a machine that are evidence.
+/// The properties of a machine that count as evidence.
 const PATHS: [&str; 10] = [
     "runtime.powerState",
     "snapshot",
@@ -39,17 +39,17 @@ const PATHS: [&str; 10] = [
     "config.files.vmPathName",
 ];
 
-/// The most times that a machine is read. It is read again if `recentTask` names a task that was
-/// not read yet.
+/// The maximum number of times that a machine is read. A machine is read again if its `recentTask`
+/// refers to a task that was not read yet.
 const TRIES: usize = 5;
 
-/// The most tasks that one call reads.
+/// The maximum number of tasks that one call reads.
 const TASKS_PER_READ: usize = 500;
 
 /// Reads the evidence of one machine.
 ///
 /// # Errors
-/// `NotFound` if the host does not know the machine; otherwise as
+/// `NotFound` if the host does not know the machine; otherwise the errors of
 /// [`read_object`](super::property_reader::read_object).
 pub async fn read_evidence(
     session: &Session,
@@ -64,11 +64,11 @@ pub async fn read_evidence(
     })
 }
 
-/// Reads the evidence of several machines together. A machine without evidence is missing in the
-/// result.
+/// Reads the evidence of several machines together. If the host does not return a machine, the
+/// result has no entry for it.
 ///
 /// # Errors
-/// Fails if one of the reads does, even if it could succeed for some of the machines.
+/// Fails if one of the reads fails, even if the evidence of some of the machines could be read.
 pub async fn read_evidence_of_many(
     session: &Session,
     ended_tasks: &EndedTasks,
@@ -76,7 +76,8 @@ pub async fn read_evidence_of_many(
     lane: Lane,
 ) -> Result<HashMap<MachineId, Evidence>, HostError> {
     let mut found = HashMap::new();
-    // The tasks that this read has seen, `None` if the host no longer knows one.
+    // The tasks that this function has read. `None` stands for a task that the host no longer
+    // knows.
     let mut seen: HashMap<TaskId, Option<RecentTask>> = HashMap::new();
     let mut open = machines.to_vec();
     for last_try in (0..TRIES).map(|tried| tried + 1 == TRIES) {
@@ -114,8 +115,9 @@ pub async fn read_evidence_of_many(
     Ok(found)
 }
 
-/// Reads machines with their hosts. A single machine is read again on a new session if the session
-/// looks lost; several are not, because each of them can be read alone afterwards.
+/// Reads machines together with their hosts. If the session looks lost, a read of a single machine
+/// is repeated on a new session. A read of several machines fails, because each machine can be read
+/// alone afterwards.
 async fn read_machines(
     session: &Session,
     machines: &[MachineId],
@@ -145,8 +147,8 @@ async fn read_machines(
     Ok((login, contents))
 }
 
-/// Reads tasks in as few calls as possible, one by one only if the host no longer knows all of
-/// them.
+/// Reads tasks in as few calls as possible. If the host no longer knows all tasks of a call, reads
+/// the tasks of this call one by one.
 async fn read_tasks(
     session: &Session,
     ended_tasks: &EndedTasks,
@@ -168,7 +170,7 @@ async fn read_tasks(
     Ok(())
 }
 
-/// Reads tasks in one call. Returns `false` if the host does not know one of them.
+/// Reads tasks in one call. Returns `false` if the host no longer knows one of the tasks.
 async fn read_tasks_at_once(
     session: &Session,
     ended_tasks: &EndedTasks,

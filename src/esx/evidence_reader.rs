@@ -1,5 +1,5 @@
-//! Reads the evidence of machines for many callers at once. While one read is under way, callers
-//! collect; the first of them then reads for all.
+//! Reads the evidence of machines for many callers with few calls. While one read is under way,
+//! further callers wait. When it ends, the first of the waiting callers reads for all of them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,10 +14,10 @@ use crate::domain::call::Evidence;
 use crate::domain::ids::MachineId;
 use crate::hypervisor::HostError;
 
-/// The most machines that one call reads.
+/// The maximum number of machines that one call reads.
 const MACHINES_PER_READ: usize = 64;
 
-/// Reads evidence. At most one read for several callers is under way.
+/// Reads the evidence of machines. At most one read for several callers is under way at a time.
 #[derive(Debug)]
 pub struct EvidenceReader {
     session: Arc<Session>,
@@ -30,7 +30,7 @@ struct Queue(Mutex<Callers>);
 
 #[derive(Debug, Default)]
 struct Callers {
-    /// Whether a caller has the [`Lead`].
+    /// Whether a caller holds the [`Lead`], which is the right to read for others.
     is_led: bool,
     waiting: Vec<Caller>,
 }
@@ -41,15 +41,17 @@ struct Caller {
     turn: oneshot::Sender<Turn>,
 }
 
-/// What a waiting caller gets. If it gets nothing, it reads alone.
+/// What a waiting caller gets. A caller whose channel closes without a value reads its machine
+/// alone.
 #[derive(Debug)]
 enum Turn {
-    /// The caller reads for itself and for the others.
+    /// The right to read: the caller reads for itself and for the callers that the [`Lead`] lists.
     Lead(Lead),
     Read(Box<Evidence>),
 }
 
-/// The right to read for others. A caller that drops it passes it on.
+/// The right to read for other callers. Dropping this value passes the right to the next waiting
+/// caller.
 #[derive(Debug)]
 struct Lead {
     queue: Arc<Queue>,
@@ -61,10 +63,10 @@ impl EvidenceReader {
         Self { session, ended_tasks, queue: Arc::default() }
     }
 
-    /// Reads the evidence of a machine. May read the machines of other callers in the same calls.
+    /// Reads the evidence of a machine. The same calls may read the machines of other callers.
     ///
     /// # Errors
-    /// As [`read_evidence`].
+    /// The errors of [`read_evidence`].
     pub async fn read(&self, machine: &MachineId) -> Result<Evidence, HostError> {
         let mut lead = match self.queue.enter(machine) {
             Ok(lead) => lead,
@@ -86,16 +88,17 @@ impl EvidenceReader {
             &self.session,
             &self.ended_tasks,
             &machines,
-            // This read serves many callers. In the ordinary lane it would wait behind their own
-            // calls.
+            // This read serves many callers. In the ordinary lane it would wait behind the calls
+            // that these callers make.
             Lane::Reserved,
         )
         .await;
-        // After a failure each caller reads alone, so that one machine does not fail the others.
+        // If the read fails, each caller reads its own machine alone, so that one machine cannot
+        // make the reads of all other machines fail.
         let found: HashMap<MachineId, Evidence> = read.unwrap_or_default();
         for other in lead.others.drain(..) {
             if let Some(evidence) = found.get(&other.machine) {
-                // `send` fails if the caller no longer waits.
+                // `send` fails if the caller has stopped waiting, which is no error.
                 let _ = other.turn.send(Turn::Read(Box::new(evidence.clone())));
             }
         }
@@ -106,17 +109,18 @@ impl EvidenceReader {
         }
     }
 
-    /// Reads the evidence of a machine without waiting for other callers.
+    /// Reads the evidence of one machine at once, without waiting for other callers.
     ///
     /// # Errors
-    /// As [`read_evidence`].
+    /// The errors of [`read_evidence`].
     pub async fn read_alone(&self, machine: &MachineId, lane: Lane) -> Result<Evidence, HostError> {
         read_evidence(&self.session, &self.ended_tasks, machine, lane).await
     }
 }
 
 impl Queue {
-    /// Takes the lead if no caller has it, else waits for a turn.
+    /// Returns the right to read if no caller holds it. Otherwise returns a channel on which the
+    /// caller waits for its turn.
     fn enter(self: &Arc<Self>, machine: &MachineId) -> Result<Lead, oneshot::Receiver<Turn>> {
         let mut callers = self.callers();
         if !callers.is_led {
@@ -145,7 +149,8 @@ impl Drop for Lead {
         let number = callers.waiting.len().min(MACHINES_PER_READ - 1);
         let others = callers.waiting.drain(..number).collect();
         drop(callers);
-        // If the caller no longer waits, the lead is dropped, which passes it to the next caller.
+        // If the next caller no longer waits, `send` fails and drops the `Lead`, which passes it to
+        // the caller after that one.
         let _ = next.turn.send(Turn::Lead(Self { queue: Arc::clone(&self.queue), others }));
     }
 }
@@ -169,8 +174,8 @@ mod tests {
         drop(first);
         let Ok(Turn::Lead(lead)) = second.try_recv() else { panic!("the second caller leads") };
         assert_eq!(lead.others.len(), 1);
-        // The leader is dropped before it has read. The channels of the other callers close, and
-        // the next caller leads.
+        // The caller that leads is dropped before it has read anything. The channels of the callers
+        // for which it should have read close, and the next caller leads.
         drop(second);
         drop(lead);
         assert!(third.try_recv().is_err());

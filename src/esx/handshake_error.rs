@@ -1,4 +1,4 @@
-//! Why a connection to the host has no TLS, in plain words.
+//! Says in plain words why a TLS connection to the host could not be made.
 
 use std::error::Error;
 use std::fmt;
@@ -11,15 +11,15 @@ use super::certificate_error::RefusedCertificate;
 /// Why a TLS handshake failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HandshakeError {
-    /// The certificate is not accepted.
+    /// The certificate of the server is not accepted.
     Certificate(RefusedCertificate),
-    /// Nothing listens at the address.
+    /// The connection was refused: nothing listens at the address.
     Refused,
     /// The server closed the connection instead of sending an answer.
     Closed,
     /// The server, or a firewall in between, reset the connection.
     Reset,
-    /// The server accepted the connection and sent nothing.
+    /// The server accepted the connection but sent nothing.
     Silent,
     /// The server sent something that is not TLS.
     NotTls,
@@ -27,14 +27,14 @@ pub enum HandshakeError {
     OldVersion,
     /// The server has no cipher in common with otter, because it is old or restricted.
     NoCommonCipher,
-    /// The server ended the handshake with this alert of TLS.
+    /// The server ended the handshake with the TLS alert of this name.
     Alert(String),
-    /// Any other failure.
+    /// Any other failure, with its text.
     Other(String),
 }
 
 impl HandshakeError {
-    /// The handshake failure among the causes of this error. `None` if there is none.
+    /// Finds the failure of a TLS handshake among `error` and its causes. `None` if there is none.
     #[must_use]
     pub fn from_causes(error: &(dyn Error + 'static)) -> Option<Self> {
         causes(error).find_map(|cause| {
@@ -45,13 +45,13 @@ impl HandshakeError {
         })
     }
 
-    /// The failure of a connection and its handshake.
+    /// Classifies the error of a connection and its TLS handshake.
     #[must_use]
     pub fn from_io(error: &io::Error) -> Self {
         Self::from_causes(error).unwrap_or_else(|| Self::Other(error.to_string()))
     }
 
-    /// Whether the server speaks TLS, even if the handshake failed.
+    /// Whether this failure proves that the server speaks TLS.
     #[must_use]
     pub const fn proves_tls(&self) -> bool {
         match self {
@@ -132,8 +132,8 @@ impl fmt::Display for HandshakeError {
     }
 }
 
-/// An error and its causes, the outermost first. It includes errors inside I/O errors, which
-/// `source` skips.
+/// An error and its causes, the outermost first. The list includes an error inside an `io::Error`,
+/// which `Error::source` would skip.
 pub fn causes<'e>(
     error: &'e (dyn Error + 'static),
 ) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
@@ -146,7 +146,7 @@ pub fn causes<'e>(
     })
 }
 
-/// Converts a name to words, such as `AccessDenied` to "access denied".
+/// Turns a name in camel case into words, for example `AccessDenied` into "access denied".
 fn words(name: &str) -> String {
     let mut words = String::new();
     for character in name.chars() {

@@ -1,5 +1,5 @@
-//! Decodes the properties of machines. Nothing here fails: a property without a usable value leaves
-//! its own field empty.
+//! Decodes the properties of machines. Nothing in this file fails: if a property has no usable
+//! value, only the field of this property stays empty.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use crate::domain::names::unescape_vim;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot::{Snapshot, Snapshots};
 
-/// The followed properties of a machine. They are single properties, because the whole `config` or
-/// `summary` would flood the stream with changes.
+/// The properties of machines that otter follows. Each is a single small property, because
+/// following the whole `config` or `summary` would flood the stream of updates with changes.
 pub const MACHINE_PATHS: &[&str] = &[
     "name",
     "config.template",
@@ -43,19 +43,22 @@ pub const MACHINE_PATHS: &[&str] = &[
     "datastore",
 ];
 
-/// A machine, decoded from the properties that the host has sent. An update contains single
-/// properties. Properties that form one field together are therefore kept here too.
+/// A machine, decoded from the properties that the host has sent so far. An update contains single
+/// properties, so this type also keeps properties that only together make up one field of the
+/// domain's `Machine`.
 #[derive(Clone, Debug)]
 pub struct MachineProperties {
     machine: Arc<Machine>,
-    /// For each network card, the key of its network if the card does not name the network.
+    /// For each network card, the key of its network. `None` if the card gives the name of its
+    /// network.
     network_keys: Vec<Option<String>>,
     guest: GuestProperties,
-    /// `config.guestFullName` and `config.guestId`, the preferred one first.
+    /// The values of `config.guestFullName` and `config.guestId`. The first one that has a value is
+    /// shown.
     guest_os_names: [Option<String>; 2],
 }
 
-/// The properties of a guest that form a [`Guest`] together.
+/// The properties of a guest that together make up the domain's [`Guest`].
 #[derive(Clone, Debug, Default)]
 pub struct GuestProperties {
     ip_address: Option<String>,
@@ -66,7 +69,7 @@ pub struct GuestProperties {
 }
 
 impl MachineProperties {
-    /// A machine without any property.
+    /// Makes a machine of which no property is known yet.
     #[must_use]
     pub fn new(id: MachineId) -> Self {
         Self {
@@ -77,8 +80,8 @@ impl MachineProperties {
         }
     }
 
-    /// Sets a property, or unsets it with `None`. Returns whether the path is one of
-    /// [`MACHINE_PATHS`].
+    /// Sets the property at `path`, or unsets it if `value` is `None`. Returns whether the path is
+    /// one of [`MACHINE_PATHS`].
     pub fn assign(&mut self, path: &str, value: Option<Element<'_>>) -> bool {
         let machine = Arc::make_mut(&mut self.machine);
         match path {
@@ -136,8 +139,8 @@ impl MachineProperties {
         true
     }
 
-    /// The machine with the present properties. A card whose network has no name in `networks`
-    /// shows the key of its network.
+    /// The machine as the domain's value, made from the properties that are known now. `networks`
+    /// has the names of networks by their keys; a card whose network is not in it shows the key.
     #[must_use]
     pub fn machine(&self, networks: &NetworkNames) -> Arc<Machine> {
         let mut machine = Arc::clone(&self.machine);
@@ -149,7 +152,7 @@ impl MachineProperties {
         machine
     }
 
-    /// The keys of the networks that the cards do not name.
+    /// The keys of the networks that the machine's cards refer to only by a key.
     pub fn network_keys(&self) -> impl Iterator<Item = &str> {
         self.network_keys.iter().flatten().map(String::as_str)
     }
@@ -162,8 +165,8 @@ impl MachineProperties {
 }
 
 impl GuestProperties {
-    /// The paths of a direct read of the guest. `name` always has a value, so that the answer is
-    /// never empty.
+    /// The paths that a direct read of the guest reads. The path `name` is among them because it
+    /// always has a value, so that a valid answer is never empty.
     pub const PATHS: &'static [&'static str] = &[
         "name",
         "guest.ipAddress",
@@ -173,7 +176,8 @@ impl GuestProperties {
         "guest.toolsVersionStatus2",
     ];
 
-    /// Sets a property, or unsets it with `None`. Returns whether it is a property of the guest.
+    /// Sets the property at `path`, or unsets it if `value` is `None`. Returns whether the path is
+    /// a property of the guest.
     pub fn assign(&mut self, path: &str, value: Option<Element<'_>>) -> bool {
         match path {
             "guest.ipAddress" => self.ip_address = value.and_then(text),
@@ -189,13 +193,13 @@ impl GuestProperties {
         true
     }
 
-    /// The guest as its tools report it.
+    /// The guest as VMware Tools report it.
     #[must_use]
     pub fn guest(&self) -> Guest {
         let Self { ip_address, interfaces, running_status, tools_status, version_status } = self;
         let installed = version_status.as_deref() != Some("guestToolsNotInstalled")
             && tools_status.as_deref() != Some("toolsNotInstalled");
-        // `toolsStatus` is deprecated, but old hosts have no other status.
+        // `toolsStatus` is deprecated, but old hosts report no other status of the tools.
         let status = match (running_status.as_deref(), tools_status.as_deref()) {
             (Some("guestToolsRunning"), _) | (None, Some("toolsOk" | "toolsOld")) => {
                 Some("running")
@@ -216,7 +220,7 @@ impl GuestProperties {
     }
 }
 
-/// Reads a `VirtualMachinePowerState`. `None` if the value is unknown.
+/// Reads a `VirtualMachinePowerState`. `None` if otter does not know the value.
 #[must_use]
 pub fn power_state(element: Element<'_>) -> Option<PowerState> {
     match element.text().trim() {
@@ -227,7 +231,7 @@ pub fn power_state(element: Element<'_>) -> Option<PowerState> {
     }
 }
 
-/// Reads a `VirtualMachineQuestionInfo`. `None` if it has no id.
+/// Reads a `VirtualMachineQuestionInfo`. `None` if the question has no id.
 #[must_use]
 pub fn question(element: Element<'_>) -> Option<Question> {
     let choices = element.child("choice");
@@ -262,8 +266,8 @@ pub fn question(element: Element<'_>) -> Option<Question> {
     })
 }
 
-/// The id of a message at the beginning of a line, as in `msg.uuid.altered:This virtual machine …`.
-/// A host without support for localization sends the id only in this form.
+/// Finds the id of a message at the beginning of a line, as in `msg.uuid.altered:This virtual
+/// machine …`. A host that cannot localize messages sends the id only in this form.
 fn message_id_in(line: &str) -> Option<String> {
     let (id, _) = line.split_once(':')?;
     let id = id.trim();
@@ -271,11 +275,13 @@ fn message_id_in(line: &str) -> Option<String> {
     is_id.then(|| id.to_owned())
 }
 
-/// Reads a `VirtualMachineSnapshotInfo`: the whole tree, parents first, without recursion.
+/// Reads a `VirtualMachineSnapshotInfo`: the snapshots of the whole tree, parents before children.
+/// The function is not recursive, because a tree can be deep.
 #[must_use]
 pub fn snapshots(info: Element<'_>) -> Snapshots {
     let mut items = Vec::new();
-    // A stack, reversed so that the first sibling is popped first.
+    // A stack of the snapshots that are still to read. The first sibling is at its end, so that it
+    // is read first.
     let mut open: Vec<(Element<'_>, Option<SnapshotId>)> =
         info.children_named("rootSnapshotList").map(|root| (root, None)).collect();
     open.reverse();
@@ -301,18 +307,20 @@ pub fn snapshots(info: Element<'_>) -> Snapshots {
     }
     let current = Reference::in_child(info, "currentSnapshot")
         .map(|moref| SnapshotId::from_backend(moref.value));
-    // govmomi's simulator can report a removed snapshot as the current one.
+    // A current snapshot that is not in the tree is ignored: govmomi's simulator can report a
+    // removed snapshot as the current one.
     let current = current.filter(|current| items.iter().any(|snapshot| snapshot.id == *current));
     Snapshots { current, items }
 }
 
-/// Reads a `GuestNicInfo`, with the addresses that the guest can use now.
+/// Reads a `GuestNicInfo` with those of its addresses that the guest can use now.
 fn guest_interface(nic: Element<'_>) -> GuestInterface {
     let mut addresses = Vec::new();
     match nic.child("ipConfig") {
         Some(config) => {
             for address in config.children_named("ipAddress") {
-                // The guest still checks whether a tentative address is in use elsewhere.
+                // A tentative address does not count, because the guest still checks whether
+                // another machine uses it.
                 let unusable = matches!(
                     address.child_text("state"),
                     Some("invalid" | "inaccessible" | "duplicate" | "tentative")
@@ -325,7 +333,7 @@ fn guest_interface(nic: Element<'_>) -> GuestInterface {
     let key: Option<i32> = nic.child("deviceConfigId").and_then(number);
     GuestInterface {
         mac_address: nic.child("macAddress").and_then(text).and_then(|mac| mac.parse().ok()),
-        // -1: an interface that exists only in the guest.
+        // The key is -1 if the interface exists only in the guest, and then no card belongs to it.
         card_key: key.filter(|key| *key >= 0),
         addresses,
     }

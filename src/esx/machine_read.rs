@@ -9,10 +9,11 @@ use super::soap::{Reference, json};
 use crate::domain::ids::MachineId;
 use crate::hypervisor::{Fact, HostError};
 
-/// Reads the guest's addresses and whether its tools run, as a fact for the observer.
+/// Reads the guest's addresses and whether VMware Tools run, and returns them as a fact for the
+/// observer.
 ///
 /// # Errors
-/// `NotFound` if the host does not know the machine; otherwise as [`read_object`].
+/// `NotFound` if the host does not know the machine; otherwise the errors of [`read_object`].
 pub async fn read_guest(session: &Session, machine: &MachineId) -> Result<Fact, HostError> {
     let name = format!("machine {machine}");
     let contents = read_object(session, &reference(machine), GuestProperties::PATHS, &name).await?;
@@ -29,11 +30,12 @@ pub async fn read_guest(session: &Session, machine: &MachineId) -> Result<Fact, 
     })
 }
 
-/// Reads properties by their paths as JSON, null if a property has no value.
+/// Reads the properties of a machine at these paths as JSON. The value of a path is null if the
+/// property has no value.
 ///
 /// # Errors
-/// `InvalidProperty` if a machine has no property of a path, `Forbidden` if the account may not
-/// read one; otherwise as [`read_guest`].
+/// `InvalidProperty` if a machine has no property at one of the paths, `Forbidden` if the account
+/// may not read one; otherwise the errors of [`read_guest`].
 pub async fn read_properties(
     session: &Session,
     machine: &MachineId,

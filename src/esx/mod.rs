@@ -75,7 +75,8 @@ pub use subscription::FollowedPaths;
 pub use tls::{TlsError, client_config};
 pub use tunnel::client_proxy;
 
-/// The number of commands that can wait for the task of `run`. Further senders wait.
+/// The number of commands that can wait for the task that runs the collector. A sender of a further
+/// command waits until there is room.
 const COMMANDS: usize = 1_024;
 
 /// The backend of one host, over one session.
@@ -89,23 +90,25 @@ pub struct EsxHypervisor {
     max_wait: Duration,
     login_backoff: Duration,
     commands: mpsc::Sender<Command>,
-    /// `None` after `run` was called.
+    /// The receiver of the commands for the collector. `None` after `Hypervisor::run` was called,
+    /// which takes it.
     inbox: Mutex<Option<mpsc::Receiver<Command>>>,
 }
 
 impl EsxHypervisor {
-    /// A backend for the host of `options`. It connects in [`Hypervisor::run`].
+    /// Makes a backend for the host that `options` name. The backend does not connect before
+    /// [`Hypervisor::run`] is called.
     ///
     /// # Errors
-    /// As [`EsxOptions::check`].
+    /// Fails for the reasons that [`EsxOptions::check`] gives.
     pub fn new(options: &EsxOptions, clock: Clock) -> Result<Self, OptionsError> {
         Self::with_metrics(options, clock, Metrics::default())
     }
 
-    /// A backend that counts its calls and sessions in `metrics`.
+    /// Makes a backend that counts its calls and sessions in `metrics`.
     ///
     /// # Errors
-    /// As [`EsxHypervisor::new`].
+    /// Fails for the reasons that [`EsxOptions::check`] gives.
     pub fn with_metrics(
         options: &EsxOptions,
         clock: Clock,

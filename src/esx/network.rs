@@ -1,5 +1,6 @@
-//! Decodes the networks that a card names only by a key: the port groups of distributed switches
-//! and opaque networks. Nothing here fails: a network without a usable name gives none.
+//! Decodes the networks to which a card refers only by a key: the port groups of distributed
+//! switches, and opaque networks. Nothing in this file fails: a network without a usable name gets
+//! no name.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +8,15 @@ use super::soap::property::text;
 use super::soap::xml::Element;
 use crate::domain::names::unescape_vim;
 
-/// The types of networks that cards refer to by a key, and their properties whose changes the host
-/// reports to otter.
+/// The types of networks to which cards refer by a key, each with those of its properties that
+/// otter follows.
 pub const NETWORK_PATHS: [(&str, &[&str]); 2] =
     [("DistributedVirtualPortgroup", &["key", "name"]), ("OpaqueNetwork", &["summary", "name"])];
 
 /// The names of networks by the keys with which cards refer to them.
 pub type NetworkNames = BTreeMap<String, String>;
 
-/// A network, decoded from the properties that the host has sent.
+/// A network, decoded from the properties that the host has sent so far.
 #[derive(Clone, Debug, Default)]
 pub struct NetworkProperties {
     key: Option<String>,
@@ -23,8 +24,8 @@ pub struct NetworkProperties {
 }
 
 impl NetworkProperties {
-    /// Sets a property, or unsets it with `None`. Returns whether the path is one of
-    /// [`NETWORK_PATHS`].
+    /// Sets the property at `path`, or unsets it if `value` is `None`. Returns whether the path is
+    /// one of [`NETWORK_PATHS`].
     pub fn assign(&mut self, path: &str, value: Option<Element<'_>>) -> bool {
         match path {
             "key" => self.key = value.and_then(text),
@@ -38,7 +39,7 @@ impl NetworkProperties {
         true
     }
 
-    /// The key and the name. `None` if one of them is not known.
+    /// The key and the name of the network. `None` if one of the two is not known.
     #[must_use]
     pub fn key_and_name(&self) -> Option<(String, String)> {
         self.key.clone().zip(self.name.clone())

@@ -13,32 +13,33 @@ use crate::domain::host_url::{self, InvalidHostUrl};
 use crate::domain::proxy_url::ProxyUrl;
 use crate::domain::verify::Verify;
 
-/// How to reach one host. [`EsxOptions::new`] sets the defaults.
+/// How otter reaches and logs in to one host. [`EsxOptions::new`] sets the defaults.
 #[derive(Clone, Debug)]
 pub struct EsxOptions {
-    /// `https://host[:port]`; `/sdk` is implied.
+    /// The URL of the host, `https://host[:port]`. otter adds the path `/sdk`.
     pub url: String,
     pub username: String,
     pub password: SecretString,
     pub verify: Verify,
     /// The HTTP proxy through which every connection to the host goes. No other proxy is used.
     pub proxy: Option<ProxyUrl>,
-    /// HTTP headers of every request.
+    /// HTTP headers that otter adds to every request to the host.
     pub headers: Vec<(String, SecretString)>,
     pub connect_timeout: Duration,
-    /// The timeout of a call. A wait for updates may take `max_wait` longer.
+    /// The timeout of a call. A wait for updates may take `max_wait` longer than this.
     pub read_timeout: Duration,
     /// How long the host may hold a wait for updates if nothing changes.
     pub max_wait: Duration,
-    /// The longest accepted answer, in bytes after decompression.
+    /// The maximum length of an answer in bytes, after decompression.
     pub answer_limit: usize,
-    /// The pause after a refused login. Every refused login counts towards the lock of the account.
+    /// The pause after a refused login. The pause is long, because every refused login counts
+    /// towards the lock of the account.
     pub login_backoff: Duration,
 }
 
 impl EsxOptions {
-    /// Options with the default timeouts and limits. The certificate is verified with the system's
-    /// root certificates.
+    /// Makes options with the default timeouts and limits. The certificate of the host is verified
+    /// with the system's root certificates.
     pub fn new(
         url: impl Into<String>,
         username: impl Into<String>,
@@ -60,11 +61,11 @@ impl EsxOptions {
         }
     }
 
-    /// Checks everything that needs no host: the URL, the user name, the headers, the timeouts and
-    /// limits, and the CA file.
+    /// Checks everything that can be checked without the host: the URL, the user name, the headers,
+    /// the timeouts and limits, and the CA file.
     ///
     /// # Errors
-    /// The first option that cannot work.
+    /// The first option with a value that cannot work.
     pub fn check(&self) -> Result<(), OptionsError> {
         let url = service_url(&self.url)?;
         if self.proxy.is_some() && url.scheme() != "https" {
@@ -87,7 +88,7 @@ impl EsxOptions {
     }
 }
 
-/// An option that cannot work.
+/// An option whose value cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum OptionsError {
     #[error(transparent)]
@@ -110,7 +111,7 @@ pub enum OptionsError {
 }
 
 impl OptionsError {
-    /// The key of the configuration that sets the option.
+    /// The configuration key that sets the option.
     #[must_use]
     pub const fn setting(&self) -> &'static str {
         match self {
@@ -125,18 +126,19 @@ impl OptionsError {
     }
 }
 
-/// The URL of the SOAP service (`…/sdk`).
+/// The URL of the host's SOAP service, which ends in `/sdk`.
 pub(super) fn service_url(text: &str) -> Result<Url, InvalidHostUrl> {
     let url = host_url::normalize(text)?;
     url.parse().map_err(|_| InvalidHostUrl::new(text, "it is not a URL"))
 }
 
-/// Parses a header and marks its value as sensitive, so that nothing prints it.
+/// Parses an HTTP header and marks its value as sensitive, so that nothing prints the value.
 pub(super) fn header(
     name: &str,
     value: &SecretString,
 ) -> Result<(HeaderName, HeaderValue), OptionsError> {
-    /// The headers that the transport sets.
+    /// The headers that the transport sets itself, so that a configured header must not have these
+    /// names.
     const RESERVED: [&str; 7] = [
         "cookie",
         "soapaction",

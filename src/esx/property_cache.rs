@@ -1,9 +1,9 @@
-//! The last known properties of every object in the filters, and which of them changed since the
-//! last report. Pure: it takes update sets and returns facts.
+//! The last known properties of every object in the filters, and which objects have changed since
+//! the last report. Pure code: it takes update sets and returns facts.
 //!
-//! A change of a followed path is applied. A change of any other path (below `snapshot`, or one
-//! element of a list) marks the object as incomplete, and the collector reads it again. No change
-//! is ignored.
+//! A change of a followed path is applied. A change of any other path (below `snapshot`, or of one
+//! element of a list) marks the object as incomplete, and the collector reads the object again. No
+//! change is ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,23 +17,25 @@ use super::task_info::TaskInfo;
 use crate::domain::ids::{DatastoreId, MachineId, TaskId};
 use crate::hypervisor::{Fact, Facts};
 
-/// The objects of the filters. [`apply`](Self::apply) takes updates of the stream,
-/// [`replace`](Self::replace) objects that were read again.
+/// The objects that the collector's filters select. [`apply`](Self::apply) takes updates from the
+/// stream, and [`replace`](Self::replace) takes objects that the collector has read again.
 #[derive(Debug, Default)]
 pub struct PropertyCache {
     machines: BTreeMap<MachineId, MachineProperties>,
     datastores: BTreeMap<DatastoreId, DatastoreProperties>,
-    /// The networks that cards name by a key.
+    /// The networks to which cards refer by a key.
     networks: BTreeMap<Reference, NetworkProperties>,
-    /// The names of networks in the last facts.
+    /// The names of networks that the last reported facts show, by the key of the network.
     reported_names: NetworkNames,
     changed: BTreeSet<Reference>,
     removed: BTreeSet<Reference>,
+    /// Whether a machine came or went since the last call of `take_membership_changed`.
+    membership_changed: bool,
     incomplete: BTreeSet<Reference>,
-    /// The last `info` of each task in the set, `None` if it left the `ListView` or only a part of
-    /// it came.
+    /// The last `info` of each task that the update set contains. `None` if the task has left the
+    /// `ListView`, or if the set contains only a part of its `info`.
     tasks: BTreeMap<TaskId, Option<TaskInfo>>,
-    /// Whether a property was missing as `NotAuthenticated`.
+    /// Whether the host could not return a property because of `NotAuthenticated`.
     unauthenticated: bool,
 }
 
@@ -71,7 +73,8 @@ impl PropertyCache {
         self.changed.insert(object.clone());
     }
 
-    /// Takes the objects to read again and to pass to [`replace`](Self::replace).
+    /// Takes the objects that the collector must read again, and then pass to
+    /// [`replace`](Self::replace).
     pub fn take_incomplete(&mut self) -> Vec<Reference> {
         std::mem::take(&mut self.incomplete)
             .into_iter()
@@ -92,28 +95,43 @@ impl PropertyCache {
         self.changed.insert(content.object.clone());
     }
 
-    /// Whether a property was missing as `NotAuthenticated` since the last call.
+    /// Whether, since the last call of this function, the host could not return a property because
+    /// of `NotAuthenticated`.
     pub fn take_unauthenticated(&mut self) -> bool {
         std::mem::take(&mut self.unauthenticated)
     }
 
-    /// Takes the tasks that changed since the last call, `None` for those to read again.
+    /// Takes the tasks that have changed since the last call of this function. `None` stands for a
+    /// task that the collector must read again.
     pub fn take_tasks(&mut self) -> BTreeMap<TaskId, Option<TaskInfo>> {
         std::mem::take(&mut self.tasks)
     }
 
-    /// All machines.
+    /// The ids of all machines in the cache.
     pub fn machines(&self) -> impl Iterator<Item = &MachineId> {
         self.machines.keys()
     }
 
-    /// Whether the host has this machine.
+    /// Whether the host has other machines than at the last call of
+    /// [`take_membership_changed`](Self::take_membership_changed).
+    #[must_use]
+    pub const fn has_membership_changed(&self) -> bool {
+        self.membership_changed
+    }
+
+    /// As [`has_membership_changed`](Self::has_membership_changed). The next call compares with the
+    /// machines of this moment.
+    pub fn take_membership_changed(&mut self) -> bool {
+        std::mem::take(&mut self.membership_changed)
+    }
+
+    /// Whether the cache has this machine.
     #[must_use]
     pub fn has_machine(&self, id: &MachineId) -> bool {
         self.machines.contains_key(id)
     }
 
-    /// The machine of a task. `entity` is the machine, or a snapshot of it.
+    /// The machine on which a task works. `entity` is the machine itself, or one of its snapshots.
     #[must_use]
     pub fn machine_for_entity(&self, entity: &Reference) -> Option<MachineId> {
         match entity.kind.as_str() {
@@ -127,7 +145,7 @@ impl PropertyCache {
         }
     }
 
-    /// Takes the changes since the last call, or all objects if `complete`.
+    /// Takes the changes since the last call of this function, or all objects if `complete` is set.
     pub fn take_facts(&mut self, complete: bool) -> Facts {
         let names: NetworkNames =
             self.networks.values().filter_map(NetworkProperties::key_and_name).collect();
@@ -172,7 +190,7 @@ impl PropertyCache {
         }
     }
 
-    /// The machines with a card whose network has another name than in `earlier`.
+    /// The machines that have a card whose network had another name in `earlier`.
     fn machines_on_renamed_networks(&self, earlier: &NetworkNames) -> Vec<Reference> {
         let now = &self.reported_names;
         if earlier == now {
@@ -195,7 +213,7 @@ impl PropertyCache {
                 ChangedValue::Assigned(info) if change.path == "info" => {
                     self.tasks.insert(task.clone(), Some(TaskInfo::from_element(info)));
                 }
-                // Only a part of `info` came: read it again.
+                // The update has only a part of `info`, so the task is marked to be read again.
                 _ => {
                     self.tasks.insert(task.clone(), None);
                 }
@@ -208,7 +226,8 @@ impl PropertyCache {
         match object.kind.as_str() {
             "VirtualMachine" => {
                 let id = MachineId::from_backend(&object.value);
-                self.machines.insert(id.clone(), MachineProperties::new(id));
+                let before = self.machines.insert(id.clone(), MachineProperties::new(id));
+                self.membership_changed |= before.is_none();
             }
             "Datastore" => {
                 let id = DatastoreId::from_backend(&object.value);
@@ -226,7 +245,10 @@ impl PropertyCache {
         self.incomplete.remove(object);
         let was_known = match object.kind.as_str() {
             "VirtualMachine" => {
-                self.machines.remove(&MachineId::from_backend(&object.value)).is_some()
+                let machine = MachineId::from_backend(&object.value);
+                let was_known = self.machines.remove(&machine).is_some();
+                self.membership_changed |= was_known;
+                was_known
             }
             "Datastore" => {
                 self.datastores.remove(&DatastoreId::from_backend(&object.value)).is_some()
@@ -239,7 +261,7 @@ impl PropertyCache {
         }
     }
 
-    /// The properties of an object, for a change of their values.
+    /// The properties of an object, for the caller to change.
     fn properties(&mut self, object: &Reference) -> ObjectProperties<'_> {
         let found = match object.kind.as_str() {
             "VirtualMachine" => self
@@ -253,7 +275,7 @@ impl PropertyCache {
             kind if is_network(kind) => {
                 self.networks.get_mut(object).map(ObjectProperties::Network)
             }
-            // No filter has other types.
+            // The filters select no other types, so an object of another type is ignored.
             _ => Some(ObjectProperties::Ignored),
         };
         found.unwrap_or(ObjectProperties::Unknown)
@@ -264,19 +286,19 @@ impl PropertyCache {
     }
 }
 
-/// The properties of one object.
+/// The properties of one object, by the type of the object.
 enum ObjectProperties<'c> {
     Machine(&'c mut MachineProperties),
     Datastore(&'c mut DatastoreProperties),
     Network(&'c mut NetworkProperties),
     Ignored,
-    /// The cache does not have the object.
+    /// The cache has no such object.
     Unknown,
 }
 
 impl ObjectProperties<'_> {
-    /// Sets one property, or unsets it with `None`. Returns `false` if the path is not followed or
-    /// the object is unknown.
+    /// Sets the property at `path`, or unsets it if `value` is `None`. Returns `false` if otter
+    /// does not follow the path or if the cache has no such object.
     fn assign(&mut self, path: &str, value: Option<Element<'_>>) -> bool {
         match self {
             Self::Machine(properties) => properties.assign(path, value),

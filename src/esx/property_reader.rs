@@ -1,5 +1,6 @@
-//! Reads properties directly with `RetrievePropertiesEx`. If the answer can come from a lost
-//! session (an empty answer can), the session is checked and the read is repeated once.
+//! Reads properties directly with `RetrievePropertiesEx`. Some answers, such as an empty one, can
+//! mean that the session was lost. After such an answer otter checks the session and repeats the
+//! read once.
 
 use std::sync::Arc;
 
@@ -12,10 +13,10 @@ use super::soap::xml::Element;
 use super::soap::{Reference, fault::VimFault};
 use crate::hypervisor::{HostError, HostErrorKind};
 
-/// The most parts that one result may have.
+/// The maximum number of parts that the result of one read may have.
 const MAX_PARTS: usize = 1_000;
 
-/// The complete result of a read: the answer and its continuations.
+/// The complete result of a read: the first answer and the answers that continue it.
 #[derive(Debug, Default)]
 pub struct Contents(Vec<Reply>);
 
@@ -25,8 +26,8 @@ impl Contents {
         self.0.iter().filter_map(Reply::return_value).flat_map(object_contents)
     }
 
-    /// Whether a read without a session can have this result: it is empty, or a property is missing
-    /// as `NotAuthenticated`.
+    /// Whether the host could give this result to a read without a session: the result is empty, or
+    /// a property is missing because of `NotAuthenticated`.
     #[must_use]
     pub fn looks_unauthenticated(&self) -> bool {
         let mut objects = self.objects().peekable();
@@ -40,7 +41,8 @@ impl Contents {
 /// Reads properties over `login`, without checking the session.
 ///
 /// # Errors
-/// As [`Session::send_repeatable`]; `NoAnswer` if the result has more than [`MAX_PARTS`] parts.
+/// The errors of [`Session::send_repeatable`]; `NoAnswer` if the result has more than [`MAX_PARTS`]
+/// parts.
 pub async fn read_once(
     session: &Session,
     login: &Login,
@@ -72,10 +74,10 @@ pub async fn read_once(
     }
 }
 
-/// Reads properties of one object. `name` is the object's name in error messages.
+/// Reads properties of one object. Error messages call the object `name`.
 ///
 /// # Errors
-/// `NotFound` if the host does not know the object, `Forbidden` if the account may not read it;
+/// `NotFound` if the host does not know the object, `Forbidden` if the account may not read it,
 /// another fault of the host, or a failure of the connection.
 pub async fn read_object(
     session: &Session,
@@ -89,11 +91,11 @@ pub async fn read_object(
     Ok(contents)
 }
 
-/// Reads properties of selected objects, and returns the login that was used. `name` is the name of
-/// the objects in error messages.
+/// Reads properties of selected objects. Also returns the login that was used. Error messages call
+/// the objects `name`.
 ///
 /// # Errors
-/// As [`read_object`]; `NotFound` if the host knows none of the objects.
+/// The errors of [`read_object`]; `NotFound` if the host knows none of the objects.
 pub async fn read_checked(
     session: &Session,
     properties: &[PropertySpec<'_>],
@@ -120,7 +122,8 @@ pub async fn read_checked(
         first
     };
     let contents = answer.map_err(|error| match error {
-        // The session is valid, so the account lacks a right.
+        // The session was found valid, so `NotAuthenticated` means that the account lacks a
+        // privilege.
         ExchangeError::Fault(fault) if fault.is_not_authenticated() => {
             permission_denied(fault, &prefix)
         }
@@ -132,14 +135,15 @@ pub async fn read_checked(
     Ok((login, contents))
 }
 
-/// The value of a property of the first object. `None` if it has no value.
+/// The value of the property at `path` of the first object in `contents`. `None` if the property
+/// has no value.
 #[must_use]
 pub fn first_value<'c>(contents: &'c Contents, path: &str) -> Option<Element<'c>> {
     let object = contents.objects().next()?;
     object.properties.into_iter().find(|(name, _)| *name == path).map(|(_, value)| value)
 }
 
-/// The error for a `NotAuthenticated` on a valid session: the account lacks a privilege such as
+/// The error for `NotAuthenticated` on a valid session: the account lacks a privilege such as
 /// System.View.
 #[must_use]
 pub fn permission_denied(fault: VimFault, prefix: &str) -> HostError {

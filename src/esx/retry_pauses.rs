@@ -1,27 +1,29 @@
-//! The pauses between two connects. They grow while connects fail, stay short after a session that
-//! worked for a moment, and start from zero again after one that worked for longer.
+//! The pauses before otter connects to the host again. They grow while connects fail. They stay
+//! short after a session that worked only for a moment. After a session that worked for longer,
+//! there is no pause at first.
 
 use std::time::Duration;
 
-/// A session that lasted this long after the inventory was loaded counts as good.
+/// A session counts as good if it lasted this long after the inventory was loaded.
 const GOOD_SESSION: Duration = Duration::from_secs(5);
 
-/// The pause after the second failure in a row. It is doubled with each further failure.
+/// The pause after the second failure in a row. Each further failure doubles the pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// The longest pause while no session works.
+/// The maximum pause while no session works.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The longest pause after a session that worked for a short time. It is short, so that otter soon
-/// reconnects to an unstable host, and long enough not to flood a host that ends each session at
-/// once with logins.
+/// The maximum pause after a session that worked for a short time. It is short enough that otter
+/// soon reconnects to an unstable host. It is long enough that otter does not flood with logins a
+/// host that ends each session at once.
 const LONGEST_PAUSE_AFTER_SESSION: Duration = Duration::from_secs(2);
 
-/// The pauses before the connects to one host. The first connect has no pause, and neither has the
-/// first connect after a good session.
+/// The pauses before the connects to one host. There is no pause before the very first connect, and
+/// none before the first connect after a good session.
 #[derive(Clone, Debug, Default)]
 pub struct RetryPauses {
-    /// The pause before the next connect. `None` before the first failure, which means no pause.
+    /// The pause before the next connect. `None` if nothing has failed yet, so that there is no
+    /// pause.
     next: Option<Duration>,
 }
 
@@ -32,12 +34,13 @@ impl RetryPauses {
         self.next.unwrap_or_default()
     }
 
-    /// A connect failed, or its session failed before the inventory was loaded.
+    /// Records that a connect failed, or that its session failed before the inventory was loaded.
     pub fn connect_failed(&mut self) {
         self.lengthen(LONGEST_PAUSE);
     }
 
-    /// A session failed. `held` is the time since the inventory was loaded.
+    /// Records that a session failed. `held` is the time for which the session lasted after the
+    /// inventory was loaded.
     pub fn session_ended(&mut self, held: Duration) {
         if held >= GOOD_SESSION {
             self.next = Some(Duration::ZERO);
@@ -91,7 +94,7 @@ mod tests {
         let seen = milliseconds(&mut pauses, |pauses| pauses.session_ended(Duration::ZERO));
         assert_eq!(seen[..7], [0, 100, 200, 400, 800, 1_600, 2_000]);
         assert_eq!(seen[7..], [2_000; 5]);
-        // The pause is also short after a long outage.
+        // A session that worked for a short time after a long outage makes the pause short again.
         milliseconds(&mut pauses, RetryPauses::connect_failed);
         pauses.session_ended(Duration::from_secs(1));
         assert_eq!(pauses.next(), Duration::from_secs(2));

@@ -1,21 +1,23 @@
-//! The answers of a host that need no login: its API versions, and `ServiceContent` with its
-//! singletons and its product.
+//! The answers of a host that need no login: the API versions that it speaks, and `ServiceContent`
+//! with the host's singletons (its managers) and its product.
 
 use super::soap::Reference;
 use super::soap::xml::{Document, Element};
 use crate::hypervisor::HostProduct;
 
-/// The API versions that otter speaks, the newest first.
+/// The API versions that otter speaks, newest first.
 const VERSIONS: [&str; 24] = [
     "8.0.3.0", "8.0.2.0", "8.0.1.0", "8.0.0.1", "8.0.0.0", "7.0.3.2", "7.0.3.1", "7.0.3.0",
     "7.0.2.1", "7.0.2.0", "7.0.1.1", "7.0.1.0", "7.0.0.2", "7.0.0.0", "6.7.3", "6.7.2", "6.7.1",
     "6.7", "6.5", "6.0", "5.5", "5.1", "5.0", "4.1",
 ];
 
-/// The version for a host that does not list its versions. Every host from 6.5 on accepts it.
+/// The API version that otter uses if the host does not list its versions. Every host from version
+/// 6.5 on accepts it.
 pub const FALLBACK_VERSION: &str = "6.5";
 
-/// `ServiceContent` of vim25: the singletons of the host and its product.
+/// The parts of vim25's `ServiceContent` that otter uses: the host's singletons (its managers) and
+/// its product.
 #[derive(Clone, Debug)]
 pub struct ServiceContent {
     pub root_folder: Reference,
@@ -28,8 +30,8 @@ pub struct ServiceContent {
 }
 
 impl ServiceContent {
-    /// Reads the `returnval` of `RetrieveServiceContent`. `None` if a singleton that otter needs is
-    /// missing.
+    /// Reads the `returnval` of `RetrieveServiceContent`. `None` if it lacks a singleton that otter
+    /// needs.
     #[must_use]
     pub fn from_element(content: Element<'_>) -> Option<Self> {
         let about = content.child("about")?;
@@ -52,7 +54,7 @@ impl ServiceContent {
     }
 }
 
-/// Whether this is a host's `vimServiceVersions.xml`.
+/// Whether an HTTP body is the document `vimServiceVersions.xml` of a host.
 #[must_use]
 pub fn is_version_list(body: &[u8]) -> bool {
     Document::parse(body).is_ok_and(|document| {
@@ -63,7 +65,7 @@ pub fn is_version_list(body: &[u8]) -> bool {
     })
 }
 
-/// Chooses the newest version that both the host and otter speak. `body` is the host's
+/// Chooses the newest API version that both the host and otter speak. `body` is the host's document
 /// `vimServiceVersions.xml`.
 #[must_use]
 pub fn choose_version(body: &[u8]) -> &'static str {

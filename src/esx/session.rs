@@ -1,17 +1,17 @@
-//! The session with the host, shared by all callers.
+//! The session with the host, which all callers share.
 //!
 //! ```text
 //! Connecting ──login──► Connected ──lost──► Away ──login──► Connected (next generation)
 //!      └──────────────────┬──────────────────┘
 //!                      refused ──► LoginRefused ──(login_backoff)──► one more login
 //! ```
-//! These are the states of [`SessionState`](crate::hypervisor::SessionState). A login ends as
-//! `lost` if the host has ended its session, if the stream of updates broke, or if the host is
-//! unreachable.
+//! The names in the diagram are the states of [`SessionState`](crate::hypervisor::SessionState). A
+//! session counts as lost if the host has ended it, if the stream of updates broke, or if the host
+//! is unreachable.
 //!
-//! Only the task of [`EsxHypervisor::run`](super::EsxHypervisor) logs in. A caller whose call looks
-//! as if the session was lost requests a recheck and waits for its result. A hundred such callers
-//! therefore cause one check and at most one login.
+//! Only the task of [`EsxHypervisor::run`](super::EsxHypervisor) logs in. If a call of another task
+//! looks as if the session was lost, its caller requests a recheck of the session and waits for the
+//! result. Therefore a hundred such callers cause one check and at most one login.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,8 @@ use crate::clock::Clock;
 use crate::hypervisor::{HostError, HostErrorKind};
 use crate::telemetry::metrics::Metrics;
 
-/// Callers wait this long for the end of an outage. A lost session is usually back within a second.
+/// How long a caller waits for the end of an outage before its call fails. A lost session is
+/// usually back within a second.
 const OUTAGE_GRACE: Duration = Duration::from_secs(10);
 
 /// The session with one host.
@@ -46,7 +47,8 @@ pub struct Session {
     clock: Clock,
     metrics: Metrics,
     state: watch::Sender<LinkState>,
-    /// The highest generation for which a caller has requested a recheck, 0 for none.
+    /// The highest generation of a login for which a caller has requested a recheck. 0 if no
+    /// recheck is requested.
     recheck_generation: watch::Sender<u64>,
     calls_in_flight: TaskTracker,
 }
@@ -55,20 +57,23 @@ pub struct Session {
 #[derive(Debug)]
 pub struct Login {
     pub content: ServiceContent,
-    /// Increases by one with each login.
+    /// The number of this login. It is higher by one than that of the login before.
     generation: u64,
-    /// The API version of all calls.
+    /// The API version that all calls on this login use.
     version: &'static str,
     cookie: SecretString,
-    /// The configured user name, and the name that the host answered.
+    /// The names of the account: the configured user name, and the name that the host answered to
+    /// the login.
     account_names: Vec<String>,
 }
 
-/// When a request may be sent.
+/// The terms of sending one request: the lane, which says which connections to the host the request
+/// may use, and the time until which it may be sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     pub lane: Lane,
-    /// The request is not sent after this time, by the clock's `elapsed`.
+    /// The time after which the request must not be sent any more, by the clock's `elapsed`. `None`
+    /// sets no limit.
     pub not_after: Option<Duration>,
 }
 
@@ -87,55 +92,57 @@ pub enum ExchangeError {
     NotSent(HostError),
     /// The connection broke before the answer came: the call may have run.
     Disconnected(HostError),
-    /// No answer came in time, or it is not vim25: the call may have run.
+    /// No answer came in time, or the answer is not vim25: the call may have run.
     NoAnswer(HostError),
 }
 
 /// Why a login failed.
 #[derive(Debug)]
 pub enum ConnectError {
-    /// The host refused the account. Another try soon can lock it.
+    /// The host refused the account. Trying again soon could lock the account.
     Refused { error: HostError, refusal: AccountRefusal },
-    /// The host could not be reached, did not answer as a vim25 host, or accepts no login now.
+    /// The host could not be reached, did not answer as a vim25 host does, or accepts no login now.
     Failed(HostError),
 }
 
 /// The result of a recheck of the session.
 #[derive(Debug)]
 pub enum Recheck {
-    /// The session was lost. This is the next login: repeat the call on it.
+    /// The session was lost, and otter has logged in again. The caller repeats its call on this
+    /// login.
     NewLogin(Arc<Login>),
-    /// The session is valid, so the answer of the host stands.
+    /// The session is valid, so the answer that made the caller doubt the session counts.
     StillValid,
 }
 
 #[derive(Clone, Debug)]
 struct LinkState {
     link: Link,
-    /// The number of rechecks that found the session valid.
+    /// The number of rechecks so far that found the session valid.
     confirmations: u64,
 }
 
 #[derive(Clone, Debug)]
 enum Link {
     Up(Arc<Login>),
-    /// There is no session. `since` is the start of the outage, by the clock's `elapsed`.
+    /// There is no session now. `since` is the time at which the outage began, by the clock's
+    /// `elapsed`.
     Down {
         kind: HostErrorKind,
         reason: String,
         since: Duration,
     },
-    /// `run` ended: there will be no session again.
+    /// `Hypervisor::run` has ended, so there will be no session any more.
     Closed {
         reason: String,
     },
 }
 
 impl Session {
-    /// A session that is not connected yet.
+    /// Makes a session that is not connected yet.
     ///
     /// # Errors
-    /// As [`EsxOptions::check`].
+    /// Fails for the reasons that [`EsxOptions::check`] gives.
     pub fn new(options: &EsxOptions, clock: Clock, metrics: Metrics) -> Result<Self, OptionsError> {
         let link = Link::Down {
             kind: HostErrorKind::Unreachable,
@@ -156,8 +163,8 @@ impl Session {
         })
     }
 
-    /// The current login. If the outage is younger than [`OUTAGE_GRACE`], it waits for the next
-    /// login.
+    /// The current login. During an outage that is younger than [`OUTAGE_GRACE`], this function
+    /// waits for the next login.
     ///
     /// # Errors
     /// `Unreachable` or `LoginRefused`, with the reason of the outage.
@@ -184,10 +191,10 @@ impl Session {
         }
     }
 
-    /// Makes one call over `login`, when it is its turn.
+    /// Makes one call over `login`, after it has waited for a free connection.
     ///
     /// # Errors
-    /// [`ExchangeError`].
+    /// [`ExchangeError`] says how far the call came.
     pub async fn send(
         &self,
         login: &Login,
@@ -200,10 +207,11 @@ impl Session {
         Ok(reply)
     }
 
-    /// Makes one call that may run twice. If the connection breaks, the call is sent once more.
+    /// Makes one call that may run twice without harm. If the connection breaks, the call is sent
+    /// once more.
     ///
     /// # Errors
-    /// As [`Session::send`].
+    /// The errors of [`Session::send`].
     pub async fn send_repeatable(
         &self,
         login: &Login,
@@ -219,8 +227,8 @@ impl Session {
     /// Requests a recheck of `login`, whose session looks lost, and waits for the result.
     ///
     /// # Errors
-    /// `LoginRefused`, `Unreachable` after [`Session::close`], or `NotAuthenticated` if no session
-    /// came back in time.
+    /// `LoginRefused` if the host refuses the next login, `Unreachable` after [`Session::close`],
+    /// or `NotAuthenticated` if no session came back in time.
     pub async fn recheck(&self, login: &Login) -> Result<Recheck, HostError> {
         let mut states = self.state.subscribe();
         let confirmations = states.borrow().confirmations;
@@ -247,7 +255,7 @@ impl Session {
                         Link::Up(_) | Link::Down { .. } => {}
                     }
                 }
-                // The sender lives as long as `self`.
+                // `changed` fails only without a sender, but the sender lives as long as `self`.
                 let _ = states.changed().await;
             }
         };
@@ -266,11 +274,12 @@ impl Session {
     /// Waits until a caller requests a recheck of `login`.
     pub async fn recheck_requested(&self, login: &Login) {
         let mut recheck_generation = self.recheck_generation.subscribe();
-        // The sender lives as long as `self`.
+        // `wait_for` fails only without a sender, but the sender lives as long as `self`.
         let _ = recheck_generation.wait_for(|generation| *generation >= login.generation).await;
     }
 
-    /// Whether the host still has the session of `login`: reads `SessionManager.currentSession`.
+    /// Asks the host whether it still has the session of `login`, by reading the property
+    /// `SessionManager.currentSession`.
     ///
     /// # Errors
     /// Fails if the host did not answer the question.
@@ -305,12 +314,12 @@ impl Session {
         self.state.send_modify(|state| state.confirmations += 1);
     }
 
-    /// Ends the outage: all further calls use this login.
+    /// Records a new login, on which all further calls run. This ends the outage.
     pub fn set_login(&self, login: &Arc<Login>) {
         self.state.send_modify(|state| state.link = Link::Up(Arc::clone(login)));
     }
 
-    /// Begins an outage, or updates its reason.
+    /// Records that an outage has begun, or that its reason has changed.
     pub fn set_down(&self, error: &HostError) {
         let kind = match error.kind {
             HostErrorKind::LoginRefused => HostErrorKind::LoginRefused,
@@ -326,12 +335,12 @@ impl Session {
         });
     }
 
-    /// Reads what the host says about itself, which needs no account, and makes one login. Does not
-    /// repeat a login that fails. The new login gets the number `generation`, which must be one
-    /// higher than that of the last login.
+    /// Reads what the host says about itself without a login, and then logs in once. A login that
+    /// fails is not repeated. The new login gets the number `generation`, which the caller makes
+    /// higher by one than that of the last login.
     ///
     /// # Errors
-    /// [`ConnectError`].
+    /// [`ConnectError`] says whether the host refused the account.
     pub async fn connect(&self, generation: u64) -> Result<Login, ConnectError> {
         let (version, content) = self.identify().await.map_err(ConnectError::Failed)?;
         self.log_in(version, content, generation).await
@@ -343,12 +352,13 @@ impl Session {
         self.calls_in_flight.close();
     }
 
-    /// Waits until no call is in flight. Call it after [`Session::close`].
+    /// Waits until no call is under way. The caller must call [`Session::close`] first.
     pub async fn wait_idle(&self) {
         self.calls_in_flight.wait().await;
     }
 
-    /// Chooses the API version and reads the `ServiceContent` of the host. Needs no account.
+    /// Chooses the API version and reads the `ServiceContent` of the host. The host needs no login
+    /// for either.
     ///
     /// # Errors
     /// `Protocol` if the server does not speak vim25, `Unreachable` if it does not answer.
@@ -372,7 +382,7 @@ impl Session {
     /// Logs in once.
     ///
     /// # Errors
-    /// [`ConnectError`].
+    /// [`ConnectError`] says whether the host refused the account.
     pub async fn log_in(
         &self,
         version: &'static str,
@@ -403,27 +413,29 @@ impl Session {
         Ok(Login { content, generation, version, cookie, account_names })
     }
 
-    /// Sets the password of the next login. The current session continues.
+    /// Sets the password that the next login uses. The current session goes on.
     pub fn set_password(&self, password: SecretString) {
         self.password.send_replace(password);
     }
 
-    /// Changes whenever a password is set, also if it is the same as before.
+    /// A receiver that changes whenever a password is set, even if it equals the password before.
     pub fn password_changes(&self) -> watch::Receiver<SecretString> {
         self.password.subscribe()
     }
 
-    /// Requests a connect without a pause, if there is no session.
+    /// Requests that otter connects without a pause. The request has no effect while there is a
+    /// session.
     pub fn connect_now(&self) {
         self.connect_requests.send_replace(());
     }
 
-    /// Changes with each [`Session::connect_now`].
+    /// A receiver that changes with each call of [`Session::connect_now`].
     pub fn connect_requests(&self) -> watch::Receiver<()> {
         self.connect_requests.subscribe()
     }
 
-    /// Ends the session on the host, which has a limit of some hundred sessions.
+    /// Ends the session of `login` on the host. A host accepts only some hundred sessions, so an
+    /// unused one should not remain.
     pub async fn logout(&self, login: &Login) {
         let request = request::logout(&login.content.session_manager);
         if let Err(error) = self.send(login, request, Lane::Reserved).await {
@@ -432,7 +444,7 @@ impl Session {
         }
     }
 
-    /// The metrics of calls and sessions.
+    /// The metrics that count calls and sessions.
     pub const fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -468,13 +480,14 @@ impl Session {
         &self.transport
     }
 
-    /// The host's address, for messages.
+    /// The name and port of the host, for messages.
     #[must_use]
     pub fn address(&self) -> String {
         self.transport.address()
     }
 
-    /// Whether the server lists API versions as hosts do. A host can do so while its API is down.
+    /// Whether the server lists API versions in the way that hosts do. A host can do so even while
+    /// its API is down.
     pub async fn lists_api_versions(&self) -> bool {
         let listed = self.transport.versions(self.transport.turn(Lane::Reserved).await).await;
         listed.is_ok_and(|answer| answer.status == 200 && is_version_list(&answer.body))
@@ -498,7 +511,8 @@ impl Session {
     ) -> Result<(Reply, Option<SecretString>), ExchangeError> {
         let method = request.method;
         let turn = self.turn(terms).await;
-        // The measured time excludes the wait for the turn, because the host does not cause it.
+        // The metrics measure the time of a call without its wait for a connection, because the
+        // host does not cause that wait.
         let began = self.clock.elapsed();
         let answer = match turn {
             Ok(turn) => self.exchange_uncounted(turn, version, cookie, request).await,
@@ -562,8 +576,8 @@ impl Session {
         }
     }
 
-    /// Whether the host refused the account or accepts no login now, as
-    /// [`VimFault::account_refusal`] decides.
+    /// Turns the error of a login into a [`ConnectError`]. [`VimFault::account_refusal`] decides
+    /// whether the host refused the account or only accepts no login now.
     fn login_error(&self, error: ExchangeError) -> ConnectError {
         let fault = match error {
             ExchangeError::Fault(fault) => fault,
@@ -583,18 +597,18 @@ impl Session {
     }
 }
 
-/// Answers above this size in bytes are parsed on a blocking thread, so that they delay no other
-/// task.
+/// Answers that are longer than this, in bytes, are parsed on a blocking thread, so that they delay
+/// no other task.
 const LARGE_ANSWER: usize = 256 << 10;
 
 impl Login {
-    /// Whether `user` is the account of this login.
+    /// Whether `user` is a name of the account that made this login.
     #[must_use]
     pub fn is_own_account(&self, user: &str) -> bool {
         self.account_names.iter().any(|us| us.eq_ignore_ascii_case(user))
     }
 
-    /// The number of this login. Each login has a higher one than the last.
+    /// The number of this login. Each login has a higher number than the login before.
     #[must_use]
     pub const fn generation(&self) -> u64 {
         self.generation
@@ -602,7 +616,8 @@ impl Login {
 }
 
 impl ExchangeError {
-    /// Converts the error to a [`HostError`]. `prefix` begins the message of a fault.
+    /// Converts the error to a [`HostError`]. If the error is a fault, its message begins with
+    /// `prefix`.
     #[must_use]
     pub fn into_error(self, prefix: &str) -> HostError {
         match self {
@@ -611,13 +626,13 @@ impl ExchangeError {
         }
     }
 
-    /// Whether a lost session can cause this error.
+    /// Whether a lost session can be the reason for this error.
     #[must_use]
     pub fn may_mean_lost_session(&self) -> bool {
         matches!(self, Self::Fault(fault) if fault.may_mean_lost_session())
     }
 
-    /// Whether the error is the fault of this name.
+    /// Whether the error is the vim25 fault `name`.
     #[must_use]
     pub fn is_fault(&self, name: &str) -> bool {
         matches!(self, Self::Fault(fault) if fault.name == name)

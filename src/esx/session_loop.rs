@@ -1,7 +1,7 @@
-//! Keeps the session: connects, runs the collector on the login, and connects again after each
-//! failure, with growing pauses if the logins do not last. If the host refuses the account, it
-//! waits for `login_backoff` or a new password. Any other failed login is an outage. It logs out
-//! when it is stopped.
+//! Keeps the session with the host: connects, runs the collector on the login, and connects again
+//! after each failure. If the logins do not last, the pauses between them grow. If the host refuses
+//! the account, the loop waits for `login_backoff` or for a new password. Any other failed login
+//! counts as an outage. When the loop is stopped, it logs out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +17,11 @@ use crate::clock::Clock;
 use crate::hypervisor::{HostError, HostErrorKind, Observer, SessionState, SessionStatus};
 use crate::telemetry::metrics::Metrics;
 
-/// The longest time that the shutdown waits for calls in flight, and again for the logout.
+/// The maximum time that the shutdown waits for calls under way. The shutdown waits as long again
+/// for the logout.
 const SHUTDOWN_STEP: Duration = Duration::from_secs(5);
 
-/// The loop of one session.
+/// The loop that keeps the session with one host.
 pub struct SessionLoop {
     session: Arc<Session>,
     clock: Clock,
@@ -28,10 +29,10 @@ pub struct SessionLoop {
     collector: Collector,
     reporter: StatusReporter,
     generation: u64,
-    /// The last login, whose session may still be valid.
+    /// The last login. Its session may still be valid after a failure.
     login: Option<Arc<Login>>,
     pauses: RetryPauses,
-    /// Changes if a caller asks for a connect at once.
+    /// Changes when a caller asks otter to connect at once.
     connect_requests: watch::Receiver<()>,
 }
 
@@ -77,7 +78,7 @@ impl SessionLoop {
         }
     }
 
-    /// Runs until `stop` is cancelled, then logs out.
+    /// Keeps the session until `stop` is cancelled, and then logs out.
     pub async fn run(mut self, stop: CancellationToken) {
         self.reporter.report(SessionState::Connecting);
         let _: Option<()> = stop
@@ -92,8 +93,8 @@ impl SessionLoop {
             "otter no longer talks to the host: it is shutting down.",
         ));
         if let Some(login) = &self.login {
-            // Log out after the calls in flight: a call that the host has not processed yet needs
-            // the session.
+            // The logout waits for the calls that are under way, because a call that the host has
+            // not yet processed needs the session.
             tokio::select! {
                 () = self.session.wait_idle() => {}
                 () = self.clock.sleep(SHUTDOWN_STEP) => {}
@@ -112,7 +113,8 @@ impl SessionLoop {
         let reason = self.outage_reason();
         let (session, previous, next) =
             (Arc::clone(&self.session), self.login.clone(), self.generation + 1);
-        // Subscribe before the login reads the password, so that no change is missed.
+        // The receiver subscribes before the login reads the password, so that it misses no change
+        // of the password.
         let passwords = self.session.password_changes();
         let connecting = async move {
             if let Some(login) = previous
@@ -152,7 +154,8 @@ impl SessionLoop {
         let is_requested = async {
             tokio::select! {
                 () = clock.sleep(pause) => false,
-                // The sender lives as long as the session, which `self` holds.
+                // The sender of the requests lives as long as the session, which `self` holds, so
+                // `changed` does not fail.
                 Ok(()) = connect_requests.changed() => true,
             }
         };
@@ -199,7 +202,7 @@ impl SessionLoop {
         self.report_loss(&error);
     }
 
-    /// Logs an outage once when it begins, and again if its reason changes.
+    /// Logs an outage when it begins, and again only if its reason changes.
     fn report_loss(&mut self, error: &HostError) {
         let cause = std::error::Error::source(error).map(ToString::to_string);
         match &self.reporter.status.state {
@@ -227,7 +230,8 @@ impl SessionLoop {
         let until_next_try = async move {
             tokio::select! {
                 () = clock.sleep(backoff) => {}
-                // The sender lives as long as the session, which `self` holds.
+                // The sender of the passwords lives as long as the session, which `self` holds, so
+                // `changed` does not fail.
                 Ok(()) = passwords.changed() => {}
             }
         };
@@ -237,7 +241,7 @@ impl SessionLoop {
 
 impl StatusReporter {
     fn report(&mut self, state: SessionState) {
-        // A new reason of the same outage does not begin a new outage.
+        // If only the reason of the outage changes, the outage keeps its beginning.
         let same = std::mem::discriminant(&self.status.state) == std::mem::discriminant(&state);
         if !same || state == SessionState::Connecting {
             self.status.since = self.clock.now();

@@ -1,5 +1,5 @@
-//! The views and filters that the collector creates on the host, and the properties that they
-//! follow.
+//! The views and filters that the collector creates on the host, and the properties that otter
+//! follows with them.
 
 use super::connections::Lane;
 use super::datastore::DATASTORE_PATHS;
@@ -10,36 +10,37 @@ use super::soap::Reference;
 use super::soap::request::{self, PropertySpec, Request, Selection};
 use crate::hypervisor::{HostError, HostErrorKind};
 
-/// The objects that the collector created on the host.
+/// The views and filters that the collector has created on the host.
 #[derive(Clone, Debug)]
 pub struct Subscription {
-    /// The `ContainerView` of machines, datastores and networks.
+    /// The `ContainerView` that contains the host's machines, datastores and networks.
     pub machines: Reference,
-    /// The `ListView` of followed tasks.
+    /// The `ListView` that contains the followed tasks.
     pub tasks: Reference,
     filters: [Reference; 2],
-    /// The login whose session owns the objects.
+    /// The generation of the login whose session owns the views and filters.
     generation: u64,
 }
 
-/// The followed properties of machines, datastores and networks, without those that the host does
-/// not know.
+/// The properties of machines, datastores and networks that otter follows. Properties that the host
+/// does not know are left out.
 #[derive(Debug)]
 pub struct FollowedPaths(Vec<PropertySpec<'static>>);
 
 impl Subscription {
-    /// Creates the views and their filters. Paths that the host does not know are removed from
-    /// `paths`.
+    /// Creates the views and their filters. Removes from `paths` the properties that the host does
+    /// not know.
     ///
     /// # Errors
-    /// As [`Session::send`]; `NoAnswer` if an answer names no object.
+    /// The errors of [`Session::send`]; `NoAnswer` if the answer to a method that creates an object
+    /// names no object.
     pub async fn create(
         session: &Session,
         login: &Login,
         paths: &mut FollowedPaths,
     ) -> Result<Self, ExchangeError> {
         let content = &login.content;
-        // `Network` is the base type of all networks.
+        // The type `Network` includes all types of networks, because they derive from it.
         let types = ["VirtualMachine", "Datastore", "Network"];
         let view =
             request::create_container_view(&content.view_manager, &content.root_folder, &types);
@@ -62,18 +63,19 @@ impl Subscription {
         Ok(Self { machines, tasks, filters, generation: login.generation() })
     }
 
-    /// Whether the session of `login` owns the objects.
+    /// Whether the views and filters belong to the session of `login`.
     #[must_use]
     pub fn belongs_to(&self, login: &Login) -> bool {
         self.generation == login.generation()
     }
 
-    /// Destroys the objects, as far as the host still has them.
+    /// Destroys the views and filters, as far as the host still has them.
     pub async fn destroy(&self, session: &Session, login: &Login) {
         let filters = self.filters.iter().map(request::destroy_property_filter);
         let views = [&self.machines, &self.tasks].map(request::destroy_view);
         for request in filters.chain(views) {
-            // It fails if the host has already removed the object.
+            // The result is ignored, because the call fails if the host has already removed the
+            // object.
             let _ = session.send(login, request, Lane::Reserved).await;
         }
     }
@@ -92,14 +94,15 @@ impl Default for FollowedPaths {
 }
 
 impl FollowedPaths {
-    /// The specs of a filter or a read.
+    /// The types and paths to follow, as a filter or a read takes them.
     #[must_use]
     pub fn specs(&self) -> &[PropertySpec<'static>] {
         &self.0
     }
 
-    /// If `error` says that an old host does not know a path or a type, stops following the path or
-    /// the networks. Returns whether otter followed them.
+    /// Handles the fault of an old host that does not know a property or a type: otter stops
+    /// following the property, or the networks. Returns whether otter had followed them, so that
+    /// the caller can try again.
     pub fn drop_unknown(&mut self, error: &ExchangeError) -> bool {
         let ExchangeError::Fault(fault) = error else { return false };
         if matches!(fault.name.as_str(), "InvalidType" | "InvalidArgument") {
@@ -118,8 +121,8 @@ impl FollowedPaths {
         before > count(&self.0)
     }
 
-    /// Stops following networks, whose types are newer than the others: `OpaqueNetwork` exists
-    /// since API 5.5. Returns whether otter followed them.
+    /// Stops following networks. Their types are the newest of the followed types: `OpaqueNetwork`
+    /// exists since API 5.5. Returns whether otter had followed networks.
     fn drop_networks(&mut self) -> bool {
         let before = self.0.len();
         let is_network = |name| NETWORK_PATHS.iter().any(|(network, _)| *network == name);
@@ -132,7 +135,7 @@ impl FollowedPaths {
     }
 }
 
-/// Calls a method that creates an object, and returns the object.
+/// Calls a method that creates an object on the host, and returns the reference to the object.
 async fn create_object(
     session: &Session,
     login: &Login,

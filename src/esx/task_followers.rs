@@ -1,5 +1,5 @@
-//! The tasks that callers of `Hypervisor::follow` follow, and the changes that the host's
-//! `ListView` of tasks needs to contain exactly these.
+//! The tasks that callers of `Hypervisor::follow` follow. The host's `ListView` of tasks should
+//! contain exactly these, so this file also keeps the changes that the `ListView` still needs.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use super::task_info::{TaskInfo, TaskState};
 use crate::domain::ids::TaskId;
 use crate::hypervisor::TaskStatus;
 
-/// The followed tasks and their followers.
+/// The followed tasks, each with its followers.
 #[derive(Debug, Default)]
 pub struct TaskFollowers {
     table: Mutex<TaskTable>,
@@ -20,37 +20,37 @@ pub struct TaskFollowers {
 #[derive(Debug, Default)]
 struct TaskTable {
     followed: HashMap<TaskId, Followed>,
-    /// Tasks without followers that the `ListView` still has. They are removed with the next
-    /// addition.
+    /// Tasks that the `ListView` still contains but that have no followers. The next call that adds
+    /// tasks removes them.
     to_remove: HashSet<TaskId>,
-    /// `run` has ended: no status will come.
+    /// Whether `Hypervisor::run` has ended, so that no status will come any more.
     closed: bool,
 }
 
 #[derive(Debug)]
 struct Followed {
     sender: watch::Sender<TaskStatus>,
-    /// Whether the `ListView` has the task.
+    /// Whether the `ListView` contains the task.
     in_list_view: bool,
-    /// Whether the host has reported the task since it was added.
+    /// Whether the host has reported the task since it was added to the `ListView`.
     is_reported: bool,
-    /// Whether the task must be read when it is added, because the `ListView` may have it already.
-    /// In that case the host does not report the task.
+    /// Whether otter must read the task when it adds the task to the `ListView`. This is so if the
+    /// `ListView` may already contain the task, because the host does not report it then.
     must_read: bool,
 }
 
-/// The tasks to add to the `ListView` and to remove from it.
+/// The tasks that otter must add to the `ListView`, and those that it must remove.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ListViewChanges {
     pub add: Vec<TaskId>,
     pub remove: Vec<TaskId>,
-    /// The tasks of `add` that must be read, because the host does not report them.
+    /// The tasks of `add` that otter must also read, because the host does not report them.
     pub read: Vec<TaskId>,
 }
 
 impl TaskFollowers {
-    /// Follows a task. Several callers can follow the same task. After [`close`](Self::close), the
-    /// receiver is closed.
+    /// Follows a task. Several callers can follow the same task. After [`close`](Self::close) has
+    /// been called, the returned receiver is closed from the start.
     #[must_use]
     pub fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus> {
         let new = || watch::Sender::new(TaskStatus::Running { progress: None });
@@ -65,17 +65,17 @@ impl TaskFollowers {
         receiver
     }
 
-    /// Waits until [`take_list_changes`](Self::take_list_changes) may have a change.
+    /// Waits until [`take_list_changes`](Self::take_list_changes) may return changes.
     pub async fn list_changed(&self) {
         self.list_changed.notified().await;
     }
 
-    /// Takes the changes that the `ListView` needs; they count as made. `None` if there is nothing
-    /// to add and few tasks to remove.
+    /// Takes the changes that the `ListView` needs. From now on the changes count as made. `None`
+    /// if no task must be added and few must be removed.
     #[must_use]
     pub fn take_list_changes(&self) -> Option<ListViewChanges> {
-        /// From this number of tasks on, their removal gets a call of its own. Fewer tasks cost the
-        /// host little.
+        /// From this number of tasks on, otter removes tasks with a call of its own. Fewer tasks
+        /// cost the host little, so otter removes them together with the next addition.
         const MANY: usize = 200;
         let mut guard = self.table();
         let table = &mut *guard;
@@ -101,7 +101,7 @@ impl TaskFollowers {
             return None;
         }
         let to_remove = std::mem::take(&mut table.to_remove);
-        // Keep a task that ended and is followed again.
+        // A task that had lost its followers but is followed again stays in the `ListView`.
         let mut remove: Vec<TaskId> =
             to_remove.into_iter().filter(|task| !table.followed.contains_key(task)).collect();
         for tasks in [&mut add, &mut read, &mut remove] {
@@ -110,7 +110,7 @@ impl TaskFollowers {
         Some(ListViewChanges { add, remove, read })
     }
 
-    /// The tasks among `tasks` that the host has not reported since they were added.
+    /// The tasks in `tasks` that the host has not reported since they were added to the `ListView`.
     #[must_use]
     pub fn unreported(&self, tasks: Vec<TaskId>) -> Vec<TaskId> {
         let table = self.table();
@@ -119,7 +119,7 @@ impl TaskFollowers {
         tasks.into_iter().filter(is_unreported).collect()
     }
 
-    /// Records that the `ListView` was created again and is empty.
+    /// Records that the `ListView` was created again, so that it is empty.
     pub fn list_view_recreated(&self) {
         let mut table = self.table();
         table.to_remove.clear();
@@ -130,7 +130,7 @@ impl TaskFollowers {
         self.list_changed.notify_one();
     }
 
-    /// Adds a followed task to the `ListView` once more, and reads it.
+    /// Requests that a followed task is added to the `ListView` once more and read.
     pub fn relist(&self, task: &TaskId) {
         if let Some(followed) = self.table().followed.get_mut(task) {
             followed.in_list_view = false;
@@ -145,8 +145,8 @@ impl TaskFollowers {
         self.table().followed.contains_key(task)
     }
 
-    /// Sends the status of a task to its followers. Sends an end once, and never a lower progress
-    /// than before. Returns whether followers received the end.
+    /// Sends the status of a task to its followers. Followers get the end of a task only once, and
+    /// they never see the progress decrease. Returns whether followers got the end.
     pub fn report(&self, task: &TaskId, info: &TaskInfo) -> bool {
         if info.state == TaskState::Running {
             if let Some(followed) = self.table().followed.get_mut(task) {
@@ -163,12 +163,14 @@ impl TaskFollowers {
         }
     }
 
-    /// Ends a task that the host does not know.
+    /// Reports to the followers of a task that the host does not know the task, which ends it for
+    /// them.
     pub fn report_vanished(&self, task: &TaskId) {
         let _ = self.report_end(task, TaskStatus::Vanished);
     }
 
-    /// Closes all receivers, also those of later followers.
+    /// Closes the receivers of all followers. Callers that follow a task later get a closed
+    /// receiver.
     pub fn close(&self) {
         let mut table = self.table();
         table.closed = true;
@@ -230,7 +232,7 @@ mod tests {
             matches!(*kept.borrow(), TaskStatus::Succeeded { .. })
                 && !followers.is_followed(&first)
         );
-        // An end is final.
+        // The end of a task is final: a later report of another end changes nothing.
         assert!(!followers.report(&first, &info("<state>error</state>")));
         assert!(matches!(*kept.borrow(), TaskStatus::Succeeded { .. }));
         let third = TaskId::from_backend("c");
@@ -244,7 +246,7 @@ mod tests {
                 read: vec![]
             }
         );
-        // The progress of a host can decrease; the progress that followers see does not.
+        // A host can report a lower progress than before, but followers must not see it decrease.
         for (reported, expected) in [("40", 40), ("30", 40), ("", 40), ("60", 60)] {
             followers.report(
                 &third,
@@ -254,7 +256,8 @@ mod tests {
             let TaskStatus::Running { progress } = now else { panic!("{now:?}") };
             assert_eq!(progress, Some(expected));
         }
-        // A task that the list may have already is read, because the host reports no addition.
+        // The `ListView` may still contain a task that is added to it again. otter must read such a
+        // task, because the host does not report it.
         followers.relist(&third);
         let changes = followers.take_list_changes().unwrap();
         assert_eq!((changes.add, changes.read), (vec![third.clone()], vec![third.clone()]));

@@ -1,4 +1,5 @@
-//! `TaskInfo` of vim25: its fields, the call that started the task, and the status it means.
+//! `TaskInfo` of vim25: its fields, the call that started the task, and what the task's state means
+//! for its followers.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ pub struct TaskInfo {
     pub progress: Option<u8>,
     pub error: Option<VimFault>,
     pub cancelled: bool,
-    /// The result, if it is a reference.
+    /// The result of the task, if the result is a reference.
     pub result: Option<Reference>,
     pub description_id: String,
     pub entity: Option<Reference>,
@@ -25,7 +26,7 @@ pub struct TaskInfo {
     pub user: Option<String>,
 }
 
-/// `TaskInfoState`. `queued` and unknown values count as running.
+/// The state of a task (`TaskInfoState`). `queued` and states unknown to otter count as running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskState {
     Running,
@@ -34,7 +35,7 @@ pub enum TaskState {
 }
 
 impl TaskInfo {
-    /// Reads `Task.info`.
+    /// Reads the property `info` of a task.
     #[must_use]
     pub fn from_element(info: Element<'_>) -> Self {
         let result = info.child("result").filter(|result| result.attribute("type").is_some());
@@ -54,8 +55,8 @@ impl TaskInfo {
         }
     }
 
-    /// The call that started the task, by its `descriptionId` on ESX, vCenter and govmomi's
-    /// simulator. `None` if otter makes no such call.
+    /// The kind of call that started the task, as its `descriptionId` says. ESX, vCenter and
+    /// govmomi's simulator write it in different forms. `None` if otter makes no such call.
     #[must_use]
     pub fn call(&self) -> Option<CallKind> {
         match self.description_id.as_str() {
@@ -81,7 +82,7 @@ impl TaskInfo {
         }
     }
 
-    /// Whether the task has succeeded and has restarted the guest.
+    /// Whether the task has succeeded and thereby restarted the guest of its machine.
     #[must_use]
     pub fn restarts_guest(&self) -> bool {
         self.state == TaskState::Success
@@ -94,7 +95,7 @@ impl TaskInfo {
             ))
     }
 
-    /// The status that the followers of the task receive.
+    /// The status that the followers of the task get.
     #[must_use]
     pub fn status(&self) -> TaskStatus {
         match self.state {

@@ -1,5 +1,5 @@
-//! Changes the `ListView` of followed tasks on the host, and reads the added tasks that the stream
-//! of updates does not report.
+//! Changes the `ListView` of followed tasks on the host, and reads those added tasks that the
+//! stream of updates does not report.
 
 use std::collections::HashSet;
 
@@ -12,27 +12,27 @@ use super::task_followers::ListViewChanges;
 use super::task_info::TaskInfo;
 use crate::domain::ids::TaskId;
 
-/// The most tasks that one call reads.
+/// The maximum number of tasks that one call reads.
 const TASKS_PER_READ: usize = 50;
 
-/// Tasks with their `info`, `None` if the host does not know the task.
+/// Tasks that were read, each with its `info`. `None` if the host does not know the task.
 type TaskReadings = Vec<(TaskId, Option<TaskInfo>)>;
 
 /// The result of a change of the `ListView`.
 #[derive(Debug)]
 pub struct ListUpdate {
-    /// The tasks that were read.
+    /// The added tasks that were read, because the stream of updates does not report them.
     pub read: TaskReadings,
-    /// The added tasks that were not read. The stream of updates reports them.
+    /// The added tasks that were not read, because the stream of updates will report them.
     pub listed: Vec<TaskId>,
 }
 
-/// Applies `changes` to the `ListView`. Reads the tasks of `changes.read`, and those that the host
-/// does not know: a read shows whether they are gone.
+/// Applies `changes` to the `ListView` on the host. Then reads the tasks of `changes.read`, and the
+/// tasks that the host says it does not know, to find out whether they are really gone.
 ///
 /// # Errors
-/// `NoAnswer` if the session is lost, because every task looks unknown then; otherwise as
-/// [`Session::send_repeatable`].
+/// `NoAnswer` if the session is lost, because the host then seems to know no task; otherwise the
+/// errors of [`Session::send_repeatable`].
 pub async fn update_and_read(
     session: &Session,
     login: &Login,
@@ -42,8 +42,8 @@ pub async fn update_and_read(
     let reference = |task: &TaskId| Reference::new("Task", task.backend_text());
     let add: Vec<Reference> = changes.add.iter().map(reference).collect();
     let remove: Vec<Reference> = changes.remove.iter().map(reference).collect();
-    // A host lists unknown tasks in its answer, or refuses the whole call. After a refusal the
-    // tasks are changed one by one.
+    // A host either lists the tasks that it does not know in its answer, or refuses the whole call
+    // because of them. After a refusal, the tasks are added and removed one by one.
     let all_at_once = modify_list(session, login, list, &add, &remove).await?;
     let unknown = if let Some(unknown) = all_at_once {
         unknown
@@ -78,7 +78,8 @@ pub async fn update_and_read(
             }
         }
     }
-    // On a lost session every task looks unknown.
+    // If the session is lost, the host seems to know no task. So the session is checked before a
+    // task counts as gone.
     if updates.iter().any(|(_, info)| info.is_none())
         && !session.is_valid(login).await.map_err(ExchangeError::NoAnswer)?
     {
@@ -88,11 +89,12 @@ pub async fn update_and_read(
     Ok(ListUpdate { read: updates, listed })
 }
 
-/// Calls `ModifyListView`. Returns the tasks to add that the host does not know; `None` if the host
-/// refuses the whole call because of one.
+/// Calls `ModifyListView`. Returns those tasks of `add` that the host does not know. `None` if the
+/// host refuses the whole call because it does not know a task.
 ///
 /// # Errors
-/// Fails if the host does not know the `ListView`; otherwise as [`Session::send_repeatable`].
+/// Fails if the host does not know the `ListView`; otherwise the errors of
+/// [`Session::send_repeatable`].
 async fn modify_list(
     session: &Session,
     login: &Login,
@@ -116,7 +118,7 @@ async fn modify_list(
     }
 }
 
-/// Reads tasks in one call. `None` if the host does not know one of them.
+/// Reads tasks in one call. `None` if the host does not know one of the tasks.
 async fn read_tasks(
     session: &Session,
     login: &Login,

@@ -1,4 +1,5 @@
-//! The TLS configuration of connections, and single handshakes for `otter doctor`.
+//! The TLS configuration of the connections to the host, and single TLS handshakes for `otter
+//! doctor`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use crate::domain::proxy_url::ProxyUrl;
 use crate::domain::verify::Verify;
 use crate::hypervisor::{HostError, HostErrorKind};
 
-/// Why TLS cannot be set up. Each text says what to do.
+/// Why TLS cannot be set up. The text of each error also says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("the CA file {0} cannot be read ({1}): check its name and its permissions")]
@@ -73,12 +74,12 @@ pub fn client_config(verify: &Verify) -> Result<ClientConfig, TlsError> {
     Ok(builder.with_no_client_auth())
 }
 
-/// The address of a host.
+/// The name, port and scheme of a host's address.
 pub struct Endpoint {
     pub host: String,
     pub port: u16,
-    /// Whether the URL is `https`. Otherwise the connection is plain HTTP, and the host is this
-    /// machine.
+    /// Whether the URL begins with `https`. If not, the connection is plain HTTP, which the
+    /// configuration allows only for a host on this machine.
     pub is_tls: bool,
     name: ServerName<'static>,
 }
@@ -87,7 +88,7 @@ impl Endpoint {
     /// Parses a normalized URL.
     ///
     /// # Errors
-    /// Fails if its host is neither a DNS name nor an IP address.
+    /// Fails if the host in the URL is neither a DNS name nor an IP address.
     pub fn from_url(url: &Url) -> Result<Self, HostError> {
         let host = url.host_str().unwrap_or_default();
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -105,7 +106,8 @@ impl Endpoint {
 ///
 /// # Errors
 /// Fails if no connection or no TLS is possible, or if `verify` rejects the certificate.
-/// [`HandshakeError::from_io`](super::handshake_error::HandshakeError::from_io) says which.
+/// [`HandshakeError::from_io`](super::handshake_error::HandshakeError::from_io) finds out which of
+/// these happened.
 pub async fn handshake(
     endpoint: &Endpoint,
     proxy: Option<&ProxyUrl>,
@@ -128,7 +130,7 @@ pub async fn handshake(
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the handshake timed out")))
 }
 
-/// The certificates that the system trusts, without those that webpki cannot use.
+/// The certificates that the operating system trusts, without those that webpki cannot use.
 fn system_certificates() -> Result<TrustedCertificates, TlsError> {
     let mut trusted = TrustedCertificates::new();
     for certificate in rustls_native_certs::load_native_certs().certs {

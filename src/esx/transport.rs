@@ -1,5 +1,6 @@
-//! HTTP to the host: its requests, timeouts and answer limit. It follows no redirect, retries
-//! nothing, and uses the configured proxy, none of the environment.
+//! Sends HTTP requests to the host, with timeouts and a limit for the length of answers. It follows
+//! no redirect, repeats no request, and uses only the configured proxy, not a proxy from the
+//! environment.
 
 use std::error::Error;
 use std::io::{self, Read};
@@ -24,10 +25,10 @@ use super::tunnel::TunnelError;
 use crate::domain::host_url::InvalidHostUrl;
 use crate::hypervisor::{ByteStream, HostError, HostErrorKind};
 
-/// The name of the session cookie.
+/// The name of the cookie in which a host sends the session.
 const SESSION_COOKIE: &str = "vmware_soap_session";
 
-/// Compressed answers above this size in bytes are unpacked on a blocking thread.
+/// Compressed answers that are longer than this, in bytes, are unpacked on a blocking thread.
 const LARGE_COMPRESSED: usize = 16 << 10;
 
 /// Sends requests to one host.
@@ -36,9 +37,9 @@ pub struct Transport {
     connections: Connections,
     connect_timeout: Duration,
     sdk: Url,
-    /// The headers of every request.
+    /// The HTTP headers that every request has.
     headers: HeaderMap,
-    /// Whether the host is this machine.
+    /// Whether the host runs on the same machine as otter.
     is_local: bool,
     answer_limit: usize,
     max_wait: Duration,
@@ -49,16 +50,18 @@ pub struct Transport {
 pub struct HttpAnswer {
     pub status: u16,
     pub body: Bytes,
-    /// `name=value` of the session cookie exactly as the host sent it. `None` if it set none.
+    /// The session cookie as `name=value`, exactly as the host sent it. `None` if the answer sets
+    /// no cookie.
     pub cookie: Option<SecretString>,
 }
 
-/// The error of a request that got no complete answer.
+/// Why a request got no complete answer.
 #[derive(Debug)]
 pub struct TransportError {
-    /// The request was not sent. This proves that the call did not run.
+    /// Whether the request was never sent, which proves that the call did not run.
     pub never_sent: bool,
-    /// The connection broke before the timeout. The host may have dropped it as idle.
+    /// Whether the connection broke before the timeout. The host may have closed it because it was
+    /// idle.
     pub disconnected: bool,
     pub kind: HostErrorKind,
     message: String,
@@ -66,10 +69,10 @@ pub struct TransportError {
 }
 
 impl Transport {
-    /// Prepares the connections. It makes none.
+    /// Prepares the connections to the host, but opens none.
     ///
     /// # Errors
-    /// As [`EsxOptions::check`].
+    /// Fails for the reasons that [`EsxOptions::check`] gives.
     pub fn new(options: &EsxOptions) -> Result<Self, OptionsError> {
         let sdk = service_url(&options.url)?;
         let host = sdk.host_str().unwrap_or_default();
@@ -116,19 +119,19 @@ impl Transport {
         })
     }
 
-    /// The host's name and port, for messages.
+    /// The name and port of the host, for messages.
     #[must_use]
     pub fn address(&self) -> String {
         let host = self.sdk.host_str().unwrap_or_default();
         self.sdk.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
     }
 
-    /// Waits for the right to send a request. The caller limits the wait.
+    /// Waits for the right to use a connection. The caller limits the time of the wait.
     pub async fn turn(&self, lane: Lane) -> Turn<'_> {
         self.connections.turn(lane).await
     }
 
-    /// The error of a request that had no turn in time, so that it was not sent.
+    /// The error of a request that could not use a connection in time and was therefore not sent.
     #[must_use]
     pub fn no_turn(&self) -> TransportError {
         let message = format!(
@@ -144,13 +147,15 @@ impl Transport {
         }
     }
 
-    /// How long a request may wait for its turn if its caller sets no other limit.
+    /// How long a request may wait for the right to use a connection, if its caller sets no other
+    /// limit.
     #[must_use]
     pub const fn patience(&self) -> Duration {
         self.read_timeout
     }
 
-    /// Posts a SOAP envelope once. `version` is the API version of the `SOAPAction` header.
+    /// Sends a SOAP envelope once, with POST. `version` is the API version in the header
+    /// `SOAPAction`.
     ///
     /// # Errors
     /// Fails if no complete answer came in time, or if the answer is longer than the limit.
@@ -174,17 +179,18 @@ impl Transport {
             value.set_sensitive(true);
             headers.insert(COOKIE, value);
         }
-        // Only the answers of waits are large. On this machine, compression only costs time.
+        // Only the answers to waits for updates are large. If the host runs on this machine,
+        // compression would only cost time.
         if turn.lane() == Lane::LongPoll && !self.is_local {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         }
         self.exchange(turn, request).await
     }
 
-    /// Gets `vimServiceVersions.xml`, the list of API versions.
+    /// Gets the document `vimServiceVersions.xml`, which lists the API versions of the host.
     ///
     /// # Errors
-    /// As [`Transport::post`].
+    /// The errors of [`Transport::post`].
     pub async fn versions(&self, turn: Turn<'_>) -> Result<HttpAnswer, TransportError> {
         let request = self.request(Method::GET, "/sdk/vimServiceVersions.xml", Bytes::new());
         self.exchange(turn, request).await
@@ -233,7 +239,7 @@ impl Transport {
     fn request(&self, method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
-        // The path of a URL is a valid URI.
+        // The path of a parsed URL is always a valid URI, so the default is never used.
         *request.uri_mut() = path.parse().unwrap_or_default();
         request.headers_mut().clone_from(&self.headers);
         request
@@ -295,15 +301,15 @@ impl Transport {
         }
     }
 
-    /// Unpacks a compressed answer. The limit counts the unpacked bytes, because a small answer can
-    /// expand without bounds.
+    /// Unpacks a compressed answer. The length limit counts the unpacked bytes, because a small
+    /// compressed answer can expand without bounds.
     async fn unpack(&self, body: Bytes) -> Result<Bytes, TransportError> {
         let limit = self.answer_limit;
         let is_large = body.len() > LARGE_COMPRESSED;
         let unpack = move || {
             let mut unpacked = Vec::new();
             let decoder = flate2::bufread::MultiGzDecoder::new(&body[..]);
-            // One byte more than the limit shows that the answer is too long.
+            // The reader takes one byte more than the limit, to see whether the answer is too long.
             decoder.take(limit as u64 + 1).read_to_end(&mut unpacked).map(|_| unpacked)
         };
         let unpacked = if is_large {
@@ -366,7 +372,8 @@ impl Transport {
         }
     }
 
-    /// The connection broke after the request was sent, or its answer is not HTTP.
+    /// The error for a connection that broke after the request was sent, or for an answer that is
+    /// not HTTP.
     fn broken(&self, error: impl Error + Send + Sync + 'static) -> TransportError {
         let host = self.address();
         let message = if is_not_http(&error) {
@@ -399,7 +406,8 @@ impl From<TransportError> for HostError {
     }
 }
 
-/// The name and value of the session cookie as the host sent them, with quotes, without attributes.
+/// The name and value of the session cookie, with quotes as the host sent them, but without
+/// attributes.
 fn session_cookie(headers: &HeaderMap) -> Option<SecretString> {
     headers
         .get_all(SET_COOKIE)
@@ -411,14 +419,14 @@ fn session_cookie(headers: &HeaderMap) -> Option<SecretString> {
         .map(|pair| SecretString::from(pair.to_owned()))
 }
 
-/// Whether the server answered with something that is not HTTP.
+/// Whether the error means that the server answered with something that is not HTTP.
 fn is_not_http(error: &(dyn Error + 'static)) -> bool {
     causes(error)
         .filter_map(|cause| cause.downcast_ref::<hyper::Error>())
         .any(|error| error.is_parse() && !error.is_incomplete_message())
 }
 
-/// The text of the innermost cause, such as a refused connection.
+/// The text of the innermost cause of an error, for example that a connection was refused.
 fn root_cause(error: &(dyn Error + 'static)) -> String {
     let text = causes(error).last().map(ToString::to_string).unwrap_or_default();
     text.trim_end_matches('.').to_owned()

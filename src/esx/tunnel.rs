@@ -1,6 +1,7 @@
-//! Connections to the host, direct or through an HTTP proxy (CONNECT, RFC 9110, section 9.3.6).
+//! Opens connections to the host, directly or through an HTTP proxy (CONNECT, RFC 9110, section
+//! 9.3.6).
 //!
-//! All connections to the host begin here, also those of the checks of `otter doctor`.
+//! All connections to the host are opened here, also those of the checks of `otter doctor`.
 
 use std::io;
 
@@ -11,28 +12,29 @@ use tokio::net::TcpStream;
 
 use crate::domain::proxy_url::ProxyUrl;
 
-/// The longest header of an answer to CONNECT, in bytes.
+/// The maximum length in bytes of the header with which a proxy answers CONNECT.
 const MAX_HEADER: usize = 16 * 1024;
 
-/// The longest reason phrase that a message repeats, in characters.
+/// The maximum number of characters of a reason phrase that a message repeats.
 const MAX_REASON: usize = 100;
 
-/// Why there is no connection through a proxy.
+/// Why otter has no connection through the configured proxy.
 #[derive(Debug, thiserror::Error)]
 pub enum TunnelError {
-    /// No connection to the proxy itself.
+    /// otter could not connect to the proxy itself.
     #[error("no connection to the proxy {proxy}: {source}")]
     Unreachable { proxy: String, source: io::Error },
-    /// The proxy refused the tunnel with this status, and this reason phrase.
+    /// The proxy refused the tunnel with this HTTP status and this reason phrase.
     #[error("the proxy {proxy} refused the connection to the host: {status} {reason}")]
     Refused { proxy: String, status: u16, reason: String },
-    /// The server closed the connection, or did not answer like an HTTP proxy.
+    /// The server at the proxy's address closed the connection, or did not answer as an HTTP proxy
+    /// does.
     #[error("{proxy} did not answer like an HTTP proxy")]
     NotAProxy { proxy: String },
 }
 
 impl TunnelError {
-    /// What to do, in sentences.
+    /// What an operator can do about the problem, in sentences.
     #[must_use]
     pub const fn advice(&self) -> &'static str {
         match self {
@@ -64,10 +66,11 @@ impl TunnelError {
 /// The proxy in the form that the HTTP client of `otter run` takes.
 ///
 /// # Errors
-/// Fails if the client cannot use the address.
+/// Fails if the client cannot use the address of the proxy.
 pub fn client_proxy(proxy: &ProxyUrl) -> reqwest::Result<reqwest::Proxy> {
     let client_proxy = reqwest::Proxy::all(proxy.address())?;
-    // The client would decode a percent sign of the password once more.
+    // otter itself makes the header `Proxy-Authorization`, because the HTTP client would decode a
+    // percent sign in the password once more.
     let authorization =
         proxy.authorization().and_then(|value| HeaderValue::from_str(value.expose_secret()).ok());
     Ok(match authorization {
@@ -79,10 +82,10 @@ pub fn client_proxy(proxy: &ProxyUrl) -> reqwest::Result<reqwest::Proxy> {
     })
 }
 
-/// Connects to a port of the host. A proxy resolves the name itself.
+/// Connects to a port of the host. If there is a proxy, the proxy resolves the name of the host.
 ///
 /// # Errors
-/// The error of the direct connection. Through a proxy, the error contains a [`TunnelError`].
+/// The error of the direct connection. If otter uses a proxy, the error contains a [`TunnelError`].
 pub async fn connect(host: &str, port: u16, proxy: Option<&ProxyUrl>) -> io::Result<TcpStream> {
     match proxy {
         None => TcpStream::connect((host, port)).await,
@@ -93,7 +96,7 @@ pub async fn connect(host: &str, port: u16, proxy: Option<&ProxyUrl>) -> io::Res
 /// Opens a tunnel to a port of the host through a proxy.
 ///
 /// # Errors
-/// As [`TunnelError`] says.
+/// [`TunnelError`] says what went wrong.
 pub async fn open(proxy: &ProxyUrl, host: &str, port: u16) -> Result<TcpStream, TunnelError> {
     let address = proxy.address();
     let not_a_proxy = || TunnelError::NotAProxy { proxy: address.clone() };
@@ -110,7 +113,8 @@ pub async fn open(proxy: &ProxyUrl, host: &str, port: u16) -> Result<TcpStream, 
     stream.write_all(request.as_bytes()).await.map_err(|_| not_a_proxy())?;
     let mut header = Vec::new();
     while !header.ends_with(b"\r\n\r\n") {
-        // The header is read byte by byte, so that no byte after it is lost.
+        // The answer's header is read byte by byte, so that no byte of the tunnel after it is
+        // consumed.
         match stream.read_u8().await {
             Ok(byte) if header.len() < MAX_HEADER => header.push(byte),
             _ => return Err(not_a_proxy()),
@@ -123,7 +127,7 @@ pub async fn open(proxy: &ProxyUrl, host: &str, port: u16) -> Result<TcpStream, 
     }
 }
 
-/// The status and the reason phrase of an answer. `None` if it is not HTTP/1.
+/// The status and the reason phrase in an answer of a proxy. `None` if the answer is not HTTP/1.
 fn read_status(header: &[u8]) -> Option<(u16, String)> {
     let line = String::from_utf8_lossy(header.split(|byte| *byte == b'\r').next()?).into_owned();
     let mut words = line.splitn(3, ' ');

@@ -1,8 +1,9 @@
-//! The interface between otter and a hypervisor: two traits with their contract, and their types.
+//! The interface between otter and a hypervisor: two traits with their contracts, and the types
+//! that they use.
 //!
 //! otter calls the backend through [`Hypervisor`]. The backend reports facts about the host through
-//! [`Observer`]; only these facts change the inventory. A backend keeps one session and one stream
-//! of updates, whatever the load.
+//! [`Observer`], and only these facts change the inventory. A backend keeps one session and one
+//! stream of updates, whatever the load is.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,9 +23,9 @@ use crate::domain::failure::Fault;
 use crate::domain::ids::{DatastoreId, JobId, MachineId, SnapshotId, TaskId};
 use crate::domain::machine::{GuestInterface, Machine};
 
-/// A host with machines, or a manager of several hosts.
+/// A backend: the connection of otter to a host with machines, or to a manager of several hosts.
 ///
-/// The observer receives in this order:
+/// While [`Hypervisor::run`] runs, the observer gets session states and facts in this order:
 ///
 /// ```text
 /// Connecting ──► complete facts, then Connected ──► changes … ──► Away │ LoginRefused
@@ -39,9 +40,9 @@ pub trait Hypervisor: Send + Sync {
     /// [`SessionStatus`] and connects again. It does not repeat a refused login in a loop.
     ///
     /// After each connect, the backend reports all machines and datastores as one complete set, and
-    /// then [`SessionState::Connected`]. Objects that were removed during an outage are therefore
-    /// missing from the set. From then on the backend reports each change and each removal, no
-    /// matter which client of the host made it.
+    /// then [`SessionState::Connected`]. If an object was removed during an outage, the set lacks
+    /// the object. From then on the backend reports each change and each removal, no matter which
+    /// client of the host made it.
     ///
     /// `run` can be called once. After it has returned, every other method fails at once, and the
     /// receivers of followed tasks are closed.
@@ -55,14 +56,14 @@ pub trait Hypervisor: Send + Sync {
         stop: CancellationToken,
     ) -> Result<(), HostError>;
 
-    /// Makes one call that changes `machine`. The call runs at most once. The backend sends it a
-    /// second time only if the host refused it because the session had ended, which proves that it
-    /// did not run. The backend sends `job` as the operation id, so that an operator can find the
-    /// call in the log of the host.
+    /// Makes one call that changes `machine`. The call runs at most once. The backend sends the
+    /// call a second time only if the host refused it because the session had ended, which proves
+    /// that the call did not run. The backend sends `job` as the operation id, so that an operator
+    /// can find the call in the log of the host.
     ///
-    /// A host can refuse a call, or accept it and let its task fail, if the machine is already in
-    /// the requested power state, if another task runs on it, or if the snapshot does not exist.
-    /// Both have the same [`HostErrorKind`].
+    /// If the machine is already in the requested power state, if another task runs on it, or if
+    /// the snapshot does not exist, a host may refuse the call. Or it may accept the call, and the
+    /// task of the call fails. The error has the same [`HostErrorKind`] in both cases.
     ///
     /// # Errors
     /// [`CallError::Refused`] only if it is proven that the call did not run, otherwise
@@ -74,11 +75,11 @@ pub trait Hypervisor: Send + Sync {
         job: JobId,
     ) -> Result<Accepted, CallError>;
 
-    /// As [`Hypervisor::call`], on these terms. A backend whose calls do not wait for each other
-    /// has no use for them.
+    /// Makes a call like [`Hypervisor::call`]. `terms` say how long and with which priority the
+    /// call may wait for its turn. A backend whose calls do not wait for each other ignores them.
     ///
     /// # Errors
-    /// As [`Hypervisor::call`].
+    /// The errors of [`Hypervisor::call`].
     async fn call_on_terms(
         &self,
         machine: &MachineId,
@@ -89,76 +90,81 @@ pub trait Hypervisor: Send + Sync {
         self.call(machine, call, job).await
     }
 
-    /// Follows a task to its end on the stream of updates, without polling. A caller stops by
-    /// dropping the receiver. The first value may be [`TaskStatus::Running`] without progress.
+    /// Follows a task to its end on the stream of updates, without polling. A caller stops
+    /// following by dropping the receiver. The first value may be [`TaskStatus::Running`] without a
+    /// progress.
     ///
-    /// A task can be followed at any time, also after its end, and by several callers. It can be a
-    /// task of another client of the host. Following continues after a lost session. The progress
-    /// never decreases, even if the host reports a lower value. The end is sent once and is the
-    /// last value. A task that the host does not know is [`TaskStatus::Vanished`] at once. The
-    /// backend reports a [`Fact::GuestRestarted`] of the task before the end of the task.
+    /// A task can be followed at any time, even after its end, and by several callers. It may be a
+    /// task of another client of the host. If the session is lost, following goes on with the next
+    /// session. The progress never decreases, even if the host reports a lower value. The end is
+    /// sent once and is the last value. If the host does not know the task, the value is
+    /// [`TaskStatus::Vanished`] at once. If the task restarts a guest, the backend reports
+    /// [`Fact::GuestRestarted`] before the end of the task.
     async fn follow(&self, task: &TaskId) -> watch::Receiver<TaskStatus>;
 
-    /// Asks the host to cancel a task. The task may still succeed. A cancelled task fails as
-    /// `Cancelled`.
+    /// Asks the host to cancel a task. The task may succeed all the same. If the cancellation
+    /// works, the task fails as `Cancelled`.
     ///
     /// # Errors
-    /// `NotSupported` if the task cannot be cancelled, `InvalidState` if it has ended, `NotFound`
-    /// if the host does not know it.
+    /// `NotSupported` if the task cannot be cancelled, `InvalidState` if the task has ended,
+    /// `NotFound` if the host does not know the task.
     async fn cancel(&self, task: &TaskId) -> Result<(), HostError>;
 
-    /// Returns after the observer has received every change that the host had made before this
-    /// call. Concurrent callers share one round trip.
+    /// Waits until the observer has received every change that the host made before this call.
+    /// Callers that wait at the same time share one round trip to the host.
     ///
     /// # Errors
-    /// `Unreachable` if there is no session, or if it is lost meanwhile. Call again when the
-    /// session is back.
+    /// `Unreachable` if there is no session, or if the session is lost meanwhile. The caller can
+    /// call again when the session is back.
     async fn barrier(&self) -> Result<(), HostError>;
 
-    /// Returns after the observer has received every change that the host had made before the ends
-    /// of tasks that [`Hypervisor::follow`] reported until this call. A backend that has this at
-    /// hand returns at once; any other waits as [`Hypervisor::barrier`] does.
+    /// Waits until the observer has received every change that the host made before the ends of
+    /// those tasks whose ends [`Hypervisor::follow`] has reported so far. A backend that knows this
+    /// without asking the host returns at once. Any other backend waits as [`Hypervisor::barrier`]
+    /// does.
     ///
     /// # Errors
-    /// As [`Hypervisor::barrier`].
+    /// The errors of [`Hypervisor::barrier`].
     async fn barrier_after_task(&self) -> Result<(), HostError> {
         self.barrier().await
     }
 
-    /// Reads the state of a machine and its recent tasks directly from the host, not from the
-    /// inventory.
+    /// Reads the evidence of a machine (its state and its recent tasks) directly from the host, not
+    /// from the inventory.
     ///
     /// # Errors
     /// `NotFound` if the host does not know the machine.
     async fn read_evidence(&self, machine: &MachineId) -> Result<Evidence, HostError>;
 
-    /// As [`Hypervisor::read_evidence`], without waiting for other reads and calls.
+    /// Reads the same as [`Hypervisor::read_evidence`], but does not wait for other reads and
+    /// calls.
     ///
     /// # Errors
-    /// As [`Hypervisor::read_evidence`].
+    /// The errors of [`Hypervisor::read_evidence`].
     async fn read_evidence_urgently(&self, machine: &MachineId) -> Result<Evidence, HostError> {
         self.read_evidence(machine).await
     }
 
     /// Reads the addresses of the guest directly from the host. Returns after the observer has
-    /// received them as [`Fact::GuestConfirmed`].
+    /// received the addresses as [`Fact::GuestConfirmed`].
     ///
     /// # Errors
-    /// As [`Hypervisor::read_evidence`].
+    /// The errors of [`Hypervisor::read_evidence`].
     async fn confirm_guest(&self, machine: &MachineId) -> Result<(), HostError>;
 
-    /// The optional abilities of this backend. They never change.
+    /// The optional abilities that this backend has. They never change.
     fn capabilities(&self) -> &'static [Capability] {
         &[]
     }
 
     /// Reads properties of a machine by their vim25 paths, as JSON. The result has one entry for
-    /// each path, null if the property has no value. A backend that does not speak vim25 serves the
-    /// paths that it can map.
+    /// each path; the entry is null if the property has no value. A backend that does not speak
+    /// vim25 supports those paths that it can map to its own properties.
     ///
     /// # Errors
-    /// `NotSupported` without [`Capability::Properties`], `InvalidProperty` if a machine has no
-    /// property of this path, `NotFound` if the host does not know the machine.
+    /// `NotSupported` if the backend lacks [`Capability::Properties`], `InvalidProperty` if a
+    /// machine has no property at one of the paths, `NotFound` if the host does not know the
+    /// machine.
     async fn properties(
         &self,
         _machine: &MachineId,
@@ -193,30 +199,33 @@ pub trait Hypervisor: Send + Sync {
         Err(HostError::new(HostErrorKind::NotSupported, "The host gives no pictures of screens."))
     }
 
-    /// Sets the password of the next login; it may be the same as before. If the host has refused
-    /// the login, the backend tries again at once. The current session continues. A backend without
-    /// a password ignores it.
+    /// Sets the password for the next login. The password may be the same as before. If the host
+    /// has refused the login, the backend tries again at once. The current session goes on. A
+    /// backend without a password ignores this call.
     fn set_password(&self, _password: SecretString) {}
 
-    /// If the host is away, the backend tries to connect at once instead of after its pause. A
-    /// refused login waits for [`Hypervisor::set_password`]. A backend without pauses ignores it.
+    /// Asks the backend to connect at once, instead of after its pause, if the host is away. After
+    /// a refused login the backend still waits for [`Hypervisor::set_password`]. A backend without
+    /// pauses ignores this call.
     fn connect_now(&self) {}
 }
 
-/// How a call waits for its turn. A backend has few connections to its host.
+/// How long and with which priority a call may wait for its turn. Calls wait because a backend has
+/// few connections to its host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CallTerms {
-    /// Whether the call goes before the calls that are not urgent.
+    /// Whether the call goes before calls that are not urgent.
     pub urgent: bool,
-    /// The call is not sent after this time, by the clock's `elapsed`. It is then refused as
-    /// `Unreachable`.
+    /// The time after which the call must not be sent, by the clock's `elapsed`. A call that is not
+    /// sent by then is refused as `Unreachable`.
     pub not_after: Option<Duration>,
 }
 
-/// An optional ability of a backend. Callers check [`Hypervisor::capabilities`] before they use it.
+/// An optional ability of a backend. Callers must look at [`Hypervisor::capabilities`] before they
+/// use such an ability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
-    /// [`Hypervisor::properties`]
+    /// The backend implements [`Hypervisor::properties`].
     Properties,
     /// [`Hypervisor::open_screen`]
     Screens,
@@ -243,37 +252,40 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 
-/// Receives what a backend reports. The backend calls it one call at a time, in order. An
+/// Receives what a backend reports. The backend calls the methods one after the other, in order. An
 /// implementation must not block.
 pub trait Observer: Send + Sync {
-    /// Receives the facts of one update set. Readers of the inventory see all of them or none.
+    /// Receives the facts of one update set. Readers of the inventory must see all of these facts
+    /// or none of them.
     fn observe(&self, facts: Facts);
 
     /// Receives the new status of the session.
     fn session(&self, status: SessionStatus);
 }
 
-/// The facts of one update set.
+/// The facts that one update set reports.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
-    /// Whether the facts name all machines and datastores, so that any other no longer exists. If
-    /// false, the facts are changes, at least one.
+    /// Whether the facts contain all machines and datastores, so that every other object no longer
+    /// exists. If false, the facts are changes, and there is at least one.
     pub complete: bool,
     pub changes: Vec<Fact>,
 }
 
-/// One fact about the host.
+/// One fact about the host: a machine, a datastore, a removal, or news of a guest.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact {
-    /// A machine with all its properties.
+    /// A machine is new or has changed. The fact contains all its properties.
     Machine(Arc<Machine>),
     MachineRemoved(MachineId),
     Datastore(Arc<Datastore>),
     DatastoreRemoved(DatastoreId),
-    /// A followed task that restarts the guest (power on, reset, revert) has succeeded, even if no
-    /// property of the machine changed. Earlier addresses of the guest are outdated.
+    /// A followed task has succeeded that restarts the guest (power on, reset or revert). otter
+    /// learns this even if no property of the machine changed. Addresses that the guest had before
+    /// are outdated.
     GuestRestarted(MachineId),
-    /// The result of a direct read of the guest. If the tools run, the address is current.
+    /// The addresses of a guest, read directly from the host. If VMware Tools run, the addresses
+    /// are current.
     GuestConfirmed {
         machine: MachineId,
         tools_running: bool,
@@ -282,21 +294,21 @@ pub enum Fact {
     },
 }
 
-/// The product that a host runs.
+/// The product that the host or the manager of hosts runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostProduct {
-    /// `VMware ESXi 7.0.3 build-…`
+    /// The name with version and build, for example `VMware ESXi 7.0.3 build-…`.
     pub full_name: String,
     pub version: String,
     pub build: String,
-    /// `HostAgent` for a standalone ESX, `VirtualCenter` for a vCenter.
+    /// The type of the API: `HostAgent` for a standalone ESX, `VirtualCenter` for a vCenter.
     pub api_type: String,
     pub api_version: String,
 }
 
 impl HostProduct {
     /// Whether the product is an ESX host itself. If not, otter reaches the host through a manager,
-    /// which may lose its connection to the host.
+    /// and the manager may lose its connection to the host.
     #[must_use]
     pub fn is_standalone_host(&self) -> bool {
         self.api_type == "HostAgent"
@@ -307,12 +319,13 @@ impl HostProduct {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionStatus {
     pub state: SessionState,
-    /// When the session entered this state, by otter's clock.
+    /// The time at which the session entered its state, by otter's clock.
     pub since: Timestamp,
-    /// The number of successful logins since the start. An outage that the session survived adds
-    /// none.
+    /// The number of successful logins since the start of otter. If the session survived an outage,
+    /// the outage adds no login.
     pub logins: u64,
-    /// The product of the host, kept while the host is unreachable. `None` before the first login.
+    /// The product of the host. It stays known while the host is unreachable. `None` before the
+    /// first login.
     pub product: Option<HostProduct>,
 }
 
@@ -323,23 +336,23 @@ pub enum SessionState {
     Connecting,
     /// There is a session, and the observer has received all facts.
     Connected,
-    /// There is no session; the backend connects again by itself. `reason` is a sentence for
+    /// There is no session. The backend connects again by itself. `reason` is a sentence for
     /// people.
     Away { reason: String },
-    /// The host refused the login. `reason` is a sentence for people that says what to do.
+    /// The host refused the login. `reason` is a sentence for people that also says what to do.
     LoginRefused { reason: String },
 }
 
 /// The answer of a host that accepted a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accepted {
-    /// The call runs as this task.
+    /// The call runs as this task of the host.
     Task(TaskId),
-    /// The call is done; its method has no task.
+    /// The call is done, because its method starts no task.
     Done,
 }
 
-/// Why a call failed.
+/// Why a call that changes a machine failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// It is proven that the call did not run.
@@ -353,16 +366,18 @@ pub enum CallError {
 /// The status of a followed task.
 #[derive(Clone, Debug)]
 pub enum TaskStatus {
-    /// Queued or running. `progress` is in percent, `None` if the host reports none.
+    /// The task is queued or running. `progress` is in percent. It is `None` if the host reports no
+    /// progress.
     Running {
         progress: Option<u8>,
     },
-    /// Succeeded. `snapshot` is the snapshot that the task created, if any.
+    /// The task has succeeded. `snapshot` is the snapshot that the task created, if it created one.
     Succeeded {
         snapshot: Option<SnapshotId>,
     },
     Failed(Arc<HostError>),
-    /// The host does not know the task. Only the state of the machine can show whether it ran.
+    /// The host does not know the task. Only the state of the machine can show whether the task
+    /// ran.
     Vanished,
 }
 
@@ -370,28 +385,28 @@ pub enum TaskStatus {
 #[derive(Debug)]
 pub struct HostError {
     pub kind: HostErrorKind,
-    /// A sentence for people, without secrets.
+    /// A sentence for people. It contains no secrets.
     pub message: String,
-    /// The fault that the host answered, if it answered one.
+    /// The fault with which the host answered. `None` if it did not answer with a fault.
     pub fault: Option<Fault>,
-    /// For `Busy`: the task that runs on the machine, if the host named it.
+    /// The task that runs on the machine, if the kind is `Busy` and the host named the task.
     pub blocking_task: Option<TaskId>,
-    /// Whether the call may have run although the host answered with this fault. A manager such as
+    /// Whether the call may have run although the host answered with a fault. A manager such as
     /// vCenter sends such a fault if it loses its connection to the host.
     pub outcome_uncertain: bool,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
-/// The kind of a failure. Callers base their decisions only on the kind.
+/// The kind of a failure of the host. Callers decide only by the kind what they do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HostErrorKind {
-    /// No connection, or no answer in time.
+    /// There is no connection to the host, or no answer came in time.
     Unreachable,
-    /// The session ended, and no new one began in time.
+    /// The session ended, and no new session began in time.
     NotAuthenticated,
     /// The host refused the user name or the password (`InvalidLogin`).
     LoginRefused,
-    /// The answer is not vim25, or cannot be parsed.
+    /// The answer is not vim25, or it cannot be parsed.
     Protocol,
     /// The machine, snapshot or task does not exist (`ManagedObjectNotFound`).
     NotFound,
@@ -399,7 +414,7 @@ pub enum HostErrorKind {
     InvalidPowerState,
     /// Another task runs on the machine (`TaskInProgress`, `ConcurrentAccess`, `ResourceInUse`).
     Busy,
-    /// The type has no property of this path (`InvalidProperty`).
+    /// The type has no property at this path (`InvalidProperty`).
     InvalidProperty,
     /// The state of the task does not allow the call (`InvalidState`).
     InvalidState,
@@ -418,12 +433,12 @@ pub enum HostErrorKind {
     ScreenLimitReached,
     /// The host does not have the method (`NotSupported`, `MethodNotFound`, `NotImplemented`).
     NotSupported,
-    /// Any other fault.
+    /// The host answered with any other fault.
     Rejected,
 }
 
 impl HostError {
-    /// A failure without fault and cause. `message` is a sentence for people.
+    /// Makes a failure without a fault and without a cause. `message` is a sentence for people.
     pub fn new(kind: HostErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -442,21 +457,21 @@ impl HostError {
         self
     }
 
-    /// Adds the task that runs on the machine.
+    /// Adds the task that runs on the machine, if the host named it.
     #[must_use]
     pub fn blocked_by(mut self, task: Option<TaskId>) -> Self {
         self.blocking_task = task;
         self
     }
 
-    /// Sets whether the call may have run.
+    /// Sets whether the call may have run although the host answered with a fault.
     #[must_use]
     pub const fn with_uncertain_outcome(mut self, outcome_uncertain: bool) -> Self {
         self.outcome_uncertain = outcome_uncertain;
         self
     }
 
-    /// Adds the cause, for the log.
+    /// Adds the error that caused this failure, for the log.
     #[must_use]
     pub fn caused_by(
         mut self,

@@ -1,6 +1,6 @@
-//! Audit records that are not part of a change of a job or lease: refused calls and reloaded
-//! settings. Refused calls are counted for a minute, because a flood of them would fill the log and
-//! the disk. The audit is also listed here.
+//! Audit records that are not committed together with a job or a lease: refused calls and reloaded
+//! settings. Refused calls are counted for a minute before they are written, because a flood of
+//! them would fill the log and the disk. This file also lists the audit.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,19 +17,20 @@ use crate::domain::origin::{Actor, RequestOrigin};
 use crate::storage::{AuditCursor, AuditFilter, AuditPage, Storage, StorageError};
 use crate::telemetry;
 
-/// Refusals are counted for this long before they are written.
+/// How long refused calls are counted before their number is written to the audit.
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// The number of sources of refusals that are counted separately. The limit applies to callers with
-/// a token and to callers without one separately, so that a flood of calls without a token does not
-/// hide refusals of tokens. Above the limit, all addresses of a caller are counted together.
+/// The largest number of sources of refusals that are counted separately. The limit applies
+/// separately to callers with a token and to callers without one, so that a flood of calls without
+/// a token does not hide refusals of tokens. Once the limit is reached, all further addresses of a
+/// caller are counted together.
 const MAX_SOURCES: usize = 256;
 
-/// The number of records that wait while the storage refuses writes. Further records are only
-/// logged.
+/// The largest number of records that are kept while the storage refuses writes. Further records
+/// are only logged.
 const MAX_PENDING: usize = 1_024;
 
-/// The address in the record of refusals whose addresses are counted together.
+/// The address in the record of refusals that come from several addresses and are counted together.
 const OTHERS: &str = "other";
 
 /// A call that was refused.
@@ -38,7 +39,7 @@ pub struct Refusal<'a> {
     /// The name of the token; `None` if the caller sent no valid token.
     pub actor: Option<&'a str>,
     pub origin: RequestOrigin,
-    /// The method and the pattern of the path.
+    /// The method, and the pattern of the path, such as `/v1/jobs/{job}`.
     pub operation: &'a str,
     /// The value of the header `Otter-Reference`.
     pub reference: Option<&'a str>,
@@ -56,11 +57,12 @@ pub struct Audit {
 #[derive(Default)]
 struct Pending {
     refused: BTreeMap<Source, AuditRecord>,
-    /// Records that are complete, including those that the storage has refused.
+    /// Records that can be written: refusals whose minute is over, all other records, and records
+    /// that the storage has refused before.
     records: Vec<AuditRecord>,
 }
 
-/// Refusals with the same source are counted together.
+/// The source of a refusal. Refusals with the same source are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Source {
     address: SourceAddress,
@@ -70,7 +72,7 @@ struct Source {
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum SourceAddress {
-    /// `None` for a Unix socket.
+    /// The IP address of the caller. `None` for a Unix socket.
     Address(Option<IpAddr>),
     Others,
 }
@@ -160,7 +162,8 @@ impl Audit {
         page.map_err(|error| super::storage_watch::store_failure(&error))
     }
 
-    /// Writes pending records every minute, after each call of [`Audit::record`], and at `stop`.
+    /// Writes pending records to the storage: every minute, after each call of [`Audit::record`],
+    /// and when `stop` is cancelled.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut minute_end = self.clock.elapsed() + MINUTE;
         loop {
@@ -178,7 +181,11 @@ impl Audit {
         self.write(true).await;
     }
 
-    /// Writes the complete records. If the minute is over, the counted refusals are complete too.
+    /// Writes the records that are complete to the storage.
+    ///
+    /// # Parameters
+    /// - `is_minute_over`: whether the minute is over. Then the counted refusals are complete, and
+    ///   are written too.
     async fn write(&self, is_minute_over: bool) {
         let records = {
             let mut pending = self.pending();
@@ -198,8 +205,8 @@ impl Audit {
         }
     }
 
-    /// The record of refusals that were counted for a minute. Its time is the end of the minute,
-    /// and its detail names the time of the first refusal.
+    /// The record of refusals that were counted for a minute. The time of the record is the end of
+    /// the minute, and its detail names the time of the first refusal.
     fn counted(&self, record: AuditRecord) -> AuditRecord {
         let first_at = record.at;
         let detail = record.detail.clone().unwrap_or_default();
@@ -229,13 +236,15 @@ impl Audit {
 }
 
 impl Pending {
-    /// The number of sources that count against the same limit.
+    /// The number of sources that count against the same limit as this source: those with a token,
+    /// or those without one.
     fn source_count_like(&self, source: &Source) -> usize {
         let has_token = source.actor.is_some();
         self.refused.keys().filter(|other| other.actor.is_some() == has_token).count()
     }
 
-    /// Keeps records for a later write, up to the limit. Returns the number of dropped records.
+    /// Keeps records for a later write, up to the limit [`MAX_PENDING`]. Returns the number of
+    /// records that were dropped.
     fn keep(&mut self, records: Vec<AuditRecord>) -> usize {
         let room = MAX_PENDING.saturating_sub(self.records.len());
         let dropped = records.len().saturating_sub(room);

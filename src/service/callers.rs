@@ -26,10 +26,10 @@ use crate::domain::scope::Scope;
 use crate::storage::{Storage, StorageError, StoredToken, TokenUse};
 use crate::telemetry;
 
-/// The time between two reads of the tokens. A change takes effect within a second.
+/// The time between two reads of the tokens. So a change of a token takes effect within a second.
 const RELOAD_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The last use of a token is written at most once per interval.
+/// otter writes the last use of a token to the storage at most once in this time.
 const USE_WRITE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The name of every caller while otter has no tokens.
@@ -40,10 +40,10 @@ const ANONYMOUS: &str = "anonymous";
 pub struct Caller {
     /// The name of the token.
     pub name: Arc<str>,
-    /// `None` if the caller needs no token, and for otter itself.
+    /// The token of the caller. `None` if the caller needs no token, and for otter itself.
     pub token: Option<TokenId>,
     pub role: Role,
-    /// The address and id of the request; the default for otter itself.
+    /// The address and the id of the request. For otter itself, this is the default value.
     pub origin: RequestOrigin,
     /// The machines that this caller sees.
     pub scope: Arc<Scope>,
@@ -83,10 +83,10 @@ impl Caller {
         Err(Failure::new(FailureKind::Forbidden, detail).with_machine(&machine.id, &machine.name))
     }
 
-    /// Checks that the caller may cancel a job of `requested_by`.
+    /// Checks that the caller may cancel a job that the caller `requested_by` requested.
     ///
     /// # Errors
-    /// `forbidden` if the caller is not an operator and did not request the job.
+    /// `forbidden` if this caller is not an operator and did not request the job.
     pub fn may_cancel(&self, requested_by: &str) -> Result<(), Failure> {
         if self.role >= Role::Operator || *self.name == *requested_by {
             return Ok(());
@@ -120,7 +120,7 @@ pub struct IdentifiedCaller {
     pub credential: Credential,
 }
 
-/// What identified a caller: the digest of its token, or nothing while otter has no tokens.
+/// What identified a caller: the digest of its token, or `None` while otter has no tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credential(Option<TokenDigest>);
 
@@ -265,7 +265,7 @@ impl Callers {
             };
             tokio::select! {
                 biased;
-                // Never an error: `self` owns the sender.
+                // `changed` never returns an error, because `self` owns the sender.
                 _ = changes.changed() => {}
                 () = expired => {}
             }
@@ -286,8 +286,9 @@ impl Callers {
         &self.limiter
     }
 
-    /// Reloads the tokens and writes their last uses, repeatedly until `stop`. While the tokens
-    /// cannot be read, the known ones stay in force.
+    /// Reloads the tokens from the storage and writes their last uses to it, again and again until
+    /// `stop` is cancelled. While the tokens cannot be read, the tokens that were read last stay in
+    /// force.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let mut is_failing = false;
         let mut in_force = self.in_force();
@@ -305,7 +306,8 @@ impl Callers {
                         let record =
                             AuditRecord::new(now, AuditAction::TokensReloaded, AuditOutcome::Done);
                         let detail = format!("{} in force", known.valid.len());
-                        // The process that changed the tokens has audited the change.
+                        // Only log that the tokens changed: the process that changed them has
+                        // already written a record to the audit.
                         telemetry::audit::log(
                             &record.with_actor(&Actor::otter()).with_detail(detail),
                         );
@@ -346,7 +348,8 @@ impl Callers {
         (recorded.last, recorded.is_written) = (last, false);
     }
 
-    /// Writes the uses that are due. A use that cannot be written is retried with the next use.
+    /// Writes the uses of tokens that are due to the storage. If the storage fails, the next call
+    /// of this function tries the same uses again.
     async fn write_uses(&self) {
         let now = self.clock.elapsed();
         let is_due = |recorded: &RecordedUse| {
@@ -381,7 +384,8 @@ impl Callers {
 }
 
 impl KnownTokens {
-    /// The token with this digest. Compares every token in constant time, also after a match.
+    /// The token with this digest. The search compares all tokens in constant time, and goes on
+    /// after a match, so that its duration reveals nothing.
     fn find(&self, digest: &TokenDigest) -> Option<&KnownToken> {
         let mut found = u64::MAX;
         for (position, known) in (0..).zip(&self.valid) {
@@ -478,7 +482,7 @@ mod tests {
             "while every token is revoked, callers without a token are refused"
         );
         assert!(callers.need_tokens() && !callers.has_tokens_in_force());
-        // The name of a revoked token can be used again.
+        // A new token may have the name of a revoked token.
         make(&store, &clock, "ci", Role::Viewer).await;
     }
 
@@ -535,7 +539,8 @@ mod tests {
         let new = Token::new(&clock.random().unwrap());
         assert!(store.rotate_token("ci", new.digest(), clock.now(), None).await.unwrap());
         assert!(!store.rotate_token("other", new.digest(), clock.now(), None).await.unwrap());
-        // A late use of the old secret must not count as a use of the new one.
+        // The token was used with its old secret before the rotation. This use, which is written
+        // late, must not count as a use of the new secret.
         store.mark_tokens_used(vec![used]).await.unwrap();
         let kept = store.tokens().await.unwrap().remove(0);
         let expires_at =

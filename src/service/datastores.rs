@@ -41,7 +41,7 @@ pub fn resolve<'c>(
 }
 
 /// The text of the failure if a reference names no datastore. A reference without a prefix is an
-/// id. If it is the name of a datastore, the text recommends `name:`.
+/// id. If such a reference is the name of a datastore, the text recommends `name:`.
 fn no_match(contents: &InventoryContents, parsed: &DatastoreReference, reference: &str) -> String {
     let is_id = matches!(parsed, DatastoreReference::Id(_));
     if is_id && contents.datastores.iter().any(|datastore| is_name(reference, &datastore.name)) {

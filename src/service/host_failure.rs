@@ -4,14 +4,15 @@ use crate::domain::failure::{Failure, FailureKind, Fault};
 use crate::domain::ids::TaskId;
 use crate::hypervisor::{HostError, HostErrorKind};
 
-/// An error of the host without its cause, for decisions and for the report to the caller.
+/// An error of the host without its cause. otter makes decisions by it, and reports it to the
+/// caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFailure {
     pub kind: HostErrorKind,
     pub message: String,
     pub fault: Option<Fault>,
     pub blocking_task: Option<TaskId>,
-    /// Whether the host may have carried out the call; see [`HostError::outcome_uncertain`].
+    /// Whether the host may have carried out the call, as in [`HostError::outcome_uncertain`].
     pub outcome_uncertain: bool,
 }
 
@@ -28,8 +29,9 @@ impl From<&HostError> for HostFailure {
 }
 
 impl HostFailure {
-    /// The failure if the host cannot read the configuration of a machine, so that it does not
-    /// report which machine has the moid. It ends with the outage of the datastore.
+    /// The failure if the host cannot read the configuration of a machine, and thus does not report
+    /// which machine has the managed object id. The failure is over when the datastore of the
+    /// machine is available again.
     #[must_use]
     pub fn unconfirmed_identity() -> Self {
         Self {
@@ -43,7 +45,8 @@ impl HostFailure {
         }
     }
 
-    /// Whether the host cannot be reached, or does not accept the login, at the moment.
+    /// Whether the cause is an outage: at the moment the host cannot be reached, or does not accept
+    /// the login.
     #[must_use]
     pub const fn is_outage(&self) -> bool {
         matches!(

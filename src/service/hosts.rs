@@ -12,7 +12,7 @@ use crate::hypervisor::{Capability, Hypervisor};
 pub struct Hosts(Arc<dyn Hypervisor>);
 
 impl Hosts {
-    /// A single host that has all machines.
+    /// The hosts of an otter with only one host, which has all machines.
     #[must_use]
     pub fn from_host(host: Arc<dyn Hypervisor>) -> Self {
         Self(host)

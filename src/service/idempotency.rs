@@ -1,5 +1,5 @@
-//! Idempotency keys. Of all calls with one key, only the first starts a job or lease. The other
-//! calls wait for it and get the job or lease that it started.
+//! Idempotency keys. Of all calls with one key, only the first starts a job or a lease. The other
+//! calls wait until it is started, and get the job or lease of the first call.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -18,7 +18,7 @@ pub struct IdempotencyKeys {
     claims: Arc<Claims>,
 }
 
-/// The result of a claim.
+/// The result of the claim of an idempotency key.
 #[derive(Debug)]
 pub enum Claimed<T> {
     /// The key is new: the call starts a job or lease.
@@ -27,8 +27,8 @@ pub enum Claimed<T> {
     Used(T),
 }
 
-/// A claimed key. No other call can claim the key until the last clone is dropped. The call keeps
-/// the claim until its job or lease is committed with the key, or is refused.
+/// A claimed key. No other call can claim the key until the last clone of this value is dropped. A
+/// call keeps its claim until its job or lease is committed together with the key, or is refused.
 #[derive(Clone)]
 pub struct KeyClaim(Arc<Claim>);
 
@@ -44,17 +44,18 @@ struct Claims {
     released: Notify,
 }
 
-/// A key with its scope: caller, method, path, key.
+/// A key with its scope: the caller, the method, the path, and the key.
 type ScopedKey = (String, String, String, String);
 
 impl IdempotencyKeys {
-    /// Finds keys in this storage.
+    /// The keys that the storage has, of which none is claimed.
     #[must_use]
     pub fn new(store: Arc<dyn Storage>) -> Self {
         Self { store, claims: Arc::default() }
     }
 
-    /// Waits until no other call claims the key, claims it, and finds it in the storage.
+    /// Waits until no other call has claimed the key, claims the key, and looks it up in the
+    /// storage.
     ///
     /// # Parameters
     /// - `started`: returns the job or lease of the key's first call, if it is of the kind that

@@ -1,6 +1,7 @@
 //! The limits of tokens: requests per second and open streams.
 //!
-//! A token bucket limits the requests. Its capacity is the number of requests of one second.
+//! A token bucket limits the requests of each token. The capacity of the bucket is the number of
+//! requests that the token may make in one second.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,15 +20,16 @@ pub struct Limiter {
 
 type Streams = HashMap<Arc<str>, u32>;
 
-/// The number of requests that were available at a point of time. The time is the elapsed time of
-/// the clock.
+/// The number of requests that a token had left at a moment. The moment is an elapsed time of the
+/// clock.
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
     available: f64,
     at: Duration,
 }
 
-/// An open stream of a token with a limit. It counts until this value is dropped.
+/// An open stream of a token that has a limit of streams. The stream counts until this value is
+/// dropped.
 #[derive(Debug)]
 pub struct CountedStream {
     streams: Arc<Mutex<Streams>>,
@@ -35,7 +37,10 @@ pub struct CountedStream {
 }
 
 impl Limiter {
-    /// Counts a request of a token. `now` is the elapsed time of the clock.
+    /// Counts a request of a token.
+    ///
+    /// # Parameters
+    /// - `now`: the elapsed time of the clock.
     ///
     /// # Errors
     /// `too-many-requests` if the token has used its requests of the last second.
@@ -62,11 +67,11 @@ impl Limiter {
         Ok(())
     }
 
-    /// Counts a stream of a token until the result is dropped. Returns `None` if the token has no
-    /// limit.
+    /// Counts a stream of a token, until the result is dropped. Returns `None` if the token has no
+    /// limit of streams.
     ///
     /// # Errors
-    /// `too-many-requests` if the token has as many open streams as it may.
+    /// `too-many-requests` if the token already has as many open streams as it may have.
     pub fn count_stream(
         &self,
         token: &Arc<str>,
@@ -133,7 +138,8 @@ mod tests {
         assert_eq!(refused.kind, FailureKind::TooManyRequests);
         assert_eq!(refused.retry_after, Some(Duration::from_millis(500)));
         assert!(!at(499) && at(500) && !at(500));
-        // After any idle time, at most the requests of one second pass at once.
+        // However long the token made no request, it may then make at most the requests of one
+        // second at once.
         assert!(at(60_000) && at(60_000) && !at(60_000));
         let none = TokenLimits::default();
         assert!((0..1_000).all(|_| limiter.count_request(&token(), &none, Duration::ZERO).is_ok()));

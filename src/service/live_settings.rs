@@ -1,5 +1,5 @@
 //! The settings that a reload of the configuration replaces while otter runs. Each use reads the
-//! newest ones; what was decided by earlier ones, such as a granted lease, stays as it is.
+//! newest settings. What otter decided by earlier settings stays as it is, such as a granted lease.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use crate::domain::pool::Pools;
 /// The configuration of the protection of snapshots.
 #[derive(Clone, Debug, Default)]
 pub struct SnapshotSettings {
-    /// `snapshots.protected`: patterns of names and of paths.
+    /// The setting `snapshots.protected`: patterns of names and of paths.
     pub protected: Vec<String>,
-    /// `snapshots.runners_may_remove`
+    /// The setting `snapshots.runners_may_remove`.
     pub runners_may_remove: bool,
 }
 
@@ -23,13 +23,13 @@ pub struct SnapshotSettings {
 #[derive(Clone, Debug, Default)]
 pub struct ReloadableSettings {
     pub pools: Pools,
-    /// The answers to questions of all machines. The answers of pools take precedence.
+    /// The rules that answer questions of all machines. The rules of pools take precedence.
     pub answers: AnswerRules,
     pub protection: Protection,
     pub snapshots: SnapshotSettings,
 }
 
-/// The reloadable settings that apply now. Clones share them.
+/// The settings that apply now and that a reload can replace. Clones share the settings.
 #[derive(Clone, Debug, Default)]
 pub struct LiveSettings(Arc<Shared>);
 
@@ -47,13 +47,14 @@ impl LiveSettings {
         Self(Arc::new(Shared { settings, replacements: watch::Sender::new(()) }))
     }
 
-    /// The settings that apply now. Keep the result for one decision only.
+    /// The settings that apply now. A caller uses the result for one decision only, because a
+    /// reload may replace the settings after that.
     #[must_use]
     pub fn load(&self) -> Arc<ReloadableSettings> {
         self.0.settings.load_full()
     }
 
-    /// Replaces the settings.
+    /// Replaces all settings by new ones.
     pub fn replace(&self, settings: ReloadableSettings) {
         self.0.settings.store(Arc::new(settings));
         self.0.replacements.send_replace(());

@@ -47,15 +47,15 @@ pub struct Machines {
 pub struct MachineView {
     /// The machine as the host reports it.
     pub machine: Arc<Machine>,
-    /// Whether the addresses of its guest are trusted. If not, callers see no address.
+    /// Whether the addresses of the machine's guest are trusted. If not, callers see no address.
     pub addresses_trusted: bool,
     pub protected: bool,
     pub active_job: Option<JobId>,
-    /// In the order of their names.
+    /// The pools of the machine, in the order of their names.
     pub pools: Vec<String>,
     pub lease: Option<HoldingLease>,
     pub quarantine: Option<Quarantine>,
-    /// The machine is free if the list is empty.
+    /// Why the machine is not free. The machine is free if the list is empty.
     pub not_free_because: Vec<NotFreeReason>,
 }
 
@@ -64,16 +64,17 @@ pub struct MachineView {
 pub struct HoldingLease {
     pub lease: LeaseId,
     pub holder: String,
-    /// `None` before the lease is active and during its release.
+    /// When the lease expires. `None` before the lease is active, and during its release.
     pub expires_at: Option<Timestamp>,
-    /// The network in which the address of the machine must be.
+    /// The network in which the address of the machine must be. `None` if any address is
+    /// acceptable.
     pub cidr: Option<Network>,
 }
 
 /// Selects machines. A machine matches if every field that is set matches.
 #[derive(Clone, Debug, Default)]
 pub struct MachineFilter {
-    /// A part of the name; case is ignored.
+    /// A part of the name. Upper and lower case are equal.
     pub name: Option<String>,
     pub mac: Option<MacAddress>,
     pub power_state: Option<PowerState>,
@@ -86,8 +87,8 @@ pub struct MachineFilter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WaitCondition {
     PowerState(PowerState),
-    /// The guest has a trusted address: inside this network if there is one, else the address that
-    /// readers see.
+    /// The guest has a trusted address. If a network is given, the address must be inside this
+    /// network. Otherwise it must be the address that readers see.
     Address(Option<Network>),
     Tools,
     Question,
@@ -108,7 +109,7 @@ impl Machines {
         Self { inventory, jobs, leases, settings, visibility }
     }
 
-    /// The comparison of scopes with machines, jobs and leases.
+    /// Compares scopes with machines, jobs and leases.
     #[must_use]
     pub const fn visibility(&self) -> &Visibility {
         &self.visibility
@@ -139,10 +140,11 @@ impl Machines {
         Err(Failure::new(FailureKind::InventoryLoading, detail))
     }
 
-    /// The state that views show now, to view several machines or to compare it later.
+    /// The state that views of machines show now. A caller uses it to view several machines at one
+    /// moment, or to compare it with a later state.
     ///
     /// # Errors
-    /// As for [`Machines::contents`].
+    /// The errors of [`Machines::contents`].
     pub fn sources(&self) -> Result<ViewSources, Failure> {
         self.contents().map(|contents| self.sources_with(contents))
     }
@@ -150,7 +152,7 @@ impl Machines {
     /// The machines of a scope that match the filter, in the order of their names.
     ///
     /// # Errors
-    /// As for [`Machines::contents`].
+    /// The errors of [`Machines::contents`].
     pub fn list(&self, scope: &Scope, filter: &MachineFilter) -> Result<Vec<MachineView>, Failure> {
         let sources = self.sources()?;
         let machines = self.search(&sources, scope, filter);
@@ -194,7 +196,7 @@ impl Machines {
         sources.view(machine, self.jobs.activity(&machine.id))
     }
 
-    /// The machine with this id, regardless of scopes.
+    /// The machine with this id, whatever scope it is in.
     #[must_use]
     pub fn get(&self, id: &MachineId) -> Option<MachineView> {
         let sources = self.sources_with(self.inventory.contents());
@@ -232,7 +234,8 @@ impl Machines {
         let visible = self.visibility.machines(scope);
         let protection = &self.settings.load().protection;
         let mut own = visible.iter().filter(|machine| protection.is_self(machine));
-        // Copies of a machine can have its UUID, but their addresses differ.
+        // A machine with a hardware address of otter's machine comes first, because a copy of
+        // otter's machine can have the same UUID, but has other addresses.
         let by_address = own.clone().find(|machine| protection.has_own_address(machine));
         by_address.or_else(|| own.next()).map(|machine| machine.id.clone())
     }
@@ -241,8 +244,8 @@ impl Machines {
     ///
     /// # Errors
     /// - `machine-gone` if the machine is removed from the host or leaves the scope.
-    /// - `invalid-power-state` if an address is awaited, the machine is off, and no job works on
-    ///   it.
+    /// - `invalid-power-state` if the wait is for an address, the machine is off, and no job works
+    ///   on it.
     pub async fn wait_until(
         &self,
         scope: &Scope,
@@ -270,15 +273,16 @@ impl Machines {
                 );
             }
             if changes.changed().await.is_err() {
-                // The inventory dropped the watcher between two changes.
+                // The inventory dropped the watcher of the machine between two changes. Watch the
+                // machine again.
                 changes = self.inventory.watch(id);
             }
         }
     }
 
     fn sources_with(&self, contents: Arc<InventoryContents>) -> ViewSources {
-        // Read first: the activities, which are read last, are then at least as new as this
-        // version.
+        // Read the version before the activities, which are read last. So the activities are at
+        // least as new as this version.
         let activity_version = self.jobs.activity_version();
         ViewSources::new(contents, self.leases.load(), self.settings.load(), activity_version)
     }
@@ -286,7 +290,7 @@ impl Machines {
 
 impl MachineView {
     /// The first address of the guest that counts, if its addresses are trusted. If the lease of
-    /// the machine names a network, the first one inside it.
+    /// the machine names a network, the first address inside this network.
     #[must_use]
     pub fn ip_address(&self) -> Option<IpAddr> {
         let cidr = self.lease.as_ref().and_then(|lease| lease.cidr);
@@ -301,14 +305,15 @@ impl MachineView {
 }
 
 impl MachineFilter {
-    /// Whether a machine matches the filter in its power state and in whether it is a template.
+    /// Whether a machine has the power state that the filter asks for, and is or is not a template
+    /// as the filter asks.
     fn matches_machine(&self, machine: &Machine) -> bool {
         self.power_state.is_none_or(|state| machine.power_state == Some(state))
             && self.template.is_none_or(|template| machine.template == template)
     }
 
-    /// Whether a machine matches the filter's field `free`. Every machine does if the field is not
-    /// set.
+    /// Whether a machine is free or not free as the filter's field `free` asks. Every machine
+    /// matches if the field is not set.
     #[must_use]
     pub fn matches_freedom(&self, view: &MachineView) -> bool {
         self.free.is_none_or(|free| view.not_free_because.is_empty() == free)
@@ -335,7 +340,7 @@ impl WaitCondition {
     }
 }
 
-/// A caller's text in quotes for an error message, cut after 80 characters.
+/// A text of the caller in quotes, for an error message. The text is cut after 80 characters.
 #[must_use]
 pub fn shorten(text: &str) -> String {
     const MAX_CHARACTERS: usize = 80;

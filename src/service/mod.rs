@@ -1,4 +1,5 @@
-//! The use cases and their rules. The API calls these modules; they know nothing of HTTP.
+//! The rules of otter, one module for each subject. The API calls these modules, and they know
+//! nothing of HTTP.
 
 pub mod audit;
 pub mod callers;
@@ -34,8 +35,8 @@ use self::leases::Leases;
 use self::machines::Machines;
 use self::patterns::PatternWatch;
 use self::screens::Screens;
-use self::screens::wait::ScreenWaits;
 use self::screens::input_calls::InputCalls;
+use self::screens::wait::ScreenWaits;
 use self::storage_watch::StorageWatch;
 
 /// Everything that the API calls.
@@ -55,6 +56,6 @@ pub struct Services {
     pub screen_waits: Arc<ScreenWaits>,
     /// Types and clicks on machines.
     pub inputs: Arc<InputCalls>,
-    /// For reads that go to the host and not to the inventory.
+    /// The hosts, for reads that go to the host and not to the inventory.
     pub hosts: Hosts,
 }

@@ -1,6 +1,6 @@
 //! Warnings about how the configuration names machines: patterns that match no machine, ids that
-//! the host can give to another machine, and otter's own machine if otter does not find it. A
-//! misspelt pattern would otherwise silently leave machines unprotected or a pool empty.
+//! the host can give to another machine, and otter's own machine if otter does not find it. Without
+//! a warning, a misspelt pattern would silently leave machines unprotected or a pool empty.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,29 +22,31 @@ const PROTECTED: &str = "machines.protected";
 /// A fault in how the configuration names machines.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PatternWarning {
-    /// A setting, such as `machines.protected`, and one of its entries that matches no machine.
+    /// An entry of a setting matches no machine. The setting is a list of patterns, such as
+    /// `machines.protected`.
     Unmatched { setting: Arc<str>, pattern: String },
-    /// An entry of `machines.protected` that names a machine by its id alone. If the machine is
-    /// unregistered, it loses the protection, and another machine may get it.
+    /// An entry of `machines.protected` names a machine only by its id. If the machine is
+    /// unregistered from the host, it loses the protection, and another machine may get its id.
     ById {
         pattern: String,
         machine: String,
-        /// The instance UUID, else the BIOS UUID.
+        /// The instance UUID of the machine, else its BIOS UUID.
         uuid: Option<String>,
     },
-    /// otter runs in a VMware machine and finds it neither by address nor by UUID.
+    /// otter runs in a VMware machine, and finds this machine on the host neither by an address nor
+    /// by a UUID.
     OwnMachineNotFound,
 }
 
-/// How the configuration names machines.
+/// How the configuration names machines: the patterns of its settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct MachinePatterns {
-    /// The entries of each setting.
+    /// The entries of each setting that is a list of patterns.
     entries: BTreeMap<Arc<str>, Vec<MachinePattern>>,
     protection: Protection,
 }
 
-/// Logs the warnings: at the start, and when they change.
+/// Logs the warnings about patterns: at the start of otter, and when they change.
 pub struct PatternWatch {
     settings: LiveSettings,
     inventory: Arc<Inventory>,
@@ -52,7 +54,7 @@ pub struct PatternWatch {
 }
 
 impl MachinePatterns {
-    /// The entries of `machines.protected` and of every configured pool, and otter's own machine.
+    /// The patterns of `machines.protected`, of every configured pool, and of otter's own machine.
     fn new(protection: &Protection, pools: &Pools) -> Self {
         let mut entries = BTreeMap::from([(Arc::from(PROTECTED), protection.protected.clone())]);
         for (name, pool) in &pools.0 {
@@ -61,7 +63,7 @@ impl MachinePatterns {
         Self { entries, protection: protection.clone() }
     }
 
-    /// The number of entries of each setting that match no machine.
+    /// For each setting, the number of its entries that match no machine.
     fn counts(&self, warnings: &BTreeSet<PatternWarning>) -> BTreeMap<Arc<str>, usize> {
         let count = |setting: &Arc<str>| {
             warnings.iter().filter(|warning| warning.is_unmatched_in(setting)).count()
@@ -69,7 +71,7 @@ impl MachinePatterns {
         self.entries.keys().map(|setting| (Arc::clone(setting), count(setting))).collect()
     }
 
-    /// Whether the entry of a warning is still configured.
+    /// Whether the configuration still has the entry that a warning is about.
     fn has_entry_of(&self, warning: &PatternWarning) -> bool {
         let (setting, pattern) = match warning {
             PatternWarning::Unmatched { setting, pattern } => (&**setting, pattern),
@@ -78,8 +80,8 @@ impl MachinePatterns {
         };
         match self.entries.get(setting) {
             Some(entries) => entries.iter().any(|entry| entry.to_string() == *pattern),
-            // A pool that was removed has no entries. Any other setting without entries is not a
-            // list.
+            // A setting of a pool that was removed has no entries. Any other setting without
+            // entries is not a list of patterns, so its entry is still there.
             None => !setting.starts_with("pools."),
         }
     }
@@ -108,7 +110,8 @@ impl MachinePatterns {
     }
 }
 
-/// The warning about an entry. `None` if it names a machine, and not only by its id.
+/// The warning about an entry of a setting. `None` if the entry matches a machine, and does not
+/// name it only by its id.
 fn entry_warning(
     setting: &Arc<str>,
     pattern: &MachinePattern,
@@ -139,7 +142,7 @@ fn entry_warning(
 }
 
 impl PatternWarning {
-    /// The warning for the operator.
+    /// The text of the warning for the operator.
     #[must_use]
     pub fn text(&self) -> String {
         match self {
@@ -207,7 +210,7 @@ impl PatternWatch {
         Self { settings, inventory, event_stream }
     }
 
-    /// The present warnings. Empty before the inventory is loaded.
+    /// The warnings that apply at present. Empty before the inventory is loaded.
     #[must_use]
     pub fn warnings(&self) -> BTreeSet<PatternWarning> {
         let contents = self.inventory.contents();
@@ -224,9 +227,9 @@ impl PatternWatch {
         self.patterns().counts(&self.warnings())
     }
 
-    /// Logs each change of the warnings, until `stop`. It waits for events of the inventory, and
-    /// for reloads, and compares the patterns only if the patterns or the properties by which they
-    /// name machines changed.
+    /// Logs each change of the warnings, until `stop` is cancelled. Waits for events of the
+    /// inventory and for reloads of the configuration. Compares the patterns with the machines only
+    /// if the patterns changed, or the properties by which they name machines.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let types = vec![
             EventType::MachineChanged,
@@ -238,14 +241,14 @@ impl PatternWatch {
             self.event_stream.subscribe(EventFilter { types, ..EventFilter::default() });
         let (mut last, mut logged) = (None, BTreeSet::new());
         loop {
-            // First skip the events, then read the inventory: a change in between wakes the loop
-            // again.
+            // Skip the events first, and read the inventory after that. So a change of the
+            // inventory in between wakes the loop again.
             changes.skip_unread();
             let contents = self.inventory.contents();
             let compared = contents.loaded.then(|| (contents.keys(), self.patterns()));
             if let Some((_, patterns)) = compared.as_ref().filter(|_| compared != last) {
                 let now = patterns.warnings(&contents.machines.to_vec());
-                // A reload may have removed an entry.
+                // Forget the warnings about entries that a reload removed.
                 logged.retain(|warning| patterns.has_entry_of(warning));
                 now.difference(&logged).for_each(PatternWarning::log);
                 logged.difference(&now).for_each(PatternWarning::log_end);

@@ -1,4 +1,4 @@
-//! The machines that otter refuses to change.
+//! Which machines otter refuses to change.
 
 use uuid::Uuid;
 
@@ -12,17 +12,18 @@ use crate::domain::names::is_name;
 /// Which machines otter refuses to change: protected ones, and the one that otter runs in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Protection {
-    /// `machines.protected`
+    /// The setting `machines.protected`.
     pub protected: Vec<MachinePattern>,
     /// Patterns that otter adds. No warning is logged if one of them matches no machine.
     pub built_in: Vec<MachinePattern>,
-    /// `esx.machine_name`. The machine can be renamed, so the other properties count too.
+    /// The setting `esx.machine_name`. It is not the only way to recognise otter's own machine,
+    /// because the machine can be renamed.
     pub own_name: Option<String>,
     /// The hardware addresses of the machine that otter runs in.
     pub own_addresses: Vec<MacAddress>,
-    /// The BIOS UUID of the machine that otter runs in, in each byte order.
+    /// The BIOS UUID of the machine that otter runs in, once in each possible byte order.
     pub own_uuids: Vec<Uuid>,
-    /// Whether otter runs in a VMware machine, which may be a machine of the host.
+    /// Whether otter runs in a VMware machine. This machine may be one of the host's machines.
     pub runs_in_vmware: bool,
 }
 
@@ -33,8 +34,9 @@ impl Protection {
         self.protected.iter().chain(&self.built_in).any(|pattern| pattern.matches(machine))
     }
 
-    /// Whether otter itself runs in the machine: it has the configured name, an address or the BIOS
-    /// UUID. A copy of otter's machine with the same BIOS UUID counts too.
+    /// Whether otter itself runs in the machine: the machine has the configured name, an address or
+    /// the BIOS UUID of otter's own machine. A copy of otter's machine with the same BIOS UUID
+    /// counts too.
     #[must_use]
     pub fn is_self(&self, machine: &Machine) -> bool {
         self.own_name.as_ref().is_some_and(|name| is_name(name, &machine.name))

@@ -5,8 +5,9 @@
 //!                      │ none, or its choice is not offered       └─► the history of its lease
 //!                      └─► nothing: a caller answers, or the preparation fails after its grace
 //! ```
-//! Each question gets one job. A host may use the id of a question again once the question is
-//! answered, so the memory of a question ends when it is gone or its job has succeeded.
+//! otter starts one job for each question, and remembers the questions for which it did. A host may
+//! use the id of a question again once the question is answered. So otter forgets a question when
+//! it is gone or its job has succeeded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,17 +32,18 @@ use crate::domain::job::{JobRequest, JobState};
 use crate::domain::machine::Machine;
 use crate::hypervisor::SessionState;
 
-/// The pause before an answer that cannot be started is tried again.
+/// The pause before otter tries again to start an answer that could not be started.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// The longest pause between two answers to the same message of one machine. A host may ask again
-/// at once, for example whether to retry on a full datastore.
+/// The longest pause between two answers to the same message of one machine. There is a pause
+/// because a host may ask again at once, for example whether to retry on a full datastore.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// After this time without the message, the next answer to it needs no pause.
+/// If a machine has not asked a message for this time, the next answer to the message needs no
+/// pause.
 const PAUSE_MEMORY: Duration = Duration::from_mins(1);
 
-/// Watches for questions and answers those that have a rule.
+/// Looks for questions of machines, and answers those for which the configuration has a rule.
 pub struct QuestionWatch {
     settings: LiveSettings,
     clock: Clock,
@@ -52,39 +54,41 @@ pub struct QuestionWatch {
     machines: Arc<Machines>,
 }
 
-/// A question of a machine. `machine` is the key of the machine's identity.
+/// A question of a machine. The field `machine` has the key of the machine's identity.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct AskedQuestion {
     machine: String,
     question: QuestionId,
 }
 
-/// How the watch handled a question that is still pending.
+/// What the watch did about a question that is still pending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Handling {
     /// This job answers the question.
     Job(JobId),
-    /// The rule cannot answer the question. The log has the reason.
+    /// The rule for the question cannot answer it. The log has the reason.
     Impossible,
 }
 
-/// The last answer to a message of a machine.
+/// The last answer that the watch gave to a message of a machine.
 #[derive(Clone, Copy, Debug)]
 struct LastAnswer {
     at: Duration,
-    /// The pause before the next answer.
+    /// The pause before the next answer to the same message.
     pause: Duration,
 }
 
-/// What the watch remembers of machines.
+/// What the watch remembers about the questions of machines.
 #[derive(Debug, Default)]
 struct Memory {
     questions: BTreeMap<AskedQuestion, Handling>,
-    /// The last answers, by the key of the machine's identity and the id of the message.
+    /// The last answers. A key has the key of the machine's identity, and the id of the message.
     answers: BTreeMap<(String, String), LastAnswer>,
 }
 
 impl QuestionWatch {
+    /// A watch that remembers no questions yet.
+    ///
     /// # Parameters
     /// - `settings`: the rules for all machines, and the rules of pools, which take precedence.
     #[must_use]
@@ -100,8 +104,12 @@ impl QuestionWatch {
         let mut changes =
             self.event_stream.subscribe(EventFilter { types, ..EventFilter::default() });
         let mut memory = Memory::default();
+        let mut again = None;
+        let mut may_have_changed = true;
         loop {
-            let again = self.answer_all(&mut memory).await;
+            if std::mem::take(&mut may_have_changed) {
+                again = self.answer_all(&mut memory).await;
+            }
             let wait = async {
                 match again {
                     Some(pause) => self.clock.sleep(pause).await,
@@ -112,17 +120,20 @@ impl QuestionWatch {
                 biased;
                 () = stop.cancelled() => return,
                 () = changes.wait_for_more() => {
-                    changes.skip_unread();
+                    // If no question is pending, an event of a job or of a lease changes nothing.
+                    let is_pending = again.is_some() || !memory.questions.is_empty();
+                    may_have_changed = changes.take_unread() || is_pending;
                 }
-                () = wait => {}
+                () = wait => may_have_changed = true,
             }
         }
     }
 
-    /// Starts the answers to all questions that have a rule. Returns the pause before another try.
-    /// `None` if only a change of a machine can make another answer possible.
+    /// Starts the answers to all questions for which there is a rule. Returns the pause before the
+    /// next call. `None` if another answer becomes possible only when a machine changes.
     async fn answer_all(&self, memory: &mut Memory) -> Option<Duration> {
-        // While the host is away, a question in the inventory may have been answered.
+        // Do nothing while the host is away, because a question that the inventory shows may have
+        // been answered already.
         if self.inventory.session().state != SessionState::Connected {
             return None;
         }
@@ -141,8 +152,8 @@ impl QuestionWatch {
         again
     }
 
-    /// Starts the answer to the question of a machine if a rule has one. Returns the pause before
-    /// another try.
+    /// Starts the answer to the question of a machine, if a rule has an answer. Returns the pause
+    /// before another try. `None` if no other try is needed before the machine changes.
     async fn answer(&self, machine: &Arc<Machine>, memory: &mut Memory) -> Option<Duration> {
         let Self { clock, jobs, leases, machines, .. } = self;
         let settings = self.settings.load();
@@ -152,10 +163,10 @@ impl QuestionWatch {
             None => {}
             Some(Handling::Impossible) => return None,
             Some(Handling::Job(job)) => match jobs.get(*job).await {
-                // The end of the job changes the machine and so wakes the watch.
+                // The job has not ended. Its end changes the machine, and so wakes the watch.
                 Ok(Some(view)) if !view.job.state.is_end() => return None,
-                // The inventory is as new as the end of the job, so the pending question is a new
-                // one.
+                // The job has succeeded, and the inventory is at least as new as its end. So the
+                // question that is pending now is a new one with the same id.
                 Ok(Some(view)) if view.job.state == JobState::Succeeded => {
                     memory.questions.remove(&asked);
                 }
@@ -175,7 +186,8 @@ impl QuestionWatch {
         let of_pool = settings.pools.answer_rule(machine, question);
         let rule = of_pool.or_else(|| settings.answers.for_question(question))?;
         let view = machines.get(&machine.id)?;
-        // The question may be gone by now. If it changes, the watch wakes.
+        // Look at the newest state of the machine, because the question may be gone by now. If the
+        // question changes, the watch wakes again.
         let is_pending = view.machine.question.as_ref() == Some(question);
         if !is_pending || machines.may_change(&view).is_err() || jobs.is_answering(&machine.id) {
             return None;
@@ -211,7 +223,7 @@ impl QuestionWatch {
         };
         let job = match jobs.start(new).await {
             Ok(job) => job,
-            // The question is gone.
+            // `not-found` means that the question is gone, so it needs no answer.
             Err(failure) if failure.kind == FailureKind::NotFound => return None,
             Err(failure) => {
                 let detail = failure.detail;
@@ -241,7 +253,11 @@ impl AskedQuestion {
 }
 
 impl Memory {
-    /// How long the next answer must wait. `None` if it need not wait.
+    /// How long the next answer to this message must still wait. `None` if it need not wait.
+    ///
+    /// # Parameters
+    /// - `pace`: the key of the machine's identity, and the id of the message.
+    /// - `now`: the elapsed time of the clock.
     fn pause_left(&self, pace: &(String, String), now: Duration) -> Option<Duration> {
         let LastAnswer { at, pause } = self.answers.get(pace)?;
         (*at + *pause).checked_sub(now).filter(|left| !left.is_zero())

@@ -1,5 +1,5 @@
-//! Deletes old data: ended jobs, ended leases and idempotency keys once an hour, and audit records
-//! over the limits once a minute.
+//! Deletes old data. Ended jobs, ended leases and idempotency keys are deleted once an hour, and
+//! audit records that exceed the limits of the audit once a minute.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::fail_points::fail_point;
 use crate::service::jobs::Jobs;
 use crate::storage::{PurgedAudit, Retention, Storage};
 
-/// Deletes old data until `stop`.
+/// Deletes old data regularly, until `stop` is cancelled.
 pub async fn run(
     store: Arc<dyn Storage>,
     clock: Clock,

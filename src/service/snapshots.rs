@@ -1,5 +1,5 @@
-//! The protection of snapshots: which snapshots of a machine a job may change. The rules come from
-//! the configuration and from the lease of the job.
+//! The protection of snapshots: decides which snapshots of a machine a job may change. The rules
+//! come from the configuration and from the lease of the job.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::domain::machine::Machine;
 use crate::domain::snapshot_rules::{SnapshotChange, SnapshotRules, SnapshotTree};
 use crate::storage::{Storage, StorageError};
 
-/// Finds the rules of each job.
+/// Finds the rules for changes of snapshots that apply to a job.
 pub struct SnapshotProtection {
     settings: LiveSettings,
     storage: Arc<dyn Storage>,
@@ -25,7 +25,8 @@ impl SnapshotProtection {
         Self { settings, storage }
     }
 
-    /// The rules for a job. The storage is read only for the job of a runner.
+    /// The rules for changes of snapshots by a job. The storage is read only if a runner requested
+    /// the job.
     ///
     /// # Parameters
     /// - `machine`: the job's machine in the inventory. If it is `None`, the patterns of every pool
@@ -72,7 +73,7 @@ fn patterns(settings: &ReloadableSettings, machine: Option<&Machine>) -> Vec<Str
 /// Checks that a job may change the snapshots of its machine.
 ///
 /// # Errors
-/// `forbidden`, which names the first snapshot that the job must not change.
+/// `forbidden`. The failure names the first snapshot that the job must not change.
 pub fn check(job: &Job, rules: &SnapshotRules, tree: &SnapshotTree) -> Result<(), Failure> {
     let Some(change) = SnapshotChange::from_request(&job.request) else { return Ok(()) };
     rules.check(job.authority, change, tree).map_err(|refusal| {
@@ -81,7 +82,8 @@ pub fn check(job: &Job, rules: &SnapshotRules, tree: &SnapshotTree) -> Result<()
     })
 }
 
-/// The warning about the override of a job; `None` if the job needs no override.
+/// The warning in a job that says that the job needed an override. `None` if the job needs no
+/// override.
 #[must_use]
 pub fn override_warning(
     job: &Job,

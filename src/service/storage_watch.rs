@@ -1,5 +1,5 @@
-//! Whether the storage accepts writes. While it refuses them, callers get a failure, and otter
-//! tries to write until the storage accepts a write again.
+//! Watches whether the storage accepts writes. While the storage refuses writes, callers get a
+//! failure, and otter goes on trying to write until the storage accepts a write again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::storage::{Storage, StorageError};
 /// The time between two attempts to write to a storage that refuses writes.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Watches whether the storage refuses writes. Clones share the storage.
+/// Watches whether the storage refuses writes. Clones watch the same storage.
 #[derive(Clone)]
 pub struct StorageWatch {
     store: Arc<dyn Storage>,
@@ -33,8 +33,9 @@ impl StorageWatch {
         self.store.refusal().map(|cause| unavailable(&cause))
     }
 
-    /// Repeats a write while the storage refuses writes, until `stop`. Without these writes, otter
-    /// would notice only at the next write of a caller that the storage works again.
+    /// Repeats a small write while the storage refuses writes, until `stop` is cancelled. Without
+    /// these writes, otter would notice only at the next write of a caller that the storage works
+    /// again.
     pub async fn watch(self, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -43,20 +44,21 @@ impl StorageWatch {
                 () = self.clock.sleep(RETRY_INTERVAL) => {}
             }
             if self.store.refusal().is_some() {
-                // The storage records whether it refused this write.
+                // The result is ignored, because the storage itself records whether it refused this
+                // write.
                 let _ = self.store.record_last_seen(self.clock.now()).await;
             }
         }
     }
 }
 
-/// The failure of a call if the storage fails. Logs the error.
+/// The failure of a call that fails because of this error of the storage. Logs the error.
 pub fn store_failure(error: &StorageError) -> Failure {
     tracing::error!(error = error as &dyn std::error::Error, "the store failed");
     Failure::new(FailureKind::Internal, "the store failed")
 }
 
-/// The failure of a call whose write failed or was refused. Logs the error.
+/// The failure of a call whose write failed, or was refused by the storage. Logs the error.
 pub fn write_failure(error: &StorageError) -> Failure {
     match error {
         StorageError::Refused { message: cause, .. } => {
@@ -72,16 +74,16 @@ pub fn write_failure(error: &StorageError) -> Failure {
     }
 }
 
-/// The failure of a call that starts a job or a lease, if its write failed or was refused. Logs the
-/// error. If the write may be committed and the call has no idempotency key, a repeat could start a
-/// second job or lease.
+/// The failure of a call that starts a job or a lease, if its write failed or was refused by the
+/// storage. Logs the error. The call gets a special failure if the write may be committed and the
+/// call has no idempotency key, because a repeat could then start a second job or lease.
 #[must_use]
 pub fn start_failure(error: &StorageError, has_key: bool) -> Failure {
     let failure = write_failure(error);
     if has_key || !error.may_be_committed() { failure } else { unconfirmed_start() }
 }
 
-/// The failure of a call without a key whose job or lease may be stored.
+/// The failure of a call without an idempotency key whose job or lease may be stored.
 #[must_use]
 pub fn unconfirmed_start() -> Failure {
     let detail = "otter could not confirm that it stored the request, so the request may or may \

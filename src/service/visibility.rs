@@ -1,5 +1,5 @@
-//! Which machines, jobs, leases and pools a caller sees: compares the scope of its token with the
-//! machines of the host.
+//! Decides which machines, jobs, leases and pools a caller sees, by a comparison of the scope of
+//! its token with the machines of the host.
 
 use std::sync::Arc;
 
@@ -21,20 +21,22 @@ pub struct Visibility {
 }
 
 impl Visibility {
-    /// Compares scopes with the machines of this inventory, in the pools of the settings.
+    /// Compares scopes with the machines of this inventory. The settings say in which pools the
+    /// machines are.
     #[must_use]
     pub const fn new(inventory: Arc<Inventory>, settings: LiveSettings) -> Self {
         Self { inventory, settings }
     }
 
-    /// Whether a machine is in a scope now.
+    /// Whether a machine is in a scope at present.
     #[must_use]
     pub fn has_machine(&self, scope: &Scope, machine: &Machine) -> bool {
         !scope.is_restricted()
             || scope.contains(&machine.name, &self.settings.load().pools.for_machine(machine))
     }
 
-    /// Whether a machine was in a scope while it had this placement.
+    /// Whether a machine was in a scope while it had this placement (its name, pools and
+    /// datastores).
     #[must_use]
     pub fn had_machine(&self, scope: &Scope, placement: &Placement) -> bool {
         let Placement { keys, annotated_pools, datastores: _ } = placement;
@@ -60,8 +62,8 @@ impl Visibility {
         }
     }
 
-    /// Whether a caller sees a lease. A caller sees a lease if it sees the lease's machine, or,
-    /// before the grant, if it requested the lease.
+    /// Whether a caller sees a lease. After the grant, a caller sees a lease if it sees the lease's
+    /// machine. Before the grant, a caller sees only the leases that it requested.
     #[must_use]
     pub fn shows_lease(&self, caller: &Caller, lease: &Lease) -> bool {
         if !caller.scope.is_restricted() {
@@ -95,8 +97,8 @@ impl Visibility {
         u32::try_from(machines.iter().filter(has_files).count()).unwrap_or(u32::MAX)
     }
 
-    /// Whether a scope has a machine. If the machine is gone, or its id now belongs to another
-    /// machine, its last known name and pool decide.
+    /// Whether a scope contains a machine, also if the machine is no longer on the host. If it is
+    /// gone, or its id now belongs to another machine, its last known name and pool decide.
     fn has_known_machine(
         &self,
         scope: &Scope,

@@ -1,4 +1,5 @@
-//! The admin endpoint: the test hooks as JSON over HTTP, on a loopback port of its own.
+//! The admin endpoint: the test hooks of the simulator as JSON over HTTP, on a loopback port of its
+//! own.
 //!
 //! ```text
 //! GET    /calls     the calls, by method and by operation
@@ -7,7 +8,7 @@
 //! GET    /screens/ID  what the guest of a machine shows, as texts, and its consoles
 //! POST   /faults    plans faults, written as `[[faults]]` of a scenario
 //! DELETE /faults    removes the planned faults
-//! POST   /<kind>    changes the host now: expire-sessions, restart-hostd, licence, …
+//! POST   /<kind>    changes the host now; the kind is a fault, such as restart-hostd
 //! ```
 
 use axum::Router;
@@ -25,7 +26,7 @@ use super::control::Control;
 use super::fault_config::FaultEntry;
 use super::world::{Machine, World};
 
-/// Serves until `stop` is cancelled.
+/// Serves the admin endpoint on `listener` until `stop` is cancelled.
 pub async fn serve(listener: TcpListener, control: Control, stop: CancellationToken) {
     let router = Router::new()
         .route("/calls", get(calls))
@@ -38,7 +39,8 @@ pub async fn serve(listener: TcpListener, control: Control, stop: CancellationTo
             answer(StatusCode::NOT_FOUND, &json!({"error": "there is no such path"}))
         })
         .with_state(control);
-    // A caller that hangs must not delay the stop, so open requests are dropped.
+    // An open request of a caller that hangs must not delay the stop, so the stop drops all open
+    // requests.
     let _: Option<_> = stop.run_until_cancelled(axum::serve(listener, router).into_future()).await;
 }
 
@@ -112,7 +114,7 @@ async fn sessions(State(control): State<Control>) -> Response {
     answer(StatusCode::OK, &body)
 }
 
-/// Plans one fault or a list of them. If one is invalid, none is planned.
+/// Plans one fault, or each fault of a list. If one fault of the list is invalid, none is planned.
 async fn plan(State(control): State<Control>, body: Bytes) -> Response {
     let entries = match read::<Value>(&body) {
         Ok(Value::Array(entries)) => entries,
@@ -137,12 +139,14 @@ async fn forget(State(control): State<Control>) -> Response {
     answer(StatusCode::OK, &json!({"planned": 0}))
 }
 
-/// Applies a change of the host. The path names the kind, the body holds its fields.
+/// Changes the host at once. The path of the request names the kind of the change, and the JSON
+/// body holds the fields of the change.
 async fn apply(State(control): State<Control>, Path(what): Path<String>, body: Bytes) -> Response {
     let body = if body.is_empty() { Ok(json!({})) } else { read::<Value>(&body) };
     let fault = body.and_then(|body| {
         let nothing = body.as_object().is_some_and(serde_json::Map::is_empty);
-        // A kind without fields is written as a word alone.
+        // A scenario writes a change without fields as the name of its kind alone, so try that form
+        // first.
         let word = if nothing { entry(json!({"what": &what})).ok() } else { None };
         word.map_or_else(|| entry(json!({"what": {&what: body}})), Ok)?.check()
     });

@@ -1,8 +1,9 @@
-//! Counts the calls of each method, in all and by `operationID`.
+//! The log of the vim25 calls that clients made: how often each method was called, in all and for
+//! each `operationID`.
 
 use std::collections::BTreeMap;
 
-/// The calls since the start of the simulator.
+/// The vim25 calls that clients made since the start of the simulator.
 #[derive(Debug, Default)]
 pub struct CallLog {
     by_method: BTreeMap<String, u64>,
@@ -10,7 +11,8 @@ pub struct CallLog {
     accepted: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
-/// The number of operation ids that the log keeps. It ignores the ids of later operations.
+/// The maximum number of operation ids for which the log records calls. A call with a further
+/// operation id counts only for its method.
 const MAX_OPERATIONS: usize = 50_000;
 
 impl CallLog {
@@ -25,7 +27,7 @@ impl CallLog {
         }
     }
 
-    /// Records that a call was not refused.
+    /// Records that the host accepted a call: the method ran and returned no fault.
     pub fn record_accepted(&mut self, method: &str, operation_id: &str) {
         if self.accepted.len() < MAX_OPERATIONS || self.accepted.contains_key(operation_id) {
             let methods = self.accepted.entry(operation_id.to_owned()).or_default();
@@ -33,17 +35,17 @@ impl CallLog {
         }
     }
 
-    /// For each operation: how many calls of each method were not refused.
+    /// For each operation id: how many calls of each method the host accepted.
     pub fn accepted_by_operation(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
         self.accepted.clone()
     }
 
-    /// How often this method was called.
+    /// How often clients called `method`.
     pub fn count(&self, method: &str) -> u64 {
         self.by_method.get(method).copied().unwrap_or(0)
     }
 
-    /// How often each method was called.
+    /// How often clients called each method.
     pub fn counts(&self) -> BTreeMap<String, u64> {
         self.by_method.clone()
     }
@@ -63,7 +65,7 @@ impl CallLog {
             .collect()
     }
 
-    /// The methods that were called for this operation, in order.
+    /// The methods that clients called with this operation id, in order.
     pub fn methods_of_operation(&self, operation_id: &str) -> Vec<String> {
         self.by_operation.get(operation_id).cloned().unwrap_or_default()
     }

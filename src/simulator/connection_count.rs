@@ -1,4 +1,4 @@
-//! Counts the connections of all clients.
+//! Counts the connections that all clients have made to the simulator.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,7 +13,7 @@ struct Counts {
     accepted: u64,
 }
 
-/// One connection. It counts as open until this is dropped.
+/// One open connection of a client. The connection counts as open until this value is dropped.
 #[derive(Debug)]
 pub struct OpenConnection(ConnectionCount);
 
@@ -33,7 +33,7 @@ impl ConnectionCount {
         self.counts().peak
     }
 
-    /// The number of connections since the start.
+    /// The number of connections that the simulator accepted since its start.
     pub fn accepted(&self) -> u64 {
         self.counts().accepted
     }

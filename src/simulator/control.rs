@@ -1,4 +1,5 @@
-//! Test hooks: recorded calls, fault injection, and access to the simulated world.
+//! The test hooks of the simulator: recorded calls, fault injection, and access to the simulated
+//! world.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::world::{Question, World};
 use super::{Shared, SimulatorState};
 
 impl SimulatorState {
-    /// Applies a change to the host and counts it.
+    /// Applies a change to the host, and counts how often a change of its kind was applied.
     fn apply(&mut self, change: HostChange) {
         *self.occurrences.entry(change.kind()).or_default() += 1;
         match change {
@@ -102,12 +103,12 @@ impl SimulatorState {
 }
 
 impl TestHook {
-    /// A hook that runs this function while a call waits.
+    /// Makes a test hook: the simulator runs the function `hook` while a call waits for its answer.
     pub fn new(hook: impl Fn(&Control) + Send + Sync + 'static) -> Self {
         Self(Arc::new(move |shared| hook(&Control::new(Arc::clone(shared)))))
     }
 
-    /// Runs the function.
+    /// Runs the function of this hook.
     pub fn run(&self, control: &Control) {
         (self.0)(&control.shared);
     }
@@ -140,49 +141,49 @@ impl Control {
         Self { shared }
     }
 
-    /// How often a method was called, including refused calls.
+    /// How often clients called a method. Calls that the host refused count too.
     #[must_use]
     pub fn calls(&self, method: &str) -> u64 {
         self.shared.lock().calls.count(method)
     }
 
-    /// How often each method was called, including refused calls.
+    /// How often clients called each method. Calls that the host refused count too.
     #[must_use]
     pub fn all_calls(&self) -> BTreeMap<String, u64> {
         self.shared.lock().calls.counts()
     }
 
-    /// The methods that were called with this `operationID`, in order.
+    /// The methods that clients called with this `operationID`, in order.
     #[must_use]
     pub fn calls_of_operation(&self, operation_id: &str) -> Vec<String> {
         self.shared.lock().calls.methods_of_operation(operation_id)
     }
 
-    /// For each `operationID`: how often each method was called.
+    /// For each `operationID`: how often clients called each method.
     #[must_use]
     pub fn calls_by_operation(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
         self.shared.lock().calls.by_operation()
     }
 
-    /// For each `operationID`: how many calls of each method were not refused.
+    /// For each `operationID`: how many calls of each method the host accepted.
     #[must_use]
     pub fn accepted_calls_by_operation(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
         self.shared.lock().calls.accepted_by_operation()
     }
 
-    /// The highest number of connections that were open at the same time, of all clients.
+    /// The highest number of connections of all clients that were open at the same time.
     #[must_use]
     pub fn peak_connections(&self) -> usize {
         self.shared.connections.peak()
     }
 
-    /// The number of connections that were accepted since the start.
+    /// The number of connections that the simulator accepted since its start.
     #[must_use]
     pub fn accepted_connections(&self) -> u64 {
         self.shared.connections.accepted()
     }
 
-    /// Plans or applies a configured fault.
+    /// Plans a fault that disrupts calls, or applies a fault that changes the host at once.
     pub(super) fn inject(&self, fault: &ConfiguredFault) {
         match fault.clone() {
             ConfiguredFault::Now(change) => self.apply(change),
@@ -192,13 +193,13 @@ impl Control {
         }
     }
 
-    /// Applies a change to the host.
+    /// Applies a change to the host as a whole, and counts it by its kind.
     pub fn apply(&self, change: HostChange) {
         self.mutate_and_apply(|_| (), Some(change));
     }
 
-    /// Changes the world and applies a change to the host in one step. No call runs between the
-    /// two.
+    /// Changes the world and applies a change to the host in one step, so that no call runs between
+    /// these two changes.
     pub fn mutate_and_apply<T>(
         &self,
         change: impl FnOnce(&mut World) -> T,
@@ -222,7 +223,7 @@ impl Control {
         self.shared.lock().occurrences.get(&kind).copied().unwrap_or(0)
     }
 
-    /// The number of sessions.
+    /// The number of sessions that the host has now.
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.shared.lock().sessions.count()
@@ -246,14 +247,14 @@ impl Control {
         self.shared.lock().sessions.waits()
     }
 
-    /// Plans a disruption of the next call of a method; `*` stands for every method.
+    /// Plans a disruption of the next call of a method. The method `*` stands for every method.
     #[expect(clippy::must_use_candidate, reason = "few callers need the count of disrupted calls")]
     pub fn disrupt_next(&self, method: &str, disruption: Disruption) -> PlannedDisruption {
         self.disrupt(method, 0, Some(1), disruption)
     }
 
-    /// Plans a disruption of `times` calls of a method (`None`: all calls) after `skip` undisturbed
-    /// ones.
+    /// Plans a disruption of calls of a method: the next `skip` calls run undisturbed, and the
+    /// `times` calls after them are disrupted. If `times` is `None`, all later calls are disrupted.
     #[expect(clippy::must_use_candidate, reason = "few callers need the count of disrupted calls")]
     pub fn disrupt(
         &self,
@@ -265,23 +266,26 @@ impl Control {
         self.shared.lock().fault_plan.add(method, skip, times, disruption)
     }
 
-    /// Removes all planned disruptions, the page limit and the kind of session loss.
+    /// Removes all planned disruptions. Also resets the page limit, how the host answers calls with
+    /// a lost session, and whether waits report objects that are added to views.
     pub fn clear_disruptions(&self) {
         self.shared.lock().fault_plan.clear();
     }
 
-    /// Sets how the host answers calls whose session is gone.
+    /// Sets how the host answers a call whose session has ended.
     pub fn set_session_loss(&self, loss: SessionLoss) {
         self.shared.lock().fault_plan.session_loss = loss;
     }
 
-    /// Sets whether a wait reports the objects that are added to a `ListView` after it began.
-    /// govmomi's simulator reports them only with the next change of another object.
+    /// Sets whether a pending `WaitForUpdatesEx` reports an object that a client adds to a
+    /// `ListView` during the wait. govmomi's simulator reports such an object only together with
+    /// the next change of another object.
     pub fn set_additions_reported(&self, reported: bool) {
         self.shared.lock().fault_plan.hides_additions = !reported;
     }
 
-    /// Limits the objects in one answer of a read or an update, even if the caller accepts more.
+    /// Limits the number of objects in one answer to a read or a wait for updates, even if the
+    /// caller accepts more objects.
     pub fn set_page_limit(&self, limit: Option<usize>) {
         self.shared.lock().fault_plan.page_limit = limit;
     }
@@ -306,13 +310,13 @@ impl Control {
         self.apply(HostChange::ReadOnlyAccount(read_only));
     }
 
-    /// Restarts hostd: connections, sessions, views, filters and tasks are gone. Machines stay as
-    /// they are.
+    /// Restarts hostd, the management service of the host: connections, sessions, views, filters
+    /// and tasks are gone. Machines stay as they are.
     pub fn restart_hostd(&self, restart: HostdRestart) {
         self.apply(HostChange::RestartHostd(restart));
     }
 
-    /// Ends the outage of a restarted hostd.
+    /// Lets hostd answer again, after a restart that left it down.
     pub fn resume(&self) {
         self.apply(HostChange::Resume);
     }
@@ -381,13 +385,13 @@ impl Control {
         self.mutate_and_apply(change, None)
     }
 
-    /// Makes the next task of this method end with a fault instead of doing its work.
+    /// Makes the next task of this method end with a fault, without doing the work of the task.
     pub fn fail_next_task(&self, method: &'static str, fault: Fault) {
         self.apply(HostChange::FailNextTask(method, fault));
     }
 
-    /// Makes every task of this method end with a fault instead of doing its work. `None` ends
-    /// this.
+    /// Makes every task of this method end with a fault, without doing the work of the task. The
+    /// fault `None` lets later tasks succeed again.
     pub fn fail_tasks(&self, method: &'static str, fault: Option<Fault>) {
         self.apply(HostChange::FailTasks(method, fault));
     }
@@ -397,7 +401,7 @@ impl Control {
         self.apply(HostChange::MaintenanceMode(enabled));
     }
 
-    /// Makes hostd forget every task. Running operations go on.
+    /// Makes hostd forget every task. The operations of the running tasks go on.
     pub fn vanish_tasks(&self) {
         self.apply(HostChange::VanishTasks);
     }
@@ -408,7 +412,7 @@ impl Control {
         self.shared.lock().world.running_tasks()
     }
 
-    /// Advances every running task by one step. Returns the number of running tasks.
+    /// Advances every running task by one step. Returns how many tasks were advanced.
     #[expect(clippy::must_use_candidate, reason = "few callers need the count")]
     pub fn step_tasks(&self) -> usize {
         self.mutate(|world| {
@@ -420,12 +424,13 @@ impl Control {
         })
     }
 
-    /// Runs a task to its end.
+    /// Runs a task to its end at once.
     pub fn finish_task(&self, task: &str) {
         self.mutate(|world| world.finish_task(task));
     }
 
-    /// In the stepped pace: runs the next events of every guest. Returns the number of events.
+    /// Runs the next scheduled events of every guest. Only the pace `Stepped` keeps events for this
+    /// function. Returns the number of events.
     pub fn step_guests(&self) -> usize {
         self.mutate(World::step_guests)
     }
@@ -451,12 +456,13 @@ impl Control {
         }
     }
 
-    /// Waits until a method was called at least this often since the start.
+    /// Waits until clients have called a method at least `times` times since the start of the
+    /// simulator.
     pub async fn until_called(&self, method: &str, times: u64) {
         self.until(|control| control.calls(method) >= times).await;
     }
 
-    /// Waits until a task runs. Returns the id of the oldest.
+    /// Waits until a task of the host runs. Returns the id of the oldest running task.
     pub async fn until_task(&self) -> String {
         let mut found = None;
         self.until(|control| {

@@ -16,7 +16,8 @@ use super::vim_fault::Fault;
 use super::world::{HostEvent, World};
 use crate::esx::soap::xml::Element;
 
-/// The default size of a latest page, and the largest size of any page.
+/// The number of events in the latest page of a collector, unless its client sets another number.
+/// `MAX_PAGE_SIZE` is the maximum size of every page.
 const DEFAULT_PAGE_SIZE: usize = 10;
 const MAX_PAGE_SIZE: usize = 1_000;
 
@@ -25,28 +26,30 @@ const MAX_PAGE_SIZE: usize = 1_000;
 pub struct EventCollector {
     pub filter: EventFilter,
     page_size: usize,
-    /// The key of the first event after the position.
+    /// The read position, as the key of the first event that lies after the position.
     position: i32,
 }
 
-/// `EventFilterSpec`
+/// The filter of an event collector, which clients send as an `EventFilterSpec`.
 #[derive(Debug)]
 pub struct EventFilter {
     entity: Option<(Moref, Recursion)>,
-    /// Earliest and latest time.
+    /// The times of the earliest and of the latest event that match. `None` sets no limit.
     after: Option<Timestamp>,
     before: Option<Timestamp>,
-    /// Whether events without a user match, and the names of the users. An empty list means any
-    /// user.
+    /// Whether events without a user match, and the users whose events match. An empty list of
+    /// users means every user. `None` means that the filter does not look at users.
     users: Option<(bool, Vec<String>)>,
     chain: Option<i32>,
     categories: Vec<String>,
-    /// The types of events, or base types of them.
+    /// The types of the events that match. An event of a derived type matches too. An empty list
+    /// means every type.
     types: Vec<String>,
     max_count: Option<usize>,
 }
 
-/// `EventFilterSpecRecursionOption`
+/// `EventFilterSpecRecursionOption`: whether a filter selects the events of an entity itself, of
+/// its children, or of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Recursion {
     Itself,
@@ -65,12 +68,13 @@ impl EventCollector {
         Self { filter, page_size, position: 0 }
     }
 
-    /// The latest page, newest event first.
+    /// The latest page: the newest events that match the filter, newest first.
     pub fn latest<'w>(&self, world: &'w World) -> Vec<&'w HostEvent> {
         self.filter.matching(world).rev().take(self.page_size).collect()
     }
 
-    /// `ReadNextEvents`: up to `limit` events after the position, oldest first.
+    /// `ReadNextEvents`: up to `limit` events after the read position, oldest first. The read
+    /// position moves behind them.
     pub fn read_next<'w>(&mut self, world: &'w World, limit: usize) -> Vec<&'w HostEvent> {
         let position = self.position;
         let read: Vec<_> =
@@ -81,7 +85,8 @@ impl EventCollector {
         read
     }
 
-    /// `ReadPreviousEvents`: up to `limit` events before the position, newest first.
+    /// `ReadPreviousEvents`: up to `limit` events before the read position, newest first. The read
+    /// position moves before them.
     pub fn read_previous<'w>(&mut self, world: &'w World, limit: usize) -> Vec<&'w HostEvent> {
         let position = self.position;
         let read: Vec<_> = self
@@ -97,17 +102,17 @@ impl EventCollector {
         read
     }
 
-    /// `RewindCollector`: moves the position before the oldest event.
+    /// `RewindCollector`: moves the read position before the oldest event.
     pub const fn rewind(&mut self) {
         self.position = 0;
     }
 
-    /// `ResetCollector`: moves the position after the newest event.
+    /// `ResetCollector`: moves the read position behind the newest event.
     pub const fn reset(&mut self, world: &World) {
         self.position = world.history().last_key() + 1;
     }
 
-    /// `SetCollectorPageSize`
+    /// `SetCollectorPageSize`: sets the number of events in the latest page.
     pub const fn set_page_size(&mut self, page_size: usize) {
         self.page_size = page_size;
     }
@@ -145,7 +150,8 @@ impl EventFilter {
                 Some(text.parse().map_err(|_| Fault::invalid_argument("filter.eventChainId"))?)
             }
         };
-        // An `eventTypeId` may contain the package of the type.
+        // An `eventTypeId` may begin with the package of the event type, as in
+        // `vim.event.VmPoweredOnEvent`. Only the last part is the name of the type.
         let ids =
             texts("eventTypeId").map(|id| id.rsplit('.').next().unwrap_or_default().to_owned());
         Ok(Self {
@@ -163,7 +169,7 @@ impl EventFilter {
         })
     }
 
-    /// The filter as an `EventFilterSpec`.
+    /// The filter as the vim25 object `EventFilterSpec`.
     pub fn object(&self) -> Object {
         let entity = self.entity.as_ref().map(|(entity, recursion)| {
             Object::new("EventFilterSpecByEntity")
@@ -191,7 +197,7 @@ impl EventFilter {
             .with("maxCount", self.max_count.and_then(|limit| i32::try_from(limit).ok()))
     }
 
-    /// The events that match, oldest first.
+    /// The events of the host that match the filter, oldest first.
     fn matching<'w>(&self, world: &'w World) -> impl DoubleEndedIterator<Item = &'w HostEvent> {
         world.history().events().filter(|event| self.is_match(event))
     }
@@ -228,10 +234,10 @@ impl Recursion {
     }
 }
 
-/// Reads the `maxCount` of a call: 1 to 1,000.
+/// Reads a page size, such as the `maxCount` of a call: a number from 1 to 1,000.
 ///
 /// # Errors
-/// `InvalidArgument` for the parameter if the number is out of range.
+/// `InvalidArgument`, which names `parameter`, if the number is out of range.
 pub fn page_size(text: &str, parameter: &str) -> Result<usize, Fault> {
     text.trim()
         .parse()
@@ -240,8 +246,8 @@ pub fn page_size(text: &str, parameter: &str) -> Result<usize, Fault> {
         .ok_or_else(|| Fault::invalid_argument(parameter))
 }
 
-/// Whether an event is about an entity or about a machine in it. Events about no machine belong to
-/// the root folder.
+/// Whether an event is about `entity` or about a machine in it, as far as `recursion` asks. Events
+/// about no machine belong to the root folder.
 fn is_about(event: &HostEvent, entity: &Moref, recursion: Recursion) -> bool {
     const HOLD_MACHINES: [&str; 6] = [
         "ha-folder-root",

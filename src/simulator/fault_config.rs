@@ -29,24 +29,25 @@ pub enum ConfiguredFault {
     Now(HostChange),
 }
 
-/// A fault, as the configuration writes it.
+/// A fault, as a scenario or a request to the admin endpoint writes it.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultEntry {
-    /// The method whose calls are disrupted; `*` means every method. If it is absent, the fault
-    /// happens at once.
+    /// The method whose calls are disrupted. `*` means every method. If no method is given, the
+    /// fault changes the host at once.
     method: Option<String>,
-    /// The number of undisturbed calls before the first disrupted one.
+    /// The number of calls that run undisturbed before the first disrupted call.
     #[serde(default)]
     skip: u64,
-    /// The number of disrupted calls; 0 means all.
+    /// The number of calls that are disrupted. 0 means that every later call is disrupted.
     #[serde(default = "default_times")]
     times: u64,
     #[serde(rename = "what")]
     kind: FaultKindEntry,
 }
 
-/// The kinds of faults. The variants are the words of the configuration.
+/// The kinds of faults that a scenario or a request to the admin endpoint can name. They write the
+/// name of the variant in kebab-case.
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 enum FaultKindEntry {
@@ -100,7 +101,8 @@ enum FaultKindEntry {
     },
     FailTasks {
         task: String,
-        /// If `fault` is absent, the tasks no longer fail.
+        /// The fault with which every task of the method ends. If `fault` is absent, the tasks no
+        /// longer fail.
         fault: Option<VimFaultEntry>,
     },
     MaintenanceMode {
@@ -131,7 +133,8 @@ enum FaultKindEntry {
     },
 }
 
-/// A fault of vim25: the type alone, or the type with a message and fields.
+/// A fault of vim25, as a scenario writes it: the name of its type alone, or a table of the type, a
+/// message and fields.
 #[derive(Clone, Deserialize)]
 #[serde(untagged)]
 enum VimFaultEntry {
@@ -173,7 +176,7 @@ impl FaultEntry {
     /// Checks the entry against the methods and fault types of vim25.
     ///
     /// # Errors
-    /// A message for people.
+    /// A text for people that names what is wrong with the entry.
     pub fn check(self) -> Result<ConfiguredFault, String> {
         let Self { method, skip, times, kind } = self;
         match (method, kind.check()?) {
@@ -281,7 +284,8 @@ impl FaultKindEntry {
 }
 
 impl VimFaultEntry {
-    /// The fault. Required fields that the entry leaves out get a placeholder, except references.
+    /// Checks the entry and makes the vim25 fault. A required field that the entry leaves out gets
+    /// a placeholder, but a required reference must be given.
     fn check(self) -> Result<Fault, String> {
         let DetailedFaultEntry { type_name, message, mut fields } = match self {
             Self::Type(type_name) => {
@@ -336,7 +340,7 @@ fn known_task_method(name: &str) -> Result<&'static str, String> {
     if method.ends_with("_Task") { Ok(method) } else { Err(format!("{method} starts no task")) }
 }
 
-/// The value of a required field of this type that an entry leaves out.
+/// The placeholder for a required field of this type, if a scenario leaves the field out.
 fn placeholder(type_name: &str) -> &'static str {
     match type_name {
         "byte" | "short" | "int" | "long" | "float" | "double" => "0",
@@ -345,7 +349,7 @@ fn placeholder(type_name: &str) -> &'static str {
     }
 }
 
-/// The message that hosts send with this fault, or a placeholder.
+/// The message that real hosts send with a fault of this type, or a placeholder if it is not known.
 fn usual_message(name: &str) -> String {
     match name {
         "RestrictedVersion" => Fault::restricted_version().message,

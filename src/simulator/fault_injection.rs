@@ -17,7 +17,7 @@ use super::world::Question;
 /// What goes wrong with a call.
 #[derive(Clone, Debug)]
 pub enum Disruption {
-    /// The host answers with this fault. The method does not run.
+    /// The host answers the call with this fault. The method does not run.
     Fault(Fault),
     /// The connection is closed. The method does not run.
     CloseBeforeRunning,
@@ -35,15 +35,16 @@ pub enum Disruption {
     Delay(Duration),
     /// The host changes just before the method runs.
     HostChange(HostChange),
-    /// The hook runs first. Then the method runs, or the given disruption takes its place.
+    /// The hook of a test runs first. Then the method runs undisturbed, or with the given
+    /// disruption.
     Hook(TestHook, Option<Box<Disruption>>),
-    /// The method runs if `run` is set, and its answer is held back. The connection is closed once
-    /// the token is cancelled.
+    /// The method runs if `run` is set, but its answer is not sent. The connection is closed when
+    /// `cancelled` is cancelled.
     CloseWhen { run: bool, cancelled: CancellationToken },
 }
 
-/// A function of a test that runs while a call waits. [`Control`](super::Control) makes and runs
-/// it.
+/// A function of a test that runs while a call waits. [`Control`](super::Control) makes such hooks
+/// and is passed to the function.
 #[derive(Clone)]
 pub struct TestHook(pub(super) Arc<HookFunction>);
 
@@ -64,14 +65,14 @@ pub enum DownMode {
     Unavailable,
 }
 
-/// A restart of hostd.
+/// How the management service of the host (hostd) restarts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HostdRestart {
-    /// How the host answers until [`Control::resume`](super::Control::resume). `None`: hostd is
-    /// back at once.
+    /// How the host answers until [`Control::resume`](super::Control::resume) is called. `None`
+    /// means that hostd answers again at once.
     pub down: Option<DownMode>,
-    /// Whether running operations stop where they are. If not, machines finish them, but no task is
-    /// visible.
+    /// Whether the operations of running tasks stop where they are. If not, the machines finish the
+    /// operations, but hostd shows no task for them.
     pub drop_running: bool,
 }
 
@@ -80,25 +81,27 @@ pub struct HostdRestart {
 pub enum HostChange {
     ExpireSessions,
     RestartHostd(HostdRestart),
-    /// hostd is up again.
+    /// hostd, which was down after a restart, answers again.
     Resume,
     RebootHost,
     VanishTasks,
     RefuseLogins(bool),
-    /// Whether the host has the free licence, which refuses every change.
+    /// Whether the host has the free licence, with which it refuses every change.
     ReadOnlyLicence(bool),
     /// Whether the role of the account is `ReadOnly` instead of `Admin`.
     ReadOnlyAccount(bool),
-    /// Whether removals of snapshots leave disks behind, so that the machine needs a consolidation.
+    /// Whether a removal of a snapshot leaves disks behind, so that the machine needs a
+    /// consolidation.
     RemovalsLeaveDisks(bool),
-    /// The next task of this method ends with this fault.
+    /// The next task of this method ends with this fault, without doing its work.
     FailNextTask(&'static str, Fault),
-    /// Every task of this method ends with this fault from now on. `None` ends this.
+    /// From now on every task of this method ends with this fault. `None` lets later tasks succeed
+    /// again.
     FailTasks(&'static str, Option<Fault>),
     /// Whether the host is in maintenance mode, in which it powers on no machine.
     MaintenanceMode(bool),
-    /// A machine asks a question: now if `pending`, else at its next power-on. If `repeats`, it
-    /// asks the question at each power-on from then on.
+    /// A machine asks a question: at once if `pending` is set, otherwise at its next power-on. If
+    /// `repeats` is set, the machine asks the question at each later power-on too.
     Question {
         machine: String,
         question: Box<Question>,
@@ -126,7 +129,7 @@ pub enum HostChange {
     },
 }
 
-/// The kind of a [`HostChange`].
+/// The kind of a [`HostChange`], without the fields of the change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HostChangeKind {
     ExpireSessions,
@@ -150,7 +153,8 @@ pub enum HostChangeKind {
 }
 
 impl HostChange {
-    /// The kind, by which [`Control::occurrences`](super::Control::occurrences) counts the change.
+    /// The kind of this change. [`Control::occurrences`](super::Control::occurrences) counts
+    /// changes by their kind.
     #[must_use]
     pub const fn kind(&self) -> HostChangeKind {
         match self {
@@ -176,60 +180,66 @@ impl HostChange {
     }
 }
 
-/// How the host answers calls whose session is gone.
+/// How the host answers a call whose session has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SessionLoss {
-    /// Every call, pending waits included, fails with `NotAuthenticated` (HTTP 500).
+    /// Every call fails with `NotAuthenticated` (HTTP 500). A pending wait for updates fails too.
     #[default]
     Fault,
-    /// Reads list every property in the `missingSet`. A pending wait fails with `RequestCanceled`.
+    /// The answer to a read lists every property in its `missingSet`. A pending wait for updates
+    /// fails with `RequestCanceled`.
     MissingSet,
-    /// Reads find nothing. A pending wait fails with `RequestCanceled`.
+    /// The answer to a read is empty. A pending wait for updates fails with `RequestCanceled`.
     EmptyAnswer,
-    /// Every call fails with `ManagedObjectNotFound` for its object.
+    /// Every call fails with a `ManagedObjectNotFound` that names the target of the call.
     NoCollector,
 }
 
-/// A planned disruption. It counts the calls that it has disrupted.
+/// A handle to a planned disruption, which tells how many calls were disrupted.
 #[derive(Clone, Debug)]
 pub struct PlannedDisruption {
     delivered: Arc<AtomicU64>,
 }
 
 impl PlannedDisruption {
-    /// How many calls were disrupted so far.
+    /// How many calls this plan has disrupted so far.
     #[must_use]
     pub fn delivered(&self) -> u64 {
         self.delivered.load(Ordering::SeqCst)
     }
 }
 
-/// The planned disruptions, in the order in which they were added, and the lasting disruptions.
+/// The disruptions of single calls, in the order in which tests planned them, and the settings that
+/// change every answer until they are reset.
 #[derive(Debug, Default)]
 pub struct FaultPlan {
     entries: Vec<PlanEntry>,
-    /// How the host answers calls whose session is gone.
+    /// How the host answers a call whose session has ended.
     pub session_loss: SessionLoss,
-    /// The maximum number of objects in one answer, even if the caller asks for more.
+    /// The maximum number of objects in one answer to a read or a wait for updates, even if the
+    /// caller asks for more.
     pub page_limit: Option<usize>,
-    /// Whether a wait reports a change of a view only with the next change of an object.
+    /// Whether a pending wait reports an object that was added to a view only with the next change
+    /// of the world.
     pub hides_additions: bool,
 }
 
 #[derive(Debug)]
 struct PlanEntry {
     method: String,
-    /// The number of undisturbed calls before the first disrupted one.
+    /// The number of calls that still run undisturbed before the first disrupted call.
     skip: u64,
-    /// The number of calls that are disrupted; `None`: all.
+    /// The number of calls that are still to disrupt. `None` means that every later call is
+    /// disrupted.
     times: Option<u64>,
     disruption: Disruption,
     delivered: Arc<AtomicU64>,
 }
 
 impl FaultPlan {
-    /// Plans a disruption of `times` calls of a method (`None`: all calls) after `skip` undisturbed
-    /// ones. The method `*` stands for every method.
+    /// Plans a disruption of calls of a method: the next `skip` calls run undisturbed, and the
+    /// `times` calls after them are disrupted. If `times` is `None`, all later calls are disrupted.
+    /// The method `*` stands for every method.
     pub fn add(
         &mut self,
         method: &str,
@@ -249,13 +259,13 @@ impl FaultPlan {
         PlannedDisruption { delivered }
     }
 
-    /// Removes every planned disruption and resets the lasting ones.
+    /// Removes every planned disruption, and resets the settings that change every answer.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// The disruption of this call. Counts the call against the plans for its method. `None` if the
-    /// call is undisturbed.
+    /// Takes the disruption that is planned for the call of `method` that arrives now, and counts
+    /// the call in the plans for this method. `None` if the call runs undisturbed.
     pub fn take_disruption(&mut self, method: &str) -> Option<Disruption> {
         let at = self.entries.iter_mut().position(|plan| {
             if plan.method != "*" && plan.method != method {

@@ -6,8 +6,8 @@
 //!                                        └─ event_collector ───────────────► world
 //!  └► console ──► guest_screen (pure, in the world)
 //!
-//! control: test hooks; admin: the same over HTTP; fault_injection: planned disruptions;
-//! fault_config: how scenarios and the admin endpoint write them
+//! control: test hooks; admin: the test hooks over HTTP; fault_injection: planned disruptions;
+//! fault_config: how scenarios and the admin endpoint write faults
 //! ```
 //! The simulator shares only the XML primitives with otter's own vim25 client. `README.md` in this
 //! folder lists what the simulator reproduces of an ESX.
@@ -83,14 +83,14 @@ pub struct SimulatorOptions {
     pub clock: Clock,
     pub username: String,
     pub password: SecretString,
-    /// Called with the method and the body of each answer. The method is empty if the request is
-    /// unreadable.
+    /// A function that is called with the method and the body of each answer, before the simulator
+    /// sends the answer. The method is empty if the request was unreadable.
     pub on_answer: Option<fn(&str, &str)>,
 }
 
 impl SimulatorOptions {
-    /// This scenario on a free port of loopback, about ten times as fast as a real host, with the
-    /// account `root` and the password `otter`.
+    /// Options for a simulator of this scenario: it listens on a free port of loopback, works about
+    /// ten times as fast as a real host, and has the account `root` with the password `otter`.
     #[must_use]
     pub fn new(scenario: Scenario, clock: Clock) -> Self {
         Self {
@@ -121,7 +121,8 @@ pub enum SimulatorError {
     Tls(#[source] rustls::Error),
 }
 
-/// A running simulator. Dropping it stops it; [`stop`](Self::stop) also waits until it has stopped.
+/// A running simulator. Dropping this value stops the simulator; [`stop`](Self::stop) also waits
+/// until the simulator has stopped.
 pub struct Simulator {
     control: Control,
     address: SocketAddr,
@@ -212,19 +213,19 @@ impl Simulator {
         self.address
     }
 
-    /// The address of the admin endpoint. `None` if there is none.
+    /// The address of the admin endpoint. `None` if the simulator has no admin endpoint.
     #[must_use]
     pub const fn admin(&self) -> Option<SocketAddr> {
         self.admin
     }
 
-    /// `https://127.0.0.1:PORT`
+    /// The URL of the SOAP endpoint, for example `https://127.0.0.1:PORT`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
     }
 
-    /// SHA-256 of the certificate, in hex with colons.
+    /// The SHA-256 fingerprint of the certificate, in hex with colons.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         self.identity.fingerprint.clone()
@@ -242,11 +243,12 @@ impl Simulator {
         &self.control
     }
 
-    /// Closes every connection, also those of pending calls, and waits until all tasks have ended.
+    /// Closes every connection, also connections with a call that has no answer yet, and waits
+    /// until all tasks of the simulator have ended.
     pub async fn stop(mut self) {
         self.stop.cancel();
         for task in self.tasks.drain(..) {
-            // A panic of the task is not an error here: the task has ended.
+            // `stop` ignores a panic of the task, because the task has ended either way.
             drop(task.await);
         }
     }
@@ -265,10 +267,11 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Simulato
     Ok((listener, address))
 }
 
-/// The state that all connections share.
+/// The state that all connections of the simulator share.
 struct Shared {
     state: Mutex<SimulatorState>,
-    /// Counts calls and changes. Waits for updates watch it.
+    /// A counter that grows with each call and each change. A pending `WaitForUpdatesEx` subscribes
+    /// to the counter and looks for updates after each increment.
     changed: watch::Sender<u64>,
     /// Counts inputs to guests. Consoles watch it, and waits for updates do not.
     screens_changed: watch::Sender<u64>,
@@ -283,11 +286,11 @@ struct SimulatorState {
     fault_plan: FaultPlan,
     calls: CallLog,
     consoles: Consoles,
-    /// How often each kind of [`HostChange`] was applied.
+    /// For each kind of [`HostChange`]: how often a change of this kind was applied.
     occurrences: BTreeMap<HostChangeKind, u64>,
-    /// How hostd answers while it is down. `None` while it runs.
+    /// How hostd answers while it is down. `None` while hostd runs.
     down: Option<DownMode>,
-    /// Cancelled when hostd restarts, which ends every connection made before.
+    /// Cancelled when hostd restarts, which ends every connection that was made before the restart.
     hostd_lifetime: CancellationToken,
 }
 
@@ -301,7 +304,8 @@ impl SimulatorState {
 }
 
 impl Shared {
-    /// Locks the state and advances it to the present. Never hold the guard across an await.
+    /// Locks the state, after it has advanced the world to the present time. Never hold the guard
+    /// across an await.
     fn lock(&self) -> MutexGuard<'_, SimulatorState> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.now();
@@ -318,8 +322,8 @@ impl Shared {
         Moment { wall: self.clock.now(), elapsed: self.clock.elapsed() }
     }
 
-    /// Advances the world to the present. Returns when its next event is due; `None` if no event is
-    /// scheduled.
+    /// Advances the world to the present time. Returns when the next scheduled event of the world
+    /// is due; `None` if no event is scheduled.
     fn advance(&self) -> Option<Duration> {
         let (before, after, due) = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -333,7 +337,7 @@ impl Shared {
         due
     }
 
-    /// Wakes pending waits, so that they look for updates.
+    /// Wakes all pending waits, so that they look for updates.
     fn notify(&self) {
         self.changed.send_modify(|count| *count += 1);
     }

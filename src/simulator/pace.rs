@@ -1,5 +1,5 @@
-//! How fast tasks and guests of the simulated host go on: by the clock, or only when a test steps
-//! them.
+//! How fast the tasks and guests of the simulated host advance: by the clock, or only when a test
+//! steps them.
 
 use std::sync::Arc;
 
@@ -7,17 +7,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 
-/// What advances tasks and guests.
+/// What advances the tasks and guests of the simulated host.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
-    /// The clock. Durations are those of [`Operation::duration`](super::world::Operation::duration)
-    /// times `scale`; with 0.0 everything happens at once.
+    /// The clock advances the tasks and guests. A task takes its
+    /// [`Operation::duration`](super::world::Operation::duration) times `scale`; with a scale of
+    /// 0.0 every event happens at once.
     Auto { scale: f64 },
-    /// Only [`Control::step_tasks`](super::Control::step_tasks) and the other steps of `Control`.
+    /// A test advances the tasks and guests, with
+    /// [`Control::step_tasks`](super::Control::step_tasks) and similar functions of `Control`.
     Stepped,
 }
 
-/// Runs the events of the world when they are due, until `stop` is cancelled.
+/// Runs each scheduled event of the world when the event is due, until `stop` is cancelled.
 pub async fn drive(shared: Arc<Shared>, stop: CancellationToken) {
     let mut changed = shared.changes();
     loop {

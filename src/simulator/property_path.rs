@@ -1,28 +1,28 @@
-//! Property paths: names joined by dots. A name may be followed by a key in brackets, which selects
-//! one item of an array:
+//! Property paths of vim25: names joined by dots. A name may be followed by a key in brackets,
+//! which selects one item of an array:
 //!
 //! ```text
 //! config.hardware.device[4000].macAddress    config.extraConfig["guestinfo.a"]
 //! ```
-//! The items decide which key a path needs: items with an integer `key` take a number, items with a
-//! text or a reference as `key` and references themselves take a text in quotes. Other items take
-//! their index (vSphere Web Services SDK Programming Guide: Indexed Array and Key-Based Array
-//! Properties).
+//! The type of the items decides which key a path needs: items with an integer field `key` take a
+//! number. Items whose field `key` is a text or a reference, and items that are references, take a
+//! text in quotes. Other items take their index (vSphere Web Services SDK Programming Guide:
+//! Indexed Array and Key-Based Array Properties).
 
 use super::schema::{self, Field, Occurs};
 
-/// One name of a path, with its key.
+/// One segment of a property path: a name, and the key in brackets that may follow the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment<'p> {
     pub name: &'p str,
     pub key: Option<Key<'p>>,
 }
 
-/// The key of an item in an array.
+/// The key in brackets that selects one item of an array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key<'p> {
     Number(i32),
-    /// A text in quotes.
+    /// A key that is a text in quotes.
     Text(&'p str),
 }
 
@@ -49,8 +49,8 @@ pub fn parse(path: &str) -> Option<Vec<Segment<'_>>> {
     }
 }
 
-/// Whether a property path exists on a managed type. Below a type that the schema does not declare,
-/// every well-formed path counts as existing.
+/// Whether a property path exists on a managed type. If a segment has a type that the schema does
+/// not declare, every well-formed rest of the path counts as existing.
 #[must_use]
 pub fn exists(managed_type: &str, path: &str) -> bool {
     let Some(segments) = parse(path) else { return false };
@@ -71,19 +71,20 @@ pub fn exists(managed_type: &str, path: &str) -> bool {
     true
 }
 
-/// Reads a key after its opening bracket. Returns the rest of the path after the closing bracket.
+/// Reads a key in brackets. `text` begins after the opening bracket. Returns the key, and the rest
+/// of the path after the closing bracket.
 fn parse_key(text: &str) -> Option<(Key<'_>, &str)> {
     if let Some(quoted) = text.strip_prefix('"') {
         let (key, rest) = quoted.split_once("\"]")?;
         return Some((Key::Text(key), rest));
     }
     let (number, rest) = text.split_once(']')?;
-    // `parse` accepts a sign that a path cannot have.
+    // Rust's `str::parse` accepts a number with a plus sign, but a property path cannot have one.
     let number = Some(number).filter(|number| !number.starts_with('+'))?;
     Some((Key::Number(number.parse().ok()?), rest))
 }
 
-/// Whether the items of a field have keys of this kind.
+/// Whether a path may select an item of `field` by a key of this kind (a number or a text).
 fn is_key_of(key: Key<'_>, field: &Field) -> bool {
     if field.occurs != Occurs::Repeated {
         return false;
@@ -91,7 +92,7 @@ fn is_key_of(key: Key<'_>, field: &Field) -> bool {
     let takes_text = if field.reference {
         true
     } else if schema::fields(field.type_name).is_none() && !schema::is_simple(field.type_name) {
-        // The schema does not declare the items.
+        // The schema does not declare the type of the items, so every kind of key is accepted.
         return true;
     } else {
         schema::field(field.type_name, "key")

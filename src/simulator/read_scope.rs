@@ -1,14 +1,15 @@
 //! What a read of properties may see: the world, all sessions, and the objects that the calling
 //! session has made.
 //!
-//! Sessions own collectors, and collectors read properties. The traits here break that circle:
-//! properties and collectors know the sessions only through them.
+//! Sessions own collectors, and collectors read properties of sessions. The traits in this file
+//! break that circle of imports: properties and collectors know the sessions only through the
+//! traits.
 
 use super::value::{Moref, Object, Value};
 use super::world::World;
 
-/// The world, the sessions, and the session that reads. `session` is `None` for a caller without
-/// one.
+/// What a read may see: the world, all sessions, and the session that reads. `session` is `None` if
+/// the caller has no session.
 #[derive(Clone, Copy)]
 pub struct ReadScope<'a> {
     pub world: &'a World,
@@ -22,7 +23,7 @@ pub trait SessionList {
     fn user_sessions(&self) -> Vec<Object>;
 }
 
-/// The session that reads, with its views, filters and collectors.
+/// The session that reads properties, with its views, filters and collectors.
 pub trait CallerSession {
     /// The `UserSession` of this session.
     fn user_session(&self) -> Object;
@@ -36,9 +37,10 @@ pub trait CallerSession {
     /// The views that this session has made.
     fn views(&self) -> Vec<Moref>;
 
-    /// Increases with each change of the views.
+    /// A number that increases with each change of the session's views.
     fn view_revision(&self) -> u64;
 
-    /// The revision at which this view last changed. `None` if the object is no view.
+    /// The `view_revision` at which this view last changed. `None` if the object is not a view of
+    /// this session.
     fn view_changed_at(&self, view: &Moref) -> Option<u64>;
 }

@@ -1,13 +1,13 @@
 //! The declarations of vim25: fields in their order on the wire, base types, and the parameters of
-//! methods. They are read once from `schema.txt`.
+//! methods. They are read once from the file `schema.txt`.
 //!
-//! The schema decides which elements need `xsi:type`, which property paths exist, which types a
-//! `PropertySpec` selects, and whether a host takes a request.
+//! The simulator uses the schema to decide which elements need `xsi:type`, which property paths
+//! exist, which types a `PropertySpec` selects, and whether a request is valid.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
-/// How often a field occurs.
+/// How often a field may occur in its object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Occurs {
     Once,
@@ -20,12 +20,12 @@ pub enum Occurs {
 pub struct Field {
     pub name: &'static str,
     pub occurs: Occurs,
-    /// Whether the value is a managed object reference.
+    /// Whether the value of the field is a managed object reference.
     pub reference: bool,
     pub type_name: &'static str,
 }
 
-/// The kind of a type.
+/// Whether a vim25 type is a managed object, a data object or a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TypeKind {
     Managed,
@@ -37,14 +37,14 @@ pub enum TypeKind {
 struct TypeInfo {
     kind: TypeKind,
     base: &'static str,
-    /// The fields of the base types come first, as on the wire.
+    /// The fields of the type, in the order of the wire: the fields of its base types come first.
     fields: Vec<Field>,
 }
 
-/// A declared method.
+/// A method that the schema declares.
 #[derive(Debug)]
 pub struct Method {
-    /// The managed type that declares it.
+    /// The managed type that declares the method.
     pub target: &'static str,
     pub parameters: Vec<Field>,
 }
@@ -58,14 +58,14 @@ struct Schema {
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| Schema::read(include_str!("schema.txt")));
 
-/// The fields of a type, those of its base types first. `None` if the schema does not declare the
-/// type.
+/// The fields of a type. The fields of its base types come first. `None` if the schema does not
+/// declare the type.
 #[must_use]
 pub fn fields(type_name: &str) -> Option<&'static [Field]> {
     SCHEMA.types.get(type_name).map(|known| known.fields.as_slice())
 }
 
-/// A field of a type. `None` if the schema does not declare it.
+/// The field `name` of a type. `None` if the schema does not declare this field.
 #[must_use]
 pub fn field(type_name: &str, name: &str) -> Option<&'static Field> {
     fields(type_name)?.iter().find(|field| field.name == name)
@@ -77,25 +77,25 @@ pub fn kind(type_name: &str) -> Option<TypeKind> {
     SCHEMA.types.get(type_name).map(|known| known.kind)
 }
 
-/// The name of a type as a static text. `None` if the schema does not declare the type.
+/// The name of a type as a `'static` string. `None` if the schema does not declare the type.
 #[must_use]
 pub fn known_type_name(type_name: &str) -> Option<&'static str> {
     SCHEMA.types.get_key_value(type_name).map(|(name, _)| *name)
 }
 
-/// The name of a method as a static text. `None` if the schema does not declare the method.
+/// The name of a method as a `'static` string. `None` if the schema does not declare the method.
 #[must_use]
 pub fn known_method_name(name: &str) -> Option<&'static str> {
     SCHEMA.methods.get_key_value(name).map(|(name, _)| *name)
 }
 
-/// A method by its name on the wire. `None` if the schema does not declare it.
+/// A method by its name on the wire. `None` if the schema does not declare the method.
 #[must_use]
 pub fn method(name: &str) -> Option<&'static Method> {
     SCHEMA.methods.get(name)
 }
 
-/// Whether `type_name` is `base` or derives from it.
+/// Whether `type_name` is `base` or is derived from `base`.
 #[must_use]
 pub fn is_a(type_name: &str, base: &str) -> bool {
     let mut at = type_name;
@@ -135,8 +135,9 @@ pub fn is_simple(type_name: &str) -> bool {
         )
 }
 
-/// The field of this name in a type that derives from `base`. A property path may use it, because a
-/// field of a base type may hold a derived object. `None` if there is none.
+/// The field `name` in any type that is derived from `base`. A property path may use such a field,
+/// because a field that declares `base` may hold an object of a derived type. `None` if no derived
+/// type has the field.
 #[must_use]
 pub fn field_of_subtype(base: &str, name: &str) -> Option<&'static Field> {
     if base == "DynamicData" {

@@ -15,8 +15,8 @@ use super::value::{Forest, Object, Value};
 use super::world::{self, Moment};
 use super::{Fault, Moref, Pace, Scenario};
 
-/// Required properties without a value: deprecated licences, and the configuration of a snapshot
-/// whose machine is unreadable.
+/// The required properties that the simulated host leaves unset: a deprecated property of licences,
+/// and the configuration of a snapshot whose machine is unreadable.
 const UNSET: [&str; 2] = ["LicenseManager.source", "VirtualMachineSnapshot.config"];
 
 #[test]
@@ -169,8 +169,8 @@ fn check_object(object: &Object, at: &str, wrong: &mut Vec<String>) {
     }
 }
 
-/// Each field of a machine's `summary` that has the name of a field of `guest`, `runtime` or
-/// `config` has its value too, in each state of a machine.
+/// Each field of a machine's `summary` that has the same name as a field of `guest`, `runtime` or
+/// `config` must have the same value as that field, in each state of a machine.
 #[test]
 fn the_summary_of_a_machine_agrees_with_the_properties_that_it_repeats() {
     const CONFIG: [(&str, &str); 13] = [

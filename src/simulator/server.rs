@@ -37,23 +37,23 @@ use super::soap;
 use super::{Shared, SimulatorError};
 use crate::connection_stream::ConnectionStream;
 
-/// The maximum size of a request in bytes. A list of 100,000 tasks fits.
+/// The maximum size of a request in bytes. A request that lists 100,000 tasks fits.
 const MAX_REQUEST: usize = 16 << 20;
-/// How long a TLS handshake may take.
+/// The maximum time that a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long an idle connection is kept. Real hosts close it earlier.
+/// How long the simulator keeps an idle connection. Real hosts close an idle connection earlier.
 const KEEP_ALIVE: Duration = Duration::from_hours(1);
 
 const COOKIE_NAME: &str = "vmware_soap_session";
 
-/// The earlier API versions in `vimServiceVersions.xml`, newest first.
+/// The earlier versions of the API that the document `vimServiceVersions.xml` lists, newest first.
 const PRIOR_VERSIONS: &[&str] = &[
     "7.0.2.1", "7.0.2.0", "7.0.1.1", "7.0.1.0", "7.0.0.2", "7.0.0.0", "6.9.1", "6.8.7", "6.7.3",
     "6.7.2", "6.7.1", "6.7", "6.5", "6.0", "5.5", "5.1", "5.0", "4.1", "4.0", "2.5u2", "2.5",
     "2.0",
 ];
 
-/// The TLS identity of the host.
+/// The TLS key and certificate of the host.
 pub struct TlsIdentity {
     pub acceptor: TlsAcceptor,
     /// SHA-256, in hex with colons.
@@ -64,9 +64,9 @@ pub struct TlsIdentity {
 }
 
 impl TlsIdentity {
-    /// Makes a key and a self-signed certificate for these names, like a newly installed host. The
-    /// server speaks TLS 1.2, like ESX 7. If `is_authority` is set, the certificate is one of an
-    /// authority (`CA:TRUE`).
+    /// Makes a key and a self-signed certificate for `names`, as a newly installed host has. The
+    /// server speaks TLS 1.2, like ESX 7. If `is_authority` is set, the certificate says that it
+    /// belongs to a certificate authority (`CA:TRUE`).
     pub fn generate(names: &[String], is_authority: bool) -> Result<Self, SimulatorError> {
         let key = rcgen::KeyPair::generate().map_err(SimulatorError::Certificate)?;
         let mut params =
@@ -99,8 +99,8 @@ impl TlsIdentity {
     }
 }
 
-/// Accepts connections until `stop` is cancelled. Then every connection ends at once, also upgraded
-/// ones.
+/// Accepts connections until `stop` is cancelled. Then every connection ends at once, also a
+/// connection that was upgraded to another protocol.
 pub async fn serve(
     listener: TcpListener,
     acceptor: TlsAcceptor,
@@ -110,7 +110,8 @@ pub async fn serve(
     serve_with(listener, acceptor, shared, stop, answer).await;
 }
 
-/// Like [`serve`], with the function `answer` for the answers.
+/// Accepts connections in the way of [`serve`], but with a function `answer` that the caller
+/// chooses and that answers each request.
 async fn serve_with<A>(
     listener: TcpListener,
     acceptor: TlsAcceptor,
@@ -127,7 +128,8 @@ async fn serve_with<A>(
             () = stop.cancelled() => break,
         };
         let Ok((stream, address)) = accepted else {
-            // Usually the process has no file descriptor left until another connection ends.
+            // If accepting a connection fails, the process usually has no free file descriptor
+            // until another connection ends. So the server pauses before it tries again.
             shared.clock.sleep(Duration::from_millis(50)).await;
             continue;
         };
@@ -136,11 +138,12 @@ async fn serve_with<A>(
             (state.down, state.hostd_lifetime.clone())
         };
         if down == Some(DownMode::Refuse) {
-            // A connection that is closed before the handshake is the closest to a refused one, and
-            // the port stays bound.
+            // A test has set the host to refuse connections. The server closes the accepted
+            // connection before the handshake instead, because it keeps the port bound.
             continue;
         }
-        // Without `TCP_NODELAY`, small answers wait for an acknowledgement of the client.
+        // Without `TCP_NODELAY`, the kernel would hold back a small answer until the client has
+        // acknowledged the previous one.
         let _ = stream.set_nodelay(true);
         let end = {
             let stop = stop.clone();
@@ -164,7 +167,8 @@ async fn serve_with<A>(
         let acceptor = acceptor.clone();
         connections.spawn(async move {
             tokio::select! {
-                // The end of hostd is checked first, so that a stopped hostd sends nothing more.
+                // `biased` checks first whether hostd has ended, so that a stopped hostd sends
+                // nothing more.
                 biased;
                 () = end => {}
                 () = serve_connection(stream, acceptor, service) => {}
@@ -189,7 +193,8 @@ async fn serve_connection<S>(
         return;
     };
     let service = ServiceBuilder::new().layer(CompressionLayer::new().no_zstd()).service(service);
-    // A connection ends by the client or by a planned disruption. Neither is an error here.
+    // The error is ignored: a connection ends because the client closes it or because a test
+    // planned a disruption, and neither is an error of the simulator.
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(KEEP_ALIVE)
@@ -198,7 +203,7 @@ async fn serve_connection<S>(
         .await;
 }
 
-/// Closes the connection without another byte.
+/// The error that makes the server close the connection without sending another byte.
 #[derive(Debug, thiserror::Error)]
 #[error("a planned disruption closed the connection")]
 struct ConnectionCut;
@@ -360,7 +365,7 @@ async fn disturb(
         disruption = then.map(|then| *then);
     }
     match disruption {
-        // The loop above has run all hooks.
+        // The loop before this match has run all hooks, so a hook cannot remain.
         None | Some(Disruption::Hook(..)) => run.await,
         Some(Disruption::Fault(fault)) => Ok(respond_soap(shared, method, Err(fault), None)),
         Some(Disruption::CloseBeforeRunning) => Err(ConnectionCut),
@@ -433,7 +438,7 @@ fn respond(
     response
 }
 
-/// The answer, changed so that the connection is closed after half of the body.
+/// Changes the answer so that the connection is closed after half of its body.
 async fn cut_in_half(response: Response<Body>) -> Response<Body> {
     let (head, body) = response.into_parts();
     let bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
@@ -443,7 +448,8 @@ async fn cut_in_half(response: Response<Body>) -> Response<Body> {
     Response::from_parts(head, BodyExt::boxed(StreamBody::new(body)))
 }
 
-/// The value of the session cookie without its quotes. `None` if the request has none.
+/// The value of the session cookie of a request, without its quotes. `None` if the request has no
+/// session cookie.
 fn session_cookie(headers: &HeaderMap) -> Option<String> {
     headers
         .get_all(COOKIE)
@@ -463,7 +469,7 @@ fn header(headers: &HeaderMap, name: &str) -> String {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
 }
 
-/// `vimServiceVersions.xml`
+/// The document `vimServiceVersions.xml`, which lists the API versions that the host supports.
 fn versions(api: &str) -> String {
     let prior = PRIOR_VERSIONS.join("</version><version>");
     format!(
@@ -485,7 +491,7 @@ mod tests {
     use crate::clock::Clock;
     use crate::simulator::{Scenario, Simulator, SimulatorOptions};
 
-    /// Answers each request with 101 and then echoes all bytes.
+    /// Answers each request with status 101 and then sends back all bytes that it receives.
     async fn echo(
         _: Arc<Shared>,
         _: String,

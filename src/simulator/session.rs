@@ -21,7 +21,7 @@ use super::view::View;
 use super::vim_fault::Fault;
 use super::world::{EventDetail, Moment, World};
 
-/// The property collector that every session has.
+/// The moid of the property collector that every session has from its start.
 pub const DEFAULT_COLLECTOR: &str = "ha-property-collector";
 
 const MAX_WRONG_TRIES: u32 = 5;
@@ -38,7 +38,7 @@ pub struct Sessions {
     locked_until: Duration,
     idle_after: Option<Duration>,
     limit: usize,
-    /// Whether every login is refused, as if the password had changed.
+    /// Whether the host refuses every login, as if the password of the account had changed.
     pub refuse_logins: bool,
 }
 
@@ -56,10 +56,10 @@ pub struct Session {
     pub waits: usize,
     collectors: BTreeMap<String, PropertyCollector>,
     views: BTreeMap<String, View>,
-    /// The `view_revision` of the last change of each view.
+    /// The `view_revision` at which each view last changed, by the id of the view.
     view_changes: BTreeMap<String, u64>,
     event_collectors: BTreeMap<String, EventCollector>,
-    /// Increases with each change of the views.
+    /// A number that increases with each change of the views.
     pub view_revision: u64,
 }
 
@@ -70,15 +70,15 @@ pub struct Caller<'a> {
     pub agent: &'a str,
 }
 
-/// The result of a login. A refused login returns a cookie too.
+/// The result of a login, and the cookie that the answer sets. A refused login sets a cookie too.
 pub struct LoginOutcome {
     pub cookie: String,
     pub result: Result<(), Fault>,
 }
 
 impl Sessions {
-    /// An empty set of sessions. `idle_after` is how long a session may be idle; `None` means
-    /// without limit. `limit` is the maximum number of sessions.
+    /// Makes an empty set of sessions. A session ends if it is idle for longer than `idle_after`;
+    /// `None` means that no session ends. `limit` is the maximum number of sessions.
     pub fn new(
         username: &str,
         password: SecretString,
@@ -98,7 +98,7 @@ impl Sessions {
         }
     }
 
-    /// `Login`. A new session gets the UUIDs `cookie` and `key`.
+    /// `Login`. A new session gets the UUID `cookie` as its cookie and the UUID `key` as its key.
     pub fn login(
         &mut self,
         caller: &Caller<'_>,
@@ -157,7 +157,7 @@ impl Sessions {
         !self.refuse_logins && user == self.username && password == self.password.expose_secret()
     }
 
-    /// Whether the maximum number of sessions is reached.
+    /// Whether the host has its maximum number of sessions.
     pub fn is_full(&self) -> bool {
         self.by_cookie.len() >= self.limit
     }
@@ -207,7 +207,7 @@ impl Sessions {
         self.by_cookie.get_mut(cookie?)
     }
 
-    /// Records a call of a session.
+    /// Records that a session made a call, which also counts as activity.
     pub fn record_call(&mut self, cookie: Option<&str>, now: Moment) {
         if let Some(session) = self.get_mut(cookie) {
             session.calls += 1;
@@ -215,15 +215,16 @@ impl Sessions {
         self.mark_active(cookie, now);
     }
 
-    /// `Logout`. Returns the session if there was one.
+    /// `Logout`. Ends and returns the session with this cookie, if there is one.
     pub fn logout(&mut self, cookie: Option<&str>) -> Option<Session> {
         self.by_cookie.remove(cookie?)
     }
 
-    /// `TerminateSession`. Returns the ended sessions.
+    /// `TerminateSession`. Ends and returns the sessions with these keys.
     ///
     /// # Errors
-    /// `NotFound` if no session has the key, `InvalidArgument` for the caller's own session.
+    /// `NotFound` if no session has one of the keys, `InvalidArgument` if a key is that of the
+    /// caller's own session.
     pub fn terminate(&mut self, own: Option<&str>, keys: &[String]) -> Result<Vec<Session>, Fault> {
         let mut ended = Vec::new();
         for key in keys {
@@ -244,7 +245,7 @@ impl Sessions {
         Ok(ended)
     }
 
-    /// Records activity of a session.
+    /// Records that a session is active now, so that its idle time starts again.
     pub fn mark_active(&mut self, cookie: Option<&str>, now: Moment) {
         if let Some(session) = self.get_mut(cookie) {
             session.active = now.elapsed;
@@ -259,7 +260,7 @@ impl Session {
         &self.user
     }
 
-    /// The event of the session's login.
+    /// The event for the event history that this session logged in.
     pub fn login_event(&self) -> EventDetail {
         EventDetail::LoggedIn {
             session: self.key.clone(),
@@ -268,7 +269,7 @@ impl Session {
         }
     }
 
-    /// The event of the session's end.
+    /// The event for the event history that this session logged out.
     pub fn logout_event(&self) -> EventDetail {
         EventDetail::LoggedOut {
             session: self.key.clone(),
@@ -311,12 +312,13 @@ impl Session {
         self.collectors.get(id)
     }
 
-    /// Takes a collector out of the session, so that it can read the session while it works.
+    /// Takes a property collector out of the session, so that the collector can read the session
+    /// while it works.
     pub fn take_collector(&mut self, id: &str) -> Option<PropertyCollector> {
         self.collectors.get_mut(id).map(std::mem::take)
     }
 
-    /// Adds a collector, or puts one back after [`take_collector`](Self::take_collector).
+    /// Adds a property collector, or puts it back after [`take_collector`](Self::take_collector).
     pub fn put_collector(&mut self, id: &str, collector: PropertyCollector) {
         self.collectors.insert(id.to_owned(), collector);
     }
@@ -355,7 +357,8 @@ impl Session {
         self.views.remove(id).is_some()
     }
 
-    /// An object id in the form that hosts give to views, filters and collectors.
+    /// Makes an object id from a UUID, in the form that hosts give to views, filters and
+    /// collectors.
     pub fn object_id(&self, id: Uuid) -> String {
         format!("session[{}]{id}", self.key)
     }

@@ -1,4 +1,4 @@
-//! SOAP as a host reads and writes it: requests that are checked against the schema, answers and
+//! SOAP as a host reads and writes it: requests, which are checked against the schema, answers and
 //! faults.
 
 use super::properties;
@@ -9,19 +9,19 @@ use crate::esx::soap::xml::{Document, Element, Writer};
 
 const ENVELOPE: &str = "http://schemas.xmlsoap.org/soap/envelope/";
 
-/// A request. Its parameters are read from the document.
+/// A request to call one method. Its parameters are read from the XML document on demand.
 pub struct Request {
     document: Document,
     pub method: String,
     /// The object that the method is called on.
     pub target: Moref,
-    /// The `operationID` of the header. `None` if there is none.
+    /// The `operationID` from the header of the request. `None` if the header has none.
     pub operation_id: Option<String>,
 }
 
 impl Request {
-    /// Reads a request and checks its parameters like a host: known names, in their order, and no
-    /// required one missing.
+    /// Reads a request and checks its parameters as a host does: every parameter is known, they are
+    /// in the declared order, and no required parameter is missing.
     ///
     /// # Errors
     /// A fault without detail if the request is not what the schema declares, `MethodNotFound` if
@@ -53,9 +53,9 @@ impl Request {
         Ok(Self { document, method, target, operation_id })
     }
 
-    /// The element of the method, whose children are the parameters.
+    /// The XML element of the called method, whose children are the parameters.
     pub fn call(&self) -> Element<'_> {
-        // `read` has checked that it exists.
+        // `Request::read` has checked that the method element exists, so the root is never used.
         method_element(&self.document).unwrap_or_else(|| self.document.root())
     }
 
@@ -64,7 +64,8 @@ impl Request {
         self.call().child_text(name)
     }
 
-    /// The text of a required parameter. `read` has already checked the declared ones.
+    /// The text of a parameter that the method needs. `Request::read` has already checked the
+    /// parameters that the schema requires.
     ///
     /// # Errors
     /// `InvalidArgument` if the parameter is absent.
@@ -77,12 +78,12 @@ impl Request {
         self.text(name).is_some_and(is_true)
     }
 
-    /// The texts of a repeated parameter.
+    /// The texts of all occurrences of a repeated parameter.
     pub fn texts(&self, name: &str) -> Vec<String> {
         self.call().children_named(name).map(|child| child.text().to_owned()).collect()
     }
 
-    /// The references of a repeated parameter.
+    /// The references in all occurrences of a repeated parameter.
     pub fn morefs(&self, name: &str) -> Result<Vec<Moref>, Fault> {
         self.call().children_named(name).map(read_moref).collect()
     }
@@ -92,7 +93,7 @@ fn method_element(document: &Document) -> Option<Element<'_>> {
     document.root().child("Body")?.children().next()
 }
 
-/// Reads a reference.
+/// Reads a managed object reference from an XML element.
 ///
 /// # Errors
 /// A fault without detail if the type is missing, `ManagedObjectNotFound` if no object of the host
@@ -108,13 +109,15 @@ pub fn read_moref(element: Element<'_>) -> Result<Moref, Fault> {
     }
 }
 
-/// Whether a text is a true boolean, in the spelling of XML Schema or of Python.
+/// Whether a text is a true boolean, in the spelling of XML Schema (`true`, `1`) or of Python
+/// (`True`).
 pub fn is_true(text: &str) -> bool {
     matches!(text.trim(), "true" | "True" | "1")
 }
 
-/// Checks children against declared fields: known names, in their order, and no required one
-/// missing. Data objects are checked recursively.
+/// Checks the child elements of an element against the declared fields: every child is known, the
+/// children are in the declared order, and no required field is missing. Data objects among the
+/// children are checked in the same way.
 fn check_children<'d>(
     parent: &str,
     children: impl Iterator<Item = Element<'d>>,
@@ -137,7 +140,8 @@ fn check_children<'d>(
             check_required(&parent, skipped)?;
             at += ahead;
             let field = &fields[at];
-            // A repeated field may occur again.
+            // After a field that is not repeated, the check goes on to the next declaration. After
+            // a repeated field it stays, because the next child may repeat the field.
             if field.occurs != Occurs::Repeated {
                 at += 1;
             }
@@ -164,7 +168,7 @@ fn check_required(parent: &str, fields: &[Field]) -> Result<(), Fault> {
     }
 }
 
-/// The answer to a method. `write` writes the `returnval`s.
+/// The SOAP answer to a method. `write` writes the elements `returnval`.
 pub fn answer(
     method: &str,
     write: impl FnOnce(&mut Writer) -> Result<(), Fault>,
@@ -175,13 +179,13 @@ pub fn answer(
     Ok(writer.finish())
 }
 
-/// The answer to a method, without a value.
+/// The SOAP answer to a method that returns no value.
 pub fn empty_answer(method: &str) -> Result<String, Fault> {
     answer(method, |_| Ok(()))
 }
 
-/// The answer to a method, with a value of the declared type. A list is written as one `returnval`
-/// for each item.
+/// The SOAP answer to a method that returns a value of the declared type. A list is written as one
+/// element `returnval` for each item.
 pub fn answer_value(method: &str, value: &Value, declared: &str) -> Result<String, Fault> {
     answer(method, |writer| {
         value.write_as(writer, "returnval", declared);
@@ -189,7 +193,7 @@ pub fn answer_value(method: &str, value: &Value, declared: &str) -> Result<Strin
     })
 }
 
-/// A SOAP fault.
+/// The SOAP answer that carries a fault.
 pub fn fault(fault: &Fault) -> String {
     let mut writer = envelope();
     writer

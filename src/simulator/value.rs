@@ -1,4 +1,4 @@
-//! The values of vim25 as a tree, and how they are written as XML.
+//! The values of vim25 as a tree, and how the values are written as XML.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use super::property_path::{self, Key, Segment};
 use super::schema::{self, Field, Occurs};
 use crate::esx::soap::xml::Writer;
 
-/// A managed object reference: the type and the id. Ids are unique only within a type.
+/// A managed object reference: the type and the id of an object. Ids are unique only within a type.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Moref {
     pub kind: &'static str,
@@ -21,7 +21,8 @@ impl Moref {
     }
 }
 
-/// A value. Whether it is written with `xsi:type` depends on the declared type of its field.
+/// A value of vim25. The declared type of a field decides whether the value is written with
+/// `xsi:type`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     Text(String),
@@ -31,22 +32,24 @@ pub enum Value {
     Byte(i8),
     Boolean(bool),
     Time(Timestamp),
-    /// A value of an enum: the type and the text. Hosts also send texts that the schema does not
-    /// list.
+    /// A value of an enum: the type of the enum and the text of the value. Hosts also send texts
+    /// that the schema does not list.
     Enum(&'static str, String),
     Reference(Moref),
     Object(Object),
-    /// The type of the items, and the items.
+    /// A list: the type of its items, and the items.
     List(&'static str, Vec<Value>),
-    /// Snapshot trees. They are kept flat, because a chain may be nested too deeply for recursion.
+    /// Trees of snapshots. They are kept in one flat list, because a chain of snapshots may be
+    /// nested too deeply for recursive functions.
     Forest(Forest),
 }
 
-/// Trees of `VirtualMachineSnapshotTree`: pairs of depth and node, parents before children.
+/// Trees of `VirtualMachineSnapshotTree` as a flat list of depth and node. Each parent comes before
+/// its children.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Forest(pub Vec<(usize, Object)>);
 
-/// A data object: the type and the fields, in the order of the wire.
+/// A data object: its type, and its fields in the order of the wire.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Object {
     pub type_name: &'static str,
@@ -54,13 +57,13 @@ pub struct Object {
 }
 
 impl Object {
-    /// An object without fields.
+    /// Makes an object of this type without fields.
     #[must_use]
     pub const fn new(type_name: &'static str) -> Self {
         Self { type_name, fields: Vec::new() }
     }
 
-    /// Adds a field, unless the value is absent.
+    /// Adds the field `name` to the object, unless the value is absent.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl IntoValue) -> Self {
         if let Some(value) = value.into_value() {
@@ -69,7 +72,7 @@ impl Object {
         self
     }
 
-    /// The value of a field. `None` if it is unset.
+    /// The value of the field `name`. `None` if the field is unset.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.fields.iter().find(|(field, _)| *field == name).map(|(_, value)| value)
@@ -77,15 +80,15 @@ impl Object {
 }
 
 impl Value {
-    /// The value at a property path below this value. `None` if there is no value or the path is
-    /// malformed.
+    /// The value at a property path that begins at this value. `None` if the path has no value or
+    /// is malformed.
     #[must_use]
     pub fn descend(&self, path: &str) -> Option<Value> {
         self.select(None, &property_path::parse(path)?)
     }
 
-    /// The value at the path `below`, starting from the item with this key, or from this value
-    /// itself if there is no key. `None` if there is no value.
+    /// Selects the item with this key, or this value itself if there is no key, and returns the
+    /// value at the path `below` from there. `None` if there is no such value.
     #[must_use]
     pub fn select(&self, key: Option<Key<'_>>, below: &[Segment<'_>]) -> Option<Value> {
         let mut at = match key {
@@ -125,8 +128,8 @@ impl Value {
         }
     }
 
-    /// Whether this item of a list has the key. An item without its own key has its index as the
-    /// key.
+    /// Whether this item of a list has the key. An item without its own key has its index in the
+    /// list as its key.
     fn has_key(&self, index: usize, key: Key<'_>) -> bool {
         let own = match self {
             Self::Object(object) => object.get("key"),
@@ -142,7 +145,7 @@ impl Value {
         }
     }
 
-    /// Writes the value as the element `name` of a field that declares `anyType`.
+    /// Writes the value as the XML element `name` of a field that declares `anyType`.
     pub fn write_any(&self, writer: &mut Writer, name: &str) {
         match self {
             Self::List(item_type, items) => {
@@ -161,8 +164,8 @@ impl Value {
         }
     }
 
-    /// Writes the value as the element `name` of a field that declares this type. A list is written
-    /// as one element for each item.
+    /// Writes the value as the XML element `name` of a field that declares the type `declared`. A
+    /// list is written as one element for each item.
     pub fn write_as(&self, writer: &mut Writer, name: &str, declared: &str) {
         match self {
             Self::List(_, items) => {
@@ -200,7 +203,8 @@ impl Value {
         }
     }
 
-    /// The `xsi:type` and the text of a simple value.
+    /// The `xsi:type` and the text of a simple value. Both are empty for a value that is not
+    /// simple.
     fn as_text(&self) -> (String, String) {
         let (type_name, text) = match self {
             Self::Text(text) => ("xsd:string", text.clone()),
@@ -220,8 +224,8 @@ impl Value {
 }
 
 impl Forest {
-    /// The tree with this index among the roots. Its children are a forest. `None` if there are
-    /// fewer roots.
+    /// The tree whose root is the root number `index` of this forest. The children of the tree
+    /// become a forest of their own. `None` if this forest has fewer roots.
     fn tree(&self, index: usize) -> Option<Object> {
         let mut roots = self.0.iter().enumerate().filter(|(_, (depth, _))| *depth == 0);
         let (at, (_, root)) = roots.nth(index)?;
@@ -249,11 +253,11 @@ impl Forest {
 }
 
 impl Object {
-    /// Writes the fields, each by its declaration.
+    /// Writes the fields as XML elements, each as the schema declares the field.
     pub fn write_fields(&self, writer: &mut Writer) {
         let declared = schema::fields(self.type_name).unwrap_or_default();
-        // Fields and declarations are in the order of the wire, so one pass finds every
-        // declaration.
+        // The fields of the object and their declarations have the order of the wire, so one pass
+        // over the declarations finds all of them.
         let mut rest = declared.iter();
         for (name, value) in &self.fields {
             let field = rest
@@ -261,7 +265,7 @@ impl Object {
                 .or_else(|| declared.iter().find(|field| field.name == *name));
             match field {
                 Some(Field { type_name: "anyType", .. }) | None => value.write_any(writer, name),
-                // Hosts write no `xsi:type` for a field that declares a reference.
+                // Hosts write no `xsi:type` for a field whose declared type is a reference.
                 Some(Field { reference: true, .. }) => value.write_as(writer, name, "reference"),
                 Some(Field { occurs: Occurs::Once | Occurs::Optional, type_name, .. })
                     if type_name.starts_with("ArrayOf") =>
@@ -274,26 +278,26 @@ impl Object {
     }
 }
 
-/// The array type, for example `ArrayOfString` for `string`. All references share
-/// `ArrayOfManagedObjectReference`.
+/// The vim25 type of an array of these items, for example `ArrayOfString` for `string`. Arrays of
+/// references have the type `ArrayOfManagedObjectReference`, whatever the objects are.
 fn array_type(item_type: &str) -> String {
     let mut characters = item_type.chars();
     let first = characters.next().map(|first| first.to_ascii_uppercase());
     format!("ArrayOf{}{}", first.map(String::from).unwrap_or_default(), characters.as_str())
 }
 
-/// The element name of an item: the name of its type, for example `string`.
+/// The name of the XML element of an array item: the name of the item's type, for example `string`.
 const fn array_item(item_type: &str) -> &str {
     item_type
 }
 
-/// A `dateTime` as ESX writes it, with microseconds and `Z`.
+/// A time as the text of a `dateTime`, as ESX writes it: with microseconds and `Z`.
 #[must_use]
 pub fn date_time(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
 }
 
-/// A type that becomes the value of a field. `None` leaves the field unset.
+/// A Rust type that can become the value of a field. A conversion to `None` leaves the field unset.
 pub trait IntoValue {
     fn into_value(self) -> Option<Value>;
 }
@@ -335,13 +339,13 @@ into_value! {
     Object => Value::Object;
 }
 
-/// A list of objects of a declared type.
+/// A list of data objects of the type `item_type`.
 #[must_use]
 pub fn list(item_type: &'static str, items: Vec<Object>) -> Value {
     Value::List(item_type, items.into_iter().map(Value::Object).collect())
 }
 
-/// A list of references.
+/// A list of managed object references.
 #[must_use]
 pub fn references(morefs: impl IntoIterator<Item = Moref>) -> Value {
     Value::List("ManagedObjectReference", morefs.into_iter().map(Value::Reference).collect())

@@ -1,5 +1,5 @@
-//! Views of a session: `ContainerView` follows what a container holds, `ListView` is a list that
-//! the client keeps.
+//! The views of a session: a `ContainerView` follows what a container holds, and a `ListView` is a
+//! list of objects that the client changes.
 
 use super::properties::contained;
 use super::value::{Moref, Value, texts};
@@ -13,7 +13,7 @@ pub enum View {
 }
 
 impl View {
-    /// The managed type.
+    /// The managed type of the view.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Container { .. } => "ContainerView",
@@ -31,7 +31,8 @@ impl View {
         }
     }
 
-    /// The value of a property other than `view`. `None` if it has no value.
+    /// The value of a property of the view other than the property `view`. `None` if the property
+    /// has no value.
     pub fn property(&self, name: &str) -> Option<Value> {
         match (self, name) {
             (Self::Container { container, .. }, "container") => {

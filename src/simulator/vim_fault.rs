@@ -1,27 +1,27 @@
-//! The faults of vim25 that the simulator throws, with the messages that hosts use.
+//! The faults of vim25 that the simulator sends, with the messages that hosts use.
 
 use super::value::{IntoValue, Moref, Object, Value, enum_value};
 
 /// A fault of vim25.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fault {
-    /// The vim25 type. Empty if the SOAP fault has no `detail` element, for example after a request
-    /// that cannot be parsed.
+    /// The vim25 type of the fault. Empty if the SOAP fault has no `detail` element, as in the
+    /// answer to a request that cannot be parsed.
     pub type_name: &'static str,
-    /// The message for people (`faultstring`, `localizedMessage`).
+    /// The message for people. The wire has it as `faultstring` or `localizedMessage`.
     pub message: String,
-    /// The fields of the type, in their order on the wire.
+    /// The fields of the fault type, in their order on the wire.
     pub fields: Vec<(&'static str, Value)>,
 }
 
 impl Fault {
-    /// A fault of this type without fields. The type must exist in vim25, because clients look it
-    /// up.
+    /// Makes a fault of this type without fields. The schema of vim25 must have the type, because
+    /// clients look the type up.
     pub fn new(type_name: &'static str, message: impl Into<String>) -> Self {
         Self { type_name, message: message.into(), fields: Vec::new() }
     }
 
-    /// Adds a field. Callers add the fields in their order on the wire.
+    /// Adds a field to the fault. Callers add the fields in their order on the wire.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl IntoValue) -> Self {
         if let Some(value) = value.into_value() {
@@ -30,7 +30,8 @@ impl Fault {
         self
     }
 
-    /// Sets the cause of the fault, which is the first field on the wire.
+    /// Sets the field for the cause of the fault. On the wire, the cause comes before the other
+    /// fields.
     #[must_use]
     pub fn caused_by(mut self, cause: &Self) -> Self {
         self.fields.insert(0, ("faultCause", Value::Object(cause.localized())));
@@ -67,7 +68,8 @@ impl Fault {
         Self::new("ManagedObjectNotFound", message).with("obj", object)
     }
 
-    /// The machine is in the power state `existing`, and the call needs `requested`.
+    /// The fault for a machine in the power state `existing`, if the call needs the power state
+    /// `requested`.
     #[must_use]
     pub fn invalid_power_state(requested: Option<&str>, existing: &str) -> Self {
         let label = match existing {
@@ -152,7 +154,8 @@ impl Fault {
         Object { type_name, fields: self.fields.clone() }
     }
 
-    /// The fault as a `LocalizedMethodFault`, for the error of a task and for a `missingSet`.
+    /// The fault as a `LocalizedMethodFault`, which is the form in the error of a task and in a
+    /// `missingSet`.
     #[must_use]
     pub fn localized(&self) -> Object {
         Object::new("LocalizedMethodFault")

@@ -1,4 +1,4 @@
-//! Lists of audit records: the filter, the cursor and the pages.
+//! Lists of audit records: the filter, the cursor, and the pages.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,15 +8,16 @@ use jiff::Timestamp;
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::ids::{JobId, LeaseId, MachineId};
 
-/// A stored audit record.
+/// An audit record together with its id in the storage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEntry {
-    /// Increases with each record.
+    /// The id of the record. Each new record gets a higher id than all records before it.
     pub id: i64,
     pub record: AuditRecord,
 }
 
-/// Selects audit records. An empty list or `None` matches every record.
+/// Selects audit records. A record must match every field. A field that is an empty list or `None`
+/// matches every record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditFilter {
     pub actions: Vec<AuditAction>,
@@ -26,25 +27,25 @@ pub struct AuditFilter {
     pub lease: Option<LeaseId>,
     pub job: Option<JobId>,
     pub reference: Option<String>,
-    /// Matches records at this time or later.
+    /// Matches records that were made at this time or later.
     pub since: Option<Timestamp>,
-    /// Matches records before this time.
+    /// Matches records that were made before this time.
     pub until: Option<Timestamp>,
 }
 
-/// The position after a page of the audit.
+/// The position in the list of audit records at which a page ended and the next page begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuditCursor(
-    /// The id of the page's last record.
+    /// The id of the last record on the page.
     pub i64,
 );
 
-/// The text is not a cursor of the audit.
+/// The error for a text that is not a cursor of the audit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a cursor of the audit")]
 pub struct InvalidAuditCursor;
 
-/// One page of audit records, the newest first.
+/// One page of audit records, newest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditPage {
     pub items: Vec<AuditEntry>,
@@ -64,7 +65,8 @@ impl FromStr for AuditCursor {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let id =
             text.strip_prefix("audit_").and_then(|id| id.parse().ok()).ok_or(InvalidAuditCursor)?;
-        // A number has several spellings. Only the spelling that otter writes is a cursor.
+        // A number can be written in several ways. Only the text that otter writes is accepted as a
+        // cursor.
         let cursor = Self(id);
         if cursor.to_string() == text { Ok(cursor) } else { Err(InvalidAuditCursor) }
     }

@@ -1,4 +1,4 @@
-//! Lists of jobs: the filter, the cursor and the pages.
+//! Lists of jobs: the filter, the cursor, and the pages.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,8 @@ use std::str::FromStr;
 use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::job::{Job, JobKind, JobState};
 
-/// Selects jobs. An empty list or `None` matches every job.
+/// Selects jobs. A job must match every field. A field that is an empty list or `None` matches
+/// every job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobFilter {
     pub states: Vec<JobState>,
@@ -17,20 +18,21 @@ pub struct JobFilter {
     pub lease: Option<LeaseId>,
 }
 
-/// The position after a page of jobs. Jobs that are created later do not change it.
+/// The position in the list of jobs at which a page ended and the next page begins. Jobs that are
+/// created later do not move the position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobCursor {
-    /// The creation time of the page's last job, in microseconds since 1970.
+    /// The creation time of the last job on the page, in microseconds since 1970.
     pub created_at: i64,
     pub id: JobId,
 }
 
-/// The text is not a cursor of a list of jobs.
+/// The error for a text that is not a cursor of a list of jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a cursor of a list of jobs")]
 pub struct InvalidJobCursor;
 
-/// One page of jobs, the newest first.
+/// One page of jobs, newest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobPage {
     pub items: Vec<Job>,
@@ -39,7 +41,7 @@ pub struct JobPage {
 }
 
 impl JobCursor {
-    /// The position after this job.
+    /// The position just behind this job.
     #[must_use]
     pub fn after(job: &Job) -> Self {
         Self { created_at: job.created_at.as_microsecond(), id: job.id }
@@ -61,7 +63,8 @@ impl FromStr for JobCursor {
             created_at: created_at.parse().map_err(|_| InvalidJobCursor)?,
             id: id.parse().map_err(|_| InvalidJobCursor)?,
         };
-        // Numbers and ids have several spellings. Only the spelling that otter writes is a cursor.
+        // Numbers and ids can be written in several ways. Only the text that otter writes is
+        // accepted as a cursor.
         if cursor.to_string() == text { Ok(cursor) } else { Err(InvalidJobCursor) }
     }
 }

@@ -1,16 +1,17 @@
-//! Idempotency keys. A key records which job or lease a call started, so that a repeated call does
-//! not start a second one.
+//! Idempotency keys. The storage remembers with each key which job or lease a call started, so that
+//! a repetition of the call does not start a second one.
 
 use jiff::Timestamp;
 
 use crate::domain::ids::{JobId, LeaseId};
 
-/// The key of one call. Two calls are the same call if caller, method, path and key are equal.
+/// The idempotency key of one call. Two calls count as the same call if caller, method, path and
+/// key are equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdempotencyKey {
     pub caller: String,
     pub method: String,
-    /// The path exactly as the caller wrote it.
+    /// The path of the request, exactly as the caller wrote it.
     pub path: String,
     pub key: String,
     /// The SHA-256 of body and query; an HMAC-SHA256 if the body can hold a secret. It detects a
@@ -26,11 +27,11 @@ pub enum KeyOwner {
     Lease(LeaseId),
 }
 
-/// The result of the lookup of a stored key.
+/// What the storage knows of an idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredKey {
     pub owner: KeyOwner,
-    /// Whether the call has the same body and query as the call that stored the key.
+    /// Whether the call has the same body and query as the call with which the key was stored.
     pub fingerprint_matches: bool,
 }
 

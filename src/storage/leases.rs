@@ -1,4 +1,4 @@
-//! Changes of leases that are committed together, the stored state of machines, and the filter of
+//! Changes of leases that are committed together, the stored state of machines, and the filter for
 //! lists of leases.
 
 use std::collections::BTreeMap;
@@ -11,37 +11,38 @@ use crate::domain::audit::AuditRecord;
 use crate::domain::ids::{LeaseId, MachineId};
 use crate::domain::lease::{Lease, LeaseState, Quarantine, Recovery};
 
-/// The changes of one transition of the leases. The storage commits all of them or none.
+/// The changes of one transition of the lease table. The storage commits all of them or none.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseTransaction {
-    /// At most one entry for each lease.
+    /// The leases that changed. Each lease occurs at most once.
     pub leases: Vec<ChangedLease>,
-    /// The new stored data of machines (fence, quarantine, last lease end, absence), by
-    /// [`MachineIdentity::key`].
+    /// The new stored state of machines, by their [`MachineIdentity::key`].
     ///
     /// [`MachineIdentity::key`]: crate::domain::machine::MachineIdentity::key
     pub machines: BTreeMap<String, StoredMachine>,
     /// The keys of the machines whose stored state is deleted.
     pub deleted_machines: Vec<String>,
-    /// Raises the fence floor to at least this value: every later grant gets a higher fence.
+    /// The number to which the fence floor is raised, if it is lower. Every later grant gets a
+    /// fence above the floor.
     pub fence_floor: u64,
-    /// The idempotency key of the call that requested a lease, and that lease.
+    /// The idempotency key of the call that requested a lease, together with that lease.
     pub key: Option<(IdempotencyKey, LeaseId)>,
     /// The audit records of the transition.
     pub audit: Vec<AuditRecord>,
 }
 
-/// The new state of a lease.
+/// The new state of one lease.
 #[derive(Clone, Debug)]
 pub struct ChangedLease {
     pub lease: Arc<Lease>,
-    /// The key of the machine that the lease holds. No other lease can hold the same machine.
+    /// The key of the machine that the lease holds. The storage refuses to let another lease hold
+    /// the same machine.
     pub held: Option<String>,
 }
 
 impl ChangedLease {
-    /// The new state of a lease. The lease holds `machine` only if a lease in its state holds a
-    /// machine.
+    /// Makes the change for the new state of a lease. It records `machine` as held only if a lease
+    /// in its state holds a machine.
     #[must_use]
     pub fn new(lease: impl Into<Arc<Lease>>, machine: Option<String>) -> Self {
         let lease = lease.into();
@@ -50,22 +51,24 @@ impl ChangedLease {
     }
 }
 
-/// The stored state of a machine. It outlives the leases of the machine.
+/// The state of a machine that otter stores. It remains after the leases of the machine have ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredMachine {
     /// The fence of the machine's last grant.
     pub fence: u64,
     /// The time at which the machine's last lease ended.
     pub last_lease_end: Option<Timestamp>,
-    /// `None` if the machine is not quarantined.
+    /// The quarantine of the machine. `None` if the machine is not quarantined.
     pub quarantine: Option<Quarantine>,
-    /// The time since which the machine is absent from the host. `None` if it is present.
+    /// The time since which the host lacks the machine. `None` if the host has the machine.
     pub absent_since: Option<Timestamp>,
-    /// The release that is still to come although no lease holds the machine.
+    /// The recovery of the machine: a release that must still be done although no lease holds the
+    /// machine.
     pub recovery: Option<Recovery>,
 }
 
-/// Selects leases. An empty list or `None` matches every lease.
+/// Selects leases. A lease must match every field. A field that is an empty list or `None` matches
+/// every lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeaseFilter {
     pub states: Vec<LeaseState>,

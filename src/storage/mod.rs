@@ -1,5 +1,5 @@
 //! The storage of everything that outlives a restart: a trait with its contract, and the types of
-//! its parameters and results.
+//! the trait's parameters and results.
 
 mod audit;
 mod error;
@@ -38,8 +38,8 @@ pub use tokens::{StoredToken, TokenUse};
 /// otherwise: the storage commits all of the write or nothing. The method returns once the write is
 /// on disk, so a later crash does not lose it. The storage commits writes in the order of their
 /// calls. If the caller drops the future before it completes, the write may still be committed.
-/// While the disk is full or fails, writes fail as [`StorageError::Refused`] and reads succeed. See
-/// [`StorageError`] for what a failure means for the write.
+/// While the disk is full or fails, writes fail as [`StorageError::Refused`], and reads succeed.
+/// [`StorageError`] says what each failure means for the write.
 ///
 /// **Reads.** A read returns the committed state at one moment between its call and its result. It
 /// returns the values that were written, except values that matter only during a call. Times are
@@ -47,18 +47,21 @@ pub use tokens::{StoredToken, TokenUse};
 ///
 /// **Conformance.** `tests/storage` compares an implementation with SQLite, call by call.
 ///
-/// **Audit.** The audit records of a change are committed with the change. The provided methods log
-/// them after the commit. Callers use the provided methods and not the `commit_` methods.
+/// **Audit.** The audit records of a change are committed with the change. The provided methods of
+/// this trait log the records after the commit. Therefore callers use the provided methods, and not
+/// the `commit_` methods.
 #[async_trait]
 pub trait Storage: Send + Sync {
     /// Commits a new job and the audit record of its acceptance.
     ///
     /// # Parameters
-    /// - `key`: the idempotency key of the call that created the job, if it had one.
-    /// - `overridden`: the audit record of the override that the job needed, if it needed one.
+    /// - `key`: the idempotency key of the call that created the job. `None` if the call had no
+    ///   key.
+    /// - `overridden`: the audit record of the override, if the job was accepted only because of
+    ///   one.
     ///
     /// # Errors
-    /// `Conflict` if a job with this id exists, or the key is stored already.
+    /// `Conflict` if a job with this id exists, or if the key is stored already.
     async fn insert_job(
         &self,
         job: &Job,
@@ -74,25 +77,24 @@ pub trait Storage: Send + Sync {
 
     /// Commits the new state of a job. The id and the lease of a job never change.
     ///
-    /// Also commits an audit record if the update starts the job, requests its cancellation for
-    /// the first time, or ends it. An update starts the job if the stored job is queued, and the
-    /// new one has started, also if it ends with the same update. If the job ends and has created
-    /// or removed snapshots, the write also updates the lease under which each snapshot was
-    /// created.
+    /// The write also commits an audit record if it starts the job, requests the job's cancellation
+    /// for the first time, or ends the job. It starts the job if the stored job is queued and the
+    /// new state has a start, even if the new state also has an end. If the job ends and has
+    /// created or removed snapshots, the write also changes which lease each snapshot belongs to.
     ///
     /// # Errors
-    /// `AlreadyEnded` if the stored job has ended; it stays unchanged. `NoSuchJob` if the job was
-    /// never inserted.
+    /// `AlreadyEnded` if the stored job has ended; the job then stays unchanged. `NoSuchJob` if the
+    /// job was never inserted.
     async fn update_job(&self, job: &Job) -> Result<(), StorageError> {
         self.commit_job(job).await?.iter().for_each(audit_log::log);
         Ok(())
     }
 
-    /// Commits the changes of one transition of the leases. A stored lease that has ended stays
-    /// unchanged.
+    /// Commits the changes of one transition of the lease table. A stored lease that has ended
+    /// stays unchanged.
     ///
     /// # Errors
-    /// `Conflict` if two leases would hold one machine, or the key is stored already.
+    /// `Conflict` if two leases would hold one machine, or if the key is stored already.
     async fn save_leases(&self, transaction: LeaseTransaction) -> Result<(), StorageError> {
         let audit = transaction.audit.clone();
         self.commit_leases(transaction).await?;
@@ -112,7 +114,7 @@ pub trait Storage: Send + Sync {
         Ok(())
     }
 
-    /// [`Storage::insert_job`] with these audit records, without log lines.
+    /// Does the write of [`Storage::insert_job`] with these audit records, but logs nothing.
     async fn commit_new_job(
         &self,
         job: &Job,
@@ -120,11 +122,11 @@ pub trait Storage: Send + Sync {
         audit: Vec<AuditRecord>,
     ) -> Result<(), StorageError>;
 
-    /// [`Storage::update_job`] without log lines. Returns the audit records that were committed
-    /// with the job.
+    /// Does the write of [`Storage::update_job`], but logs nothing. Returns the audit records that
+    /// were committed with the job.
     async fn commit_job(&self, job: &Job) -> Result<Vec<AuditRecord>, StorageError>;
 
-    /// [`Storage::save_leases`] without log lines.
+    /// Does the write of [`Storage::save_leases`], but logs nothing.
     async fn commit_leases(&self, transaction: LeaseTransaction) -> Result<(), StorageError>;
 
     /// [`Storage::save_input_answer`] without log lines.
@@ -141,16 +143,13 @@ pub trait Storage: Send + Sync {
     async fn insert_input(&self, key: &IdempotencyKey) -> Result<(), StorageError>;
 
     /// Looks up the key of a call that sends input. `None` if it is not stored.
-    async fn find_input(
-        &self,
-        key: &IdempotencyKey,
-    ) -> Result<Option<StoredInput>, StorageError>;
+    async fn find_input(&self, key: &IdempotencyKey) -> Result<Option<StoredInput>, StorageError>;
 
     /// Reads one job. `None` if there is no job with this id.
     async fn job(&self, id: JobId) -> Result<Option<Job>, StorageError>;
 
-    /// Reads one page of the jobs that match the filter, the newest first. Of jobs that were
-    /// created in the same microsecond, the one with the greater id is the newer.
+    /// Reads one page of the jobs that match the filter, newest first. If several jobs were created
+    /// in the same microsecond, the one with the greatest id counts as the newest.
     ///
     /// # Parameters
     /// - `after`: the position at which the page begins. `None` for the first page.
@@ -162,14 +161,14 @@ pub trait Storage: Send + Sync {
         limit: u32,
     ) -> Result<JobPage, StorageError>;
 
-    /// Reads every job that has not ended, in the order of their insertion.
+    /// Reads every job that has not ended, in the order in which the jobs were inserted.
     async fn unfinished_jobs(&self) -> Result<Vec<Job>, StorageError>;
 
-    /// Looks up an idempotency key. `None` if it is not stored. The method and path of a key belong
-    /// either to calls that start jobs or to calls that request leases.
+    /// Looks up an idempotency key. `None` if the key is not stored. The method and the path in the
+    /// key show whether it belongs to a call that starts a job or to a call that requests a lease.
     async fn find_key(&self, key: &IdempotencyKey) -> Result<Option<StoredKey>, StorageError>;
 
-    /// Reads the ids of a machine's snapshots that were created under a lease.
+    /// Reads the ids of those snapshots of a machine that were created under a lease.
     async fn snapshots_made_under(
         &self,
         machine: &MachineIdentity,
@@ -179,12 +178,12 @@ pub trait Storage: Send + Sync {
     /// Reads one lease. `None` if there is no lease with this id.
     async fn lease(&self, id: LeaseId) -> Result<Option<Lease>, StorageError>;
 
-    /// Reads the leases that match the filter, the newest first. Of leases that were created in the
-    /// same microsecond, the one with the greater id is the newer.
+    /// Reads the leases that match the filter, newest first. If several leases were created in the
+    /// same microsecond, the one with the greatest id counts as the newest.
     ///
     /// # Parameters
-    /// - `after`: reads only leases that are older than this one. `None` begins with the newest
-    /// lease.
+    /// - `after`: only leases that are older than this one are read. `None` begins with the newest
+    ///   lease.
     /// - `limit`: the maximum number of leases.
     async fn leases(
         &self,
@@ -193,22 +192,24 @@ pub trait Storage: Send + Sync {
         limit: u32,
     ) -> Result<Vec<Lease>, StorageError>;
 
-    /// Reads every lease that has not ended, in the order of their first commits.
+    /// Reads every lease that has not ended, in the order in which the leases were first committed.
     async fn open_leases(&self) -> Result<Vec<Lease>, StorageError>;
 
-    /// Whether there are any leases, including ended ones.
+    /// Whether the storage contains leases. Ended leases count too.
     async fn has_leases(&self) -> Result<bool, StorageError>;
 
-    /// Reads the stored state of all machines, by [`MachineIdentity::key`].
+    /// Reads the stored state of all machines, by their [`MachineIdentity::key`].
     async fn stored_machines(&self) -> Result<BTreeMap<String, StoredMachine>, StorageError>;
 
-    /// Reads the fence floor: every new fence is higher. The floor never falls.
+    /// Reads the fence floor. Every new grant gets a fence above the floor, and the floor never
+    /// falls.
     async fn fence_floor(&self) -> Result<u64, StorageError>;
 
-    /// Commits audit records that belong to no other change. The caller logs them.
+    /// Commits audit records without another change. The caller logs the records.
     async fn append_audit(&self, records: Vec<AuditRecord>) -> Result<(), StorageError>;
 
-    /// Reads one page of the audit records that match the filter, the last committed first.
+    /// Reads one page of the audit records that match the filter. The record that was committed
+    /// last comes first.
     ///
     /// # Parameters
     /// - `after`: the position at which the page begins. `None` for the first page.
@@ -220,20 +221,20 @@ pub trait Storage: Send + Sync {
         limit: u32,
     ) -> Result<AuditPage, StorageError>;
 
-    /// Commits a new token and its audit record. Returns false and writes nothing if a token with
-    /// that name is not revoked.
+    /// Commits a new token and its audit record. If another token with the same name is not
+    /// revoked, returns false and writes nothing.
     async fn insert_token(&self, token: &StoredToken) -> Result<bool, StorageError>;
 
-    /// Revokes the token with this name, and commits the audit record. Returns false if there is no
-    /// token with that name that is not revoked.
+    /// Revokes the token with this name, and commits the audit record. Returns false if no token
+    /// with this name is in force.
     async fn revoke_token(&self, name: &str, now: Timestamp) -> Result<bool, StorageError>;
 
     /// Replaces the secret of the token with this name, and commits the audit record. The old
-    /// secret is no longer valid. Returns false if there is no token with that name that is not
-    /// revoked.
+    /// secret is no longer valid. Returns false if every token with this name is revoked, or if
+    /// there is none.
     ///
     /// # Parameters
-    /// - `expires_at`: the new expiry. `None` leaves the expiry unchanged.
+    /// - `expires_at`: the new time of expiry. `None` leaves the time unchanged.
     async fn rotate_token(
         &self,
         name: &str,
@@ -242,11 +243,11 @@ pub trait Storage: Send + Sync {
         expires_at: Option<Timestamp>,
     ) -> Result<bool, StorageError>;
 
-    /// Commits the times at which the secrets of tokens were last used. A use of a secret that the
-    /// token no longer has is ignored.
+    /// Commits the times at which the secrets of tokens were last used. If a token has got a new
+    /// secret since a use, that use is ignored.
     async fn mark_tokens_used(&self, uses: Vec<TokenUse>) -> Result<(), StorageError>;
 
-    /// Reads every token, including revoked ones, the oldest first.
+    /// Reads every token, oldest first. Revoked tokens are included.
     async fn tokens(&self) -> Result<Vec<StoredToken>, StorageError>;
 
     /// Deletes ended jobs and leases, and keys, whose retention is over. A job or lease is kept
@@ -255,20 +256,20 @@ pub trait Storage: Send + Sync {
     async fn purge(&self, now: Timestamp, retention: &Retention) -> Result<Purged, StorageError>;
 
     /// Deletes the oldest audit records until the audit is within its maximum age and size. The
-    /// newest record is never deleted. Like [`Storage::purge`], this is a series of writes.
+    /// newest record is never deleted. Like [`Storage::purge`], this method is a series of writes.
     async fn purge_audit(
         &self,
         now: Timestamp,
         retention: &AuditRetention,
     ) -> Result<PurgedAudit, StorageError>;
 
-    /// Commits the time at which otter was last running.
+    /// Commits `now` as the time at which otter was last running.
     async fn record_last_seen(&self, now: Timestamp) -> Result<(), StorageError>;
 
     /// Reads the time at which otter was last running. `None` if it was never recorded.
     async fn last_seen(&self) -> Result<Option<Timestamp>, StorageError>;
 
-    /// The reason why the last commit was refused. `None` if it succeeded. otter accepts no new
+    /// Why the last commit was refused. `None` if the last commit succeeded. otter accepts no new
     /// work until a commit succeeds.
     fn refusal(&self) -> Option<String>;
 }

@@ -1,25 +1,27 @@
-//! The retention of stored records, and the number of records that a purge deleted.
+//! The retention of stored records (how long they are kept), and the numbers of records that a
+//! purge deleted.
 
 use std::time::Duration;
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// The retention of each kind of record.
+/// How long the storage keeps each kind of record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retention {
     pub jobs: RecordRetention,
     pub leases: RecordRetention,
-    /// The retention of idempotency keys, counted from the call.
+    /// How long an idempotency key is kept, counted from the call that had the key.
     pub keys: Duration,
     pub audit: AuditRetention,
 }
 
-/// The retention of the audit. Both limits apply.
+/// How much of the audit is kept. Both limits apply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRetention {
-    /// The maximum age of a record.
+    /// The maximum age of an audit record.
     pub time: Duration,
-    /// The maximum size of all records in the database file, in bytes. The size is approximate.
+    /// The maximum size of all audit records in the database file, in bytes. The size is
+    /// approximate.
     pub max_bytes: u64,
 }
 
@@ -29,23 +31,23 @@ impl Default for AuditRetention {
     }
 }
 
-/// The number of audit records that a purge deleted.
+/// How many audit records a purge deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PurgedAudit {
-    /// Records that were too old.
+    /// How many records were deleted because they were too old.
     pub by_age: u64,
-    /// Records beyond the maximum size.
+    /// How many records were deleted because the audit was too large.
     pub by_bytes: u64,
 }
 
-/// The retention of ended jobs or of ended leases.
+/// How long ended jobs or ended leases are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordRetention {
-    /// How long a record is kept, counted from its end.
+    /// How long a job or lease is kept, counted from its end.
     pub time: Duration,
-    /// The number of records that are kept regardless of their age: those that ended last.
+    /// How many jobs or leases are kept whatever their age is. They are those that ended last.
     pub at_least: u32,
-    /// The maximum number of records that are kept: those that ended last.
+    /// The maximum number of jobs or leases that are kept. They are those that ended last.
     pub at_most: u32,
 }
 
@@ -67,7 +69,7 @@ impl Default for RecordRetention {
     }
 }
 
-/// The number of records that a purge deleted.
+/// How many records of each kind a purge deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Purged {
     pub jobs: u64,

@@ -1,4 +1,4 @@
-//! Stored tokens and their uses.
+//! Tokens as the storage keeps them, and the uses of tokens.
 
 use jiff::Timestamp;
 
@@ -8,12 +8,12 @@ use crate::domain::ids::TokenId;
 use crate::domain::origin::Actor;
 use crate::domain::scope::Scope;
 
-/// A stored token.
+/// A token as the storage keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredToken {
     pub id: TokenId,
-    /// The name of the token and of its callers. No two tokens that are not revoked have the same
-    /// name.
+    /// The name of the token, which is also the name of its callers. Among the tokens that are not
+    /// revoked, no two have the same name.
     pub name: String,
     pub role: Role,
     pub digest: TokenDigest,
@@ -22,15 +22,15 @@ pub struct StoredToken {
     pub created_at: Timestamp,
     /// The time from which otter refuses the token. `None` if it never expires.
     pub expires_at: Option<Timestamp>,
-    /// The time at which the token last got a new secret.
+    /// The time at which the token last got a new secret. `None` if it still has its first one.
     pub rotated_at: Option<Timestamp>,
-    /// The time at which the secret was last used, to the minute.
+    /// The time at which the token's secret was last used. It is exact to the minute.
     pub last_used_at: Option<Timestamp>,
     pub revoked_at: Option<Timestamp>,
 }
 
 impl StoredToken {
-    /// A new token without restrictions.
+    /// Makes a new token without restrictions.
     #[must_use]
     pub fn new(
         id: TokenId,
@@ -54,8 +54,8 @@ impl StoredToken {
         }
     }
 
-    /// The limits, the expiry and the scope as text. Each part begins with a comma. Empty if the
-    /// token has no restriction.
+    /// The limits, the expiry and the scope of the token as text. Each part begins with a comma.
+    /// The text is empty if the token has no restriction.
     #[must_use]
     pub fn restrictions(&self) -> String {
         let mut parts = Vec::new();
@@ -71,7 +71,8 @@ impl StoredToken {
             parts.extend(limit.map(|limit| format!("at most {limit} {unit}")));
         }
         parts.extend(self.expires_at.map(|expires_at| format!("until {expires_at:.0}")));
-        // The scope comes last, because it can be long and the audit truncates a long text.
+        // The scope comes last in the text, because a scope can be long and the audit truncates
+        // long texts.
         if let Scope::Selected { machines, pools } = &self.scope {
             let machines = machines.iter().map(|machine| format!("machines {machine}"));
             let all: Vec<String> =
@@ -81,7 +82,8 @@ impl StoredToken {
         parts.into_iter().flat_map(|part| [", ".to_owned(), part]).collect()
     }
 
-    /// The audit record of a change of the token. Only the command line changes tokens.
+    /// Makes the audit record for a change of the token. Only commands of otter change tokens, so
+    /// the actor is the command `otter token`.
     #[must_use]
     pub fn audit_record(&self, at: Timestamp, action: AuditAction) -> AuditRecord {
         let detail = format!("{}, {}{}", self.name, self.role, self.restrictions());
@@ -91,7 +93,7 @@ impl StoredToken {
     }
 }
 
-/// A use of a token's secret.
+/// The fact that a token's secret was used at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenUse {
     pub id: TokenId,

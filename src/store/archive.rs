@@ -1,5 +1,5 @@
 //! The archive of a backup: a tar file of `manifest.json`, `otter.db` and `secret.key`, in this
-//! order. The manifest contains the SHA-256 of the other members, so that a restore detects damage.
+//! order. The manifest contains the SHA-256 of the other files, so that a restore detects damage.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,19 +13,19 @@ use super::files::{self, DATABASE, SECRET_KEY};
 
 const MANIFEST: &str = "manifest.json";
 
-/// The version of the format.
+/// The version of the archive's format.
 const FORMAT: u32 = 1;
 
-/// The maximum size of a manifest. A valid one has a few hundred bytes.
+/// The maximum size of a manifest in bytes. A valid manifest has a few hundred bytes.
 const MANIFEST_LIMIT: u64 = 64 * 1024;
 
 /// The manifest of an archive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     format: u32,
-    /// The version of the otter that wrote the archive.
+    /// The version of otter that wrote the archive.
     pub otter_version: String,
-    /// The schema of the database in the archive.
+    /// The schema version of the database in the archive.
     pub schema: i64,
     pub created_at: Timestamp,
     members: Vec<ArchiveMember>,
@@ -57,7 +57,7 @@ pub enum ArchiveError {
     Write { path: PathBuf, source: io::Error },
 }
 
-/// Writes an archive of a database, and of a key if there is one, into a new file.
+/// Writes a database, and the key if there is one, as an archive into a new file.
 pub fn write(
     archive: &File,
     database: &Path,
@@ -108,10 +108,11 @@ pub fn manifest(archive: &Path) -> Result<Manifest, ArchiveError> {
     read_manifest(&mut entries)
 }
 
-/// Extracts the members of an archive into a directory, and checks each against the manifest.
+/// Extracts the members of an archive into a directory, and checks the size and SHA-256 of each
+/// against the manifest.
 ///
 /// # Parameters
-/// - `name_of`: returns the file name for a member's name, or `None` to refuse the member.
+/// - `name_of`: gives the file name for the name of a member, or `None` to refuse the member.
 pub fn extract(
     archive: &Path,
     directory: &Path,
@@ -167,7 +168,8 @@ fn member_name(entry: &tar::Entry<'_, File>) -> Result<String, ArchiveError> {
     Ok(path.to_string_lossy().into_owned())
 }
 
-/// Copies all bytes. Returns their number and their SHA-256 in hexadecimal.
+/// Copies all bytes from `from` to `to`. Returns the number of bytes and their SHA-256 in
+/// hexadecimal.
 fn copy_hashed(from: &mut impl Read, to: &mut impl Write) -> io::Result<(u64, String)> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 64 * 1024];

@@ -1,4 +1,4 @@
-//! The table of the audit. Each record is added in the transaction of its change.
+//! The table of the audit. A record is added in the same transaction as the change that it records.
 
 use std::time::Duration;
 
@@ -16,10 +16,11 @@ use crate::domain::ids::{JobId, LeaseId, MachineId};
 use crate::domain::origin::RequestId;
 use crate::storage::{AuditCursor, AuditEntry, AuditFilter, AuditPage, StorageError};
 
-/// The size of a row in the file without its texts, in bytes. It includes the indexes.
+/// The approximate number of bytes that a row takes in the database file in addition to its texts.
+/// The indexes are included.
 const ROW_OVERHEAD: usize = 400;
 
-/// Adds records that belong to no other change.
+/// A write that adds audit records without another change.
 pub struct AppendAudit(pub Vec<AuditRecord>);
 
 #[async_trait]
@@ -31,8 +32,8 @@ impl Write for AppendAudit {
     }
 }
 
-/// The values of a record's row, in the order of the columns in the statement. SQL reads them
-/// from JSON.
+/// The values of an audit record, in the order of the columns in the statement that inserts them.
+/// The statement reads them from JSON.
 #[derive(Serialize)]
 pub struct RowValues(
     i64,
@@ -50,11 +51,12 @@ pub struct RowValues(
     Option<i64>,
     Option<String>,
     i64,
-    /// The bytes of this row and of those before it in the same statement.
+    /// The number of bytes of this row and of all rows before it in the same statement.
     i64,
 );
 
-/// The statement that adds records. The argument names the JSON array of their [`RowValues`].
+/// The SQL statement that adds audit records. `$array` is the SQL expression for the JSON array of
+/// their [`RowValues`].
 macro_rules! insert_statement {
     ($array:literal) => {
         concat!(
@@ -75,7 +77,7 @@ macro_rules! insert_statement {
 
 pub(super) use insert_statement;
 
-/// Adds records in the transaction of their change, with one statement.
+/// Adds audit records within the transaction of the change that they record, with one statement.
 pub async fn append(
     transaction: &mut Transaction<'_>,
     records: &[AuditRecord],
@@ -89,7 +91,7 @@ pub async fn append(
     Ok(())
 }
 
-/// The values of the rows that one statement adds for these records.
+/// The values of the rows that one statement adds for these audit records.
 pub fn row_values(records: &[AuditRecord]) -> Vec<RowValues> {
     let mut total = 0_i64;
     let row = |record: &AuditRecord| {
@@ -148,7 +150,7 @@ pub fn row_values(records: &[AuditRecord]) -> Vec<RowValues> {
     records.iter().map(row).collect()
 }
 
-/// Reads one page of the records that match the filter, the newest first.
+/// Reads one page of the audit records that match the filter, newest first.
 pub async fn list(
     reader: &mut Reader<'_>,
     filter: &AuditFilter,
@@ -185,7 +187,7 @@ pub async fn list(
     if let Some(AuditCursor(id)) = after {
         query.push(" AND id < ").push_bind(id);
     }
-    // Reads one row more than the limit, which shows whether there is a next page.
+    // The query reads one row more than the limit. If this row exists, there is a next page.
     query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit) + 1);
     let mut rows = query.build().fetch_all(reader.statement()).await?;
     let more = rows.len() > limit as usize;
@@ -195,8 +197,8 @@ pub async fn list(
     Ok(AuditPage { items, next })
 }
 
-/// Adds the condition, which ends with `IN (`, and the list of words. Adds nothing if there are no
-/// words.
+/// Adds a condition to the query: first the text `condition`, which ends with `IN (`, and then the
+/// list of words. Adds nothing if there are no words.
 fn push_in_condition(
     query: &mut QueryBuilder<Sqlite>,
     condition: &'static str,
@@ -300,7 +302,7 @@ mod tests {
         Job { state: JobState::Running, started_at: Some(job.created_at), ..job.clone() }
     }
 
-    /// A record with every field.
+    /// An audit record in which every field is set.
     fn full() -> AuditRecord {
         let origin = RequestOrigin {
             address: Some("192.0.2.7".parse().unwrap()),
@@ -367,7 +369,8 @@ mod tests {
             store.update_job(&running).await.unwrap();
         }
         store.update_job(&ended(running, JobState::Cancelled, start())).await.unwrap();
-        // The cancellation request and the end of a queued job are one update.
+        // The job is cancelled while it is queued, so one update contains both the cancellation
+        // request and the end.
         waiting.request_cancel(actor("boss", 9), start());
         store.update_job(&ended(waiting, JobState::Cancelled, start())).await.unwrap();
         assert_eq!(
@@ -409,7 +412,8 @@ mod tests {
             store.save_leases(step).await
         };
         save(1).await.unwrap();
-        // Two leases hold one machine: the database refuses the change and its record.
+        // Two leases would hold one machine, so the database refuses the change together with its
+        // record.
         save(2).await.unwrap_err();
         assert_eq!(all(&store).await.len(), 1);
         let mut connection = store.0.writer_connection().await;

@@ -1,4 +1,5 @@
-//! `otter store backup`: writes the database and the key into one archive. A daemon may be running.
+//! `otter store backup`: writes the database and the key into one archive. It works while a daemon
+//! is running.
 
 use std::fs::File;
 use std::io;
@@ -15,12 +16,12 @@ use super::restore::RemoveOnDrop;
 use super::sqlite_errors::refusal;
 use super::{StoreError, key, maintenance, schema, sqlite_errors};
 
-/// Writes the archive into a new file that only its owner can read.
+/// Writes an archive of the state into a new file that only its owner can read.
 ///
 /// # Errors
-/// `FileExists` if the file exists. `ArchiveNotWritten` if it cannot be written, for example
-/// because the disk is full. `Key` if the key is damaged, or missing although there are leases. The
-/// errors of opening a database.
+/// `FileExists` if the file exists. `ArchiveNotWritten` if the file cannot be written, for example
+/// because the disk is full. `Key` if the key is damaged, or if it is missing although there are
+/// leases. Also the errors of opening a database.
 pub async fn backup(
     state_dir: &Path,
     archive: &Path,
@@ -47,7 +48,7 @@ pub async fn backup(
         }
         CopyError::Database(source) => refused(source),
     })?;
-    // The copy is complete, so an error of the close does not matter.
+    // An error of the close is ignored, because the copy of the database is already complete.
     drop(connection.close().await);
     let manifest = archive::write(&file, &copy, key.as_deref(), schema::current(), now)
         .map_err(not_written)?;
@@ -56,8 +57,8 @@ pub async fn backup(
     Ok(manifest)
 }
 
-/// The path of the database's copy that exists while the archive is written. It is in the archive's
-/// directory, whose disk needs room for the database anyway.
+/// The path of the copy of the database that exists while the archive is written. It is in the
+/// directory of the archive, because the disk of the archive needs room for the database anyway.
 fn copy_path(archive: &Path) -> PathBuf {
     let mut name = archive.as_os_str().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));

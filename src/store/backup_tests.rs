@@ -1,4 +1,4 @@
-//! Tests of backups: the archive, the result of a restore, and the errors.
+//! Tests of backups: what the archive contains, what a restore makes of it, and which errors occur.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ fn leases() -> [Lease; 4] {
     ]
 }
 
-/// Fills a state directory with jobs, leases and a token, and stops the store cleanly.
+/// Fills a state directory with jobs, leases and a token, and then closes the store cleanly.
 async fn filled(directory: &Path) {
     std::fs::write(directory.join(SECRET_KEY), KEY).unwrap();
     let store = Store::open(directory).await.unwrap();
@@ -194,7 +194,7 @@ async fn the_fence_floor_of_a_restored_store_is_above_all_earlier_fences() {
     let (restored, twice) = floor_after(&first, later(2)).await;
     assert!(once > 5 && twice == once + 1_000, "{once}, {twice}");
 
-    // Fences rise even if the wall clock is set back.
+    // The fence floor rises with every restore, even if the wall clock is set back.
     let second = elsewhere.path().join("second.tar");
     backup(&restored, &second, start()).await.unwrap();
     let (_, behind) = floor_after(&second, start()).await;
@@ -220,7 +220,7 @@ async fn a_backup_is_restored_into_an_empty_directory_only() {
     assert!(matches!(error, StoreError::Locked { .. }), "{error}");
     drop(daemon);
 
-    // A lock file that no process holds does not prevent the restore.
+    // A lock file that no process has locked does not prevent the restore.
     let left = TempDir::new().unwrap();
     std::fs::write(left.path().join("lock"), "1").unwrap();
     restore(&archive, left.path(), start()).await.unwrap();
@@ -241,7 +241,8 @@ async fn a_damaged_or_newer_archive_is_refused_without_a_trace() {
     };
     let current = super::schema::current().to_string();
     let schema = format!("\"schema\": {current}");
-    // Without the space there is room for one more digit.
+    // The manifest has a space before the number. Without this space the number has room for one
+    // more digit.
     let newest = format!("\"schema\":{}", "9".repeat(current.len() + 1));
     let newer = with(place(schema.as_bytes()), newest.as_bytes());
     let cases = [

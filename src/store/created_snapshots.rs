@@ -1,5 +1,5 @@
-//! The table of the leases under which snapshots were created. The write that ends the job of a
-//! snapshot changes it.
+//! The table that says under which lease each snapshot was created. The write that ends the job
+//! which creates or removes a snapshot also changes this table.
 
 use std::collections::BTreeSet;
 
@@ -13,22 +13,22 @@ use crate::domain::job::{Job, JobRequest, JobState};
 use crate::domain::machine::MachineIdentity;
 use crate::storage::StorageError;
 
-/// The number of rows that one commit deletes. Other commits run in between.
+/// The maximum number of rows that one commit deletes. Other commits run between two such commits.
 const BATCH_ROWS: i64 = 500;
 
-/// The change of the table `created_snapshots` when a job ends.
+/// How the table `created_snapshots` changes when a job ends.
 pub enum SnapshotOriginChange {
-    /// The job created a snapshot, under this lease or without a lease.
+    /// The job has created a snapshot, under this lease or without a lease.
     Made { machine: String, snapshot: String, lease: Option<String> },
-    /// The job removed a snapshot.
+    /// The job has removed a snapshot.
     Removed { machine: String, snapshot: String },
-    /// The job removed every snapshot of the machine.
+    /// The job has removed every snapshot of the machine.
     RemovedAll { machine: String },
 }
 
 impl SnapshotOriginChange {
-    /// The change that a job makes. `None` if the job did not succeed, or neither creates nor
-    /// removes snapshots.
+    /// The change of the table `created_snapshots` that the end of a job causes. `None` if the job
+    /// did not succeed, or if it neither creates nor removes snapshots.
     pub fn from_job(job: &Job) -> Option<Self> {
         if job.state != JobState::Succeeded {
             return None;
@@ -51,11 +51,12 @@ impl SnapshotOriginChange {
         }
     }
 
-    /// Writes the change within the transaction that ends the job.
+    /// Writes the change within the transaction that stores the end of the job.
     pub async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
         match self {
             Self::Made { machine, snapshot, lease } => {
-                // A host can reuse the id of a removed snapshot, so an existing row is out of date.
+                // A host can use the id of a removed snapshot again, so a row that exists for this
+                // id is out of date.
                 delete_row(transaction, machine, snapshot).await?;
                 let Some(lease) = lease else { return Ok(()) };
                 let insert =
@@ -94,7 +95,7 @@ async fn delete_row(
     Ok(())
 }
 
-/// The ids of a machine's snapshots that were created under a lease.
+/// The ids of those snapshots of a machine that were created under a lease.
 pub async fn made_under(
     reader: &mut Reader<'_>,
     machine: &MachineIdentity,
@@ -111,7 +112,7 @@ pub async fn made_under(
         .collect()
 }
 
-/// Deletes the rows whose lease was deleted.
+/// A write that deletes the rows of leases which a purge has deleted.
 pub struct DeleteRowsOfPurgedLeases;
 
 impl DeleteRowsOfPurgedLeases {

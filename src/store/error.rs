@@ -1,4 +1,5 @@
-//! The failures of the state directory and the database. Each message contains the remedy.
+//! The failures of the state directory and of the database. Each message says what the operator can
+//! do.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use super::key::KeyError;
 use super::schema::current;
 use crate::storage::StorageError;
 
-/// A failure of the store.
+/// A failure of the state directory or of the database in it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(
@@ -122,7 +123,8 @@ pub enum StoreError {
     NewerArchive { path: PathBuf, schema: i64 },
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The database was moved without its write-ahead log, which contains the last commits.
+    /// The write-ahead log, which contains the last commits, exists without the database. So the
+    /// database was moved away without its log.
     #[error(
         "{} exists without its database: put the database back into the same directory, or move \
          this file away too, to start with an empty database",
@@ -133,7 +135,7 @@ pub enum StoreError {
     Open { path: PathBuf, source: sqlx::Error },
     #[error("the database {} cannot be migrated", path.display())]
     Migrate { path: PathBuf, source: sqlx::migrate::MigrateError },
-    /// A statement failed, or a stored object cannot be decoded.
+    /// An SQL statement failed, or a stored object cannot be decoded.
     #[error(transparent)]
     Storage(#[from] StorageError),
     #[error("the writer of the store was already started")]
@@ -141,7 +143,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// A file of this state directory cannot be created, changed or read.
+    /// The error for a file of this state directory that cannot be created, changed or read.
     pub(super) fn not_writable(directory: &Path, source: io::Error) -> Self {
         Self::NotWritable { path: directory.to_owned(), source: source.into() }
     }
@@ -159,10 +161,10 @@ impl From<sqlx::Error> for StorageError {
     }
 }
 
-/// The error for a failed statement. Writes of one transaction share the cause.
+/// The error for a failed SQL statement. Several writes of one transaction can share the cause.
 ///
 /// # Parameters
-/// - `may_be_committed`: whether the statement is a `COMMIT` that may have succeeded.
+/// - `may_be_committed`: whether the statement is a `COMMIT` that may have succeeded all the same.
 pub fn statement_error(cause: Arc<sqlx::Error>, may_be_committed: bool) -> StorageError {
     if is_conflict(&cause) {
         return StorageError::Conflict(cause);
@@ -171,29 +173,30 @@ pub fn statement_error(cause: Arc<sqlx::Error>, may_be_committed: bool) -> Stora
     StorageError::Refused { message, may_be_committed, source: cause }
 }
 
-/// Whether a transaction may be committed although its `COMMIT` failed for this cause. Without a
-/// result code of SQLite, nothing is proven.
+/// Whether a transaction may be committed although its `COMMIT` failed with this cause. If the
+/// cause has no result code of SQLite, nothing is proven, so the answer is yes.
 pub fn may_be_committed(cause: &sqlx::Error) -> bool {
     let code = cause.as_database_error().and_then(sqlx::error::DatabaseError::code);
     let code = code.and_then(|code| code.parse().ok());
     !code.is_some_and(proves_no_commit)
 }
 
-/// Whether a `COMMIT` that failed with this result code wrote no complete transaction to the log.
+/// Whether a `COMMIT` that failed with this result code certainly wrote no complete transaction to
+/// the log.
 ///
 /// In the WAL mode, the last frame of a transaction commits it. SQLite writes that frame, syncs the
-/// log and updates the index of the log, in this order. If it cannot write, that frame is absent or
-/// its checksum is wrong. After a later failure, a restart may find the frame.
-/// See <https://www.sqlite.org/fileformat2.html#the_write_ahead_log> and
-/// <https://www.sqlite.org/rescode.html>.
+/// log and updates the index of the log, in this order. If writing the frame fails, the frame is
+/// absent or its checksum is wrong, so nothing is committed. If one of the later steps fails, a
+/// restart may find the frame. See <https://www.sqlite.org/fileformat2.html#the_write_ahead_log>
+/// and <https://www.sqlite.org/rescode.html>.
 const fn proves_no_commit(code: u32) -> bool {
     const IOERR_WRITE: u32 = 778;
-    // The primary codes PERM, BUSY, LOCKED, READONLY, FULL and CONSTRAINT.
+    // The numbers are the primary codes PERM, BUSY, LOCKED, READONLY, FULL and CONSTRAINT.
     code == IOERR_WRITE || matches!(code & 0xff, 3 | 5 | 6 | 8 | 13 | 19)
 }
 
-/// Whether a statement ended before it could commit: it does not fit the schema, or it met damage
-/// of the database.
+/// Whether an SQL statement failed before it could commit, because it does not fit the schema or
+/// because the database is damaged.
 pub fn ended_before_commit(cause: &sqlx::Error) -> bool {
     const ERROR: u32 = 1;
     const CORRUPT: u32 = 11;
@@ -203,8 +206,8 @@ pub fn ended_before_commit(cause: &sqlx::Error) -> bool {
     code.is_some_and(|code| matches!(code & 0xff, ERROR | CORRUPT | NOT_A_DATABASE))
 }
 
-/// Whether the database refused a write because it conflicts with the stored data, and not because
-/// of the disk.
+/// Whether the database refused a write because the write conflicts with the stored data, and not
+/// because of the disk.
 pub fn is_conflict(cause: &sqlx::Error) -> bool {
     use sqlx::error::ErrorKind;
     let kind = cause.as_database_error().map(sqlx::error::DatabaseError::kind);

@@ -1,4 +1,5 @@
-//! Examines a state directory without a change: its contents, and whether otter can use it.
+//! Examines a state directory without changing anything: what it contains, and whether otter can
+//! use it.
 
 use std::path::Path;
 
@@ -12,30 +13,31 @@ use super::sqlite_errors::refusal;
 use super::state_directory::is_usable_directory;
 use super::{StoreError, migrate};
 
-/// The contents of a state directory.
+/// What a state directory contains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FoundState {
     pub existing: Existing,
-    /// Whether there are leases. Ended leases count.
+    /// Whether the database contains leases. Ended leases count too.
     pub has_leases: bool,
-    /// Whether there is a token that is not revoked.
+    /// Whether the database contains a token that is not revoked.
     pub has_tokens_in_force: bool,
 }
 
-/// The part of the state that exists before the daemon starts.
+/// How much of the state exists before the daemon starts: nothing, the directory, or the database
+/// too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Existing {
     #[default]
     Nothing,
-    /// The directory exists and has no database.
+    /// The directory exists, but it contains no database.
     Directory,
     Database,
 }
 
-/// Examines a directory and its database.
+/// Examines a state directory and its database.
 ///
 /// # Errors
-/// The reason why a daemon could not use the directory.
+/// Why a daemon could not use the directory.
 pub async fn examine(path: &Path) -> Result<FoundState, StoreError> {
     if !is_usable_directory(path)? {
         return Ok(FoundState::default());
@@ -56,16 +58,16 @@ pub async fn examine(path: &Path) -> Result<FoundState, StoreError> {
     let has_leases = has_rows("leases", "SELECT EXISTS (SELECT 1 FROM leases)").await?;
     let in_force = "SELECT EXISTS (SELECT 1 FROM tokens WHERE revoked_at IS NULL)";
     let has_tokens_in_force = has_rows("tokens", in_force).await?;
-    // Nothing was written, so an error of the close does not matter.
+    // An error of the close is ignored, because nothing was written.
     drop(connection.close().await);
     Ok(FoundState { existing: Existing::Database, has_leases, has_tokens_in_force })
 }
 
-/// Reads the whole database of a directory that has one. Returns the names of the tokens that are
-/// not revoked.
+/// Reads the whole database of a directory, to detect damage. Returns the names of the tokens that
+/// are not revoked.
 ///
 /// # Errors
-/// `Damaged` or `NotADatabase` if it is damaged.
+/// `Damaged` or `NotADatabase` if the database is damaged.
 pub async fn read_through(path: &Path) -> Result<Vec<String>, StoreError> {
     let file = path.join(DATABASE);
     let mut connection = connect(path, &file).await?;
@@ -77,15 +79,15 @@ pub async fn read_through(path: &Path) -> Result<Vec<String>, StoreError> {
         let in_force = "SELECT name FROM tokens WHERE revoked_at IS NULL ORDER BY name";
         names = sqlx::query_scalar(in_force).fetch_all(&mut connection).await.map_err(refused)?;
     }
-    // Nothing was written, so an error of the close does not matter.
+    // An error of the close is ignored, because nothing was written.
     drop(connection.close().await);
     Ok(names)
 }
 
-/// Opens a database for reading, without a change and without a new file.
+/// Opens a database for reading. It neither changes the database nor creates a file.
 async fn connect(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
-    // Without a write-ahead log the file is the whole database. The option `immutable` then
-    // prevents that SQLite creates or changes files.
+    // If there is no write-ahead log, the file is the whole database. In this case the option
+    // `immutable` keeps SQLite from creating or changing files.
     let is_whole =
         std::fs::metadata(directory.join("otter.db-wal")).map_or(true, |log| log.len() == 0);
     let options = SqliteConnectOptions::new()
@@ -98,7 +100,7 @@ async fn connect(directory: &Path, file: &Path) -> Result<SqliteConnection, Stor
         .map_err(|source| refusal(directory, file, source))
 }
 
-/// Refuses a path that the daemon cannot open for writing. A missing file is accepted.
+/// Checks whether the daemon could open a file for writing. A missing file is accepted.
 fn require_writable(path: &Path) -> Result<(), StoreError> {
     match std::fs::metadata(path) {
         Ok(found) if !found.is_file() => Err(StoreError::NotAFile { path: path.to_owned() }),
@@ -109,8 +111,8 @@ fn require_writable(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// The result of a statement that asks whether a table has certain rows. False if the table does
-/// not exist yet in the schema of the database.
+/// Runs a statement that asks whether a table has certain rows. Returns false if the database has
+/// an old schema without the table.
 async fn has_rows(
     connection: &mut SqliteConnection,
     table: &str,

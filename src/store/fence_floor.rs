@@ -1,5 +1,5 @@
-//! The fence floor: every grant gets a higher fence, even on a machine that is not in the store. No
-//! fence that left the store is higher than the floor. The floor never falls.
+//! The fence floor. Every grant gets a fence above the floor, even if the store does not know the
+//! machine. No fence that otter has given out is higher than the floor, and the floor never falls.
 
 use async_trait::async_trait;
 
@@ -7,7 +7,7 @@ use super::Reader;
 use super::transaction::{Transaction, Write};
 use crate::storage::StorageError;
 
-/// Raises the floor to this fence, if the floor is lower.
+/// A write that raises the fence floor to this number, if the floor is lower.
 pub struct RaiseFenceFloor(pub u64);
 
 #[async_trait]
@@ -26,7 +26,7 @@ impl Write for RaiseFenceFloor {
     }
 }
 
-/// Reads the floor. 0 if it was never raised.
+/// Reads the fence floor. It is 0 if it was never raised.
 pub async fn fence_floor(reader: &mut Reader<'_>) -> Result<u64, StorageError> {
     let fence: Option<i64> = sqlx::query_scalar("SELECT fence FROM fence_floor")
         .fetch_optional(reader.statement())

@@ -1,31 +1,32 @@
-//! The files of the state directory: their names, and their creation with access only for the
-//! owner.
+//! The files of the state directory: their names, and how otter creates them so that only the owner
+//! has access.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// The database.
+/// The name of the database.
 pub const DATABASE: &str = "otter.db";
-/// The key from which the secrets of leases are derived.
+/// The name of the key file. The secrets of leases are derived from the key.
 pub const SECRET_KEY: &str = "secret.key";
-/// The database of a restore that is not complete. If it remains, the restore was interrupted.
+/// The name that the database has during a restore. If a file with this name remains, a restore was
+/// interrupted.
 pub const UNFINISHED_RESTORE: &str = "otter.db.restoring";
-/// The file that the daemon locks.
+/// The name of the file that the daemon locks.
 pub const LOCK: &str = "lock";
 
-/// The permissions of each file.
+/// The permissions of each file in the state directory.
 pub const PRIVATE_FILE: u32 = 0o600;
 
 /// Creates a file that only its owner can access.
 ///
 /// # Errors
-/// The kind is `AlreadyExists` if the file exists.
+/// The kind of the error is `AlreadyExists` if the file exists.
 pub fn create(path: &Path) -> io::Result<File> {
     let file =
         OpenOptions::new().read(true).write(true).create_new(true).mode(PRIVATE_FILE).open(path)?;
-    // The umask may have removed permissions of the owner.
+    // The umask may have removed permissions of the owner, so they are set here.
     file.set_permissions(Permissions::from_mode(PRIVATE_FILE))?;
     Ok(file)
 }
@@ -38,7 +39,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes the names in a directory to the disk.
+/// Writes the list of files in a directory to the disk, so that a new name survives a crash.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }

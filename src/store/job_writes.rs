@@ -1,20 +1,22 @@
 //! The writes of jobs. One statement commits any number of new and changed jobs with their keys and
-//! audit records, so that a job costs as few statements as commits.
+//! audit records, so that a job needs no more statements than commits.
 //!
 //! ```text
-//! JSON array of rows ──► INSERT INTO job_writes SELECT … ──► jobs, idempotency_keys, audit
+//! rows ──► INSERT INTO job_writes VALUES (…), (…) ──► jobs, idempotency_keys, audit
 //! ```
-//! `job_writes` is a temporary view of the connection of the writer. Its triggers, also temporary,
-//! change the tables row by row. Nothing of them is in the file.
+//! `job_writes` is a temporary view on the connection of the writer. Its triggers are temporary
+//! too, and they change the tables row by row. The database file contains neither the view nor the
+//! triggers.
 //!
-//! Which audit records belong to an update depends on the stored job. The writer is the only one
-//! that changes jobs, so [`OpenJobs`] remembers what it needs of the jobs that have not ended, and
-//! the stored job is read only for the first update after a start or after a failed commit.
+//! The stored job decides which audit records belong to an update. Only the writer changes jobs, so
+//! [`OpenJobs`] remembers what the writer needs to know of the jobs that have not ended. The stored
+//! job itself is read only for the first update after a start or after a failed commit.
 
 use std::collections::HashMap;
 
 use serde::Serialize;
-use sqlx::SqliteConnection;
+use sqlx::query_builder::Separated;
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::audit::{self, insert_statement};
 use super::created_snapshots::SnapshotOriginChange;
@@ -25,8 +27,8 @@ use crate::domain::ids::JobId;
 use crate::domain::job::{Job, JobState};
 use crate::storage::{IdempotencyKey, StorageError};
 
-/// Creates the view and its triggers on a connection.
-const INSTALL: [&str; 5] = [
+/// The statements that create the view and its triggers on a connection.
+const INSTALL: [&str; 6] = [
     "CREATE TEMP VIEW job_writes (is_new, id, state, kind, target_kind, target, requested_by, \
      reference, lease, created_at, ended_at, document_version, document, key, audit) AS \
      SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
@@ -41,8 +43,8 @@ const INSTALL: [&str; 5] = [
      SELECT NEW.key ->> 0, NEW.key ->> 1, NEW.key ->> 2, NEW.key ->> 3, NEW.key ->> 4, NEW.id, \
      NEW.key ->> 5 WHERE NEW.key IS NOT NULL; \
      END",
-    // Only the columns that an update changes are assigned, because SQLite rewrites every index of
-    // an assigned column.
+    // The trigger assigns only the columns that an update changes, because SQLite rewrites every
+    // index of an assigned column.
     "CREATE TEMP TRIGGER job_updated INSTEAD OF INSERT ON job_writes \
      WHEN NOT NEW.is_new AND NEW.ended_at IS NULL BEGIN \
      UPDATE jobs SET state = NEW.state, document_version = NEW.document_version, \
@@ -53,26 +55,25 @@ const INSTALL: [&str; 5] = [
      UPDATE jobs SET state = NEW.state, ended_at = NEW.ended_at, \
      document_version = NEW.document_version, document = NEW.document WHERE id = NEW.id; \
      END",
+    "CREATE TEMP TRIGGER job_described INSTEAD OF INSERT ON job_writes WHEN NOT NEW.is_new BEGIN \
+     UPDATE jobs SET kind = NEW.kind, target_kind = NEW.target_kind, target = NEW.target, \
+     requested_by = NEW.requested_by, reference = NEW.reference, created_at = NEW.created_at \
+     WHERE id = NEW.id AND (kind <> NEW.kind OR target_kind <> NEW.target_kind \
+     OR target <> NEW.target OR requested_by <> NEW.requested_by \
+     OR created_at <> NEW.created_at OR reference IS DISTINCT FROM NEW.reference); \
+     END",
     concat!(
-        "CREATE TEMP TRIGGER job_audited INSTEAD OF INSERT ON job_writes BEGIN \
-         UPDATE jobs SET kind = NEW.kind, target_kind = NEW.target_kind, target = NEW.target, \
-         requested_by = NEW.requested_by, reference = NEW.reference, \
-         created_at = NEW.created_at WHERE id = NEW.id AND (kind <> NEW.kind \
-         OR target_kind <> NEW.target_kind OR target <> NEW.target \
-         OR requested_by <> NEW.requested_by OR created_at <> NEW.created_at \
-         OR reference IS DISTINCT FROM NEW.reference); ",
+        "CREATE TEMP TRIGGER job_audited INSTEAD OF INSERT ON job_writes \
+         WHEN NEW.audit IS NOT NULL BEGIN ",
         insert_statement!("NEW.audit"),
         "; END"
     ),
 ];
 
-/// Commits the rows of a JSON array of [`RowValues`].
-const WRITE: &str = "INSERT INTO job_writes \
-     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, \
-     value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, \
-     value ->> 12, value ->> 13, value ->> 14 FROM json_each($1)";
+/// The maximum number of rows of one statement. SQLite allows 32,766 values.
+const MAX_ROWS: usize = 1_000;
 
-/// Prepares the connection of the writer for the writes of jobs.
+/// Creates the view and its triggers on the connection of the writer.
 pub async fn install(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     for statement in INSTALL {
         sqlx::query(statement).execute(&mut *connection).await?;
@@ -80,22 +81,22 @@ pub async fn install(connection: &mut SqliteConnection) -> Result<(), sqlx::Erro
     Ok(())
 }
 
-/// A new job, or the new state of a job.
+/// A write of a new job, or of the new state of a job.
 pub struct JobWrite {
     id: JobId,
     is_new: bool,
     row: Row,
-    /// The audit records that this write may add, in order.
+    /// The audit records that this write may add, in order, each with its condition.
     records: Vec<(AuditRecord, RecordCondition)>,
-    /// The change of the snapshots' origins, if the job ends with one.
+    /// The change of the table `created_snapshots`, if the job ends with this write and causes one.
     origin: Option<SnapshotOriginChange>,
     written: JobProgress,
 }
 
-/// The result of a write: the audit records that were committed with it.
+/// The result of a write of a job: the audit records that were committed with the job.
 pub type JobWritten = Result<Vec<AuditRecord>, StorageError>;
 
-/// The values of a row, except the audit records.
+/// The values of a row of `job_writes`, except the audit records.
 struct Row {
     state: &'static str,
     kind: &'static str,
@@ -110,41 +111,22 @@ struct Row {
     key: Option<KeyValues>,
 }
 
-/// The values of a key: caller, method, path, key, fingerprint, time of the call.
+/// The values of an idempotency key: caller, method, path, key, fingerprint, and the time of the
+/// call.
 #[derive(Clone, Serialize)]
 struct KeyValues(String, String, String, String, String, i64);
-
-/// The values of `job_writes`, in the order of its columns.
-#[derive(Serialize)]
-struct RowValues<'a>(
-    bool,
-    String,
-    &'static str,
-    &'static str,
-    &'static str,
-    &'a str,
-    &'a str,
-    Option<&'a str>,
-    Option<&'a str>,
-    i64,
-    Option<i64>,
-    i64,
-    &'a str,
-    Option<&'a KeyValues>,
-    Vec<audit::RowValues>,
-);
 
 /// The condition under which a write adds an audit record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RecordCondition {
-    /// The stored job is queued.
+    /// The record is added if the stored job is still queued.
     Start,
-    /// The stored job has no cancellation request.
+    /// The record is added if the stored job has no cancellation request.
     CancelRequest,
     Always,
 }
 
-/// How far a stored job is.
+/// How far a stored job has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct JobProgress {
     has_started: bool,
@@ -152,16 +134,16 @@ struct JobProgress {
     has_ended: bool,
 }
 
-/// How far the jobs are that have not ended, as the last commits stored them. A job that is not in
-/// this map is read from the database.
+/// How far those jobs have come that have not ended, as the last commits stored them. A job that is
+/// missing in this map is read from the database.
 #[derive(Default)]
 pub struct OpenJobs(HashMap<JobId, JobProgress>);
 
 impl JobWrite {
-    /// A new job.
+    /// The write of a new job.
     ///
     /// # Parameters
-    /// - `audit`: the audit records of the job's acceptance.
+    /// - `audit`: the audit records of the acceptance of the job.
     pub fn insert(
         job: &Job,
         key: Option<&IdempotencyKey>,
@@ -178,7 +160,7 @@ impl JobWrite {
         })
     }
 
-    /// The new state of a job.
+    /// The write of the new state of a job.
     pub fn update(job: &Job) -> Result<Self, StorageError> {
         let start = AuditRecord::job_started(job).map(|record| (record, RecordCondition::Start));
         let cancel = AuditRecord::job_cancel_requested(job)
@@ -200,12 +182,12 @@ impl JobWrite {
         self.id
     }
 
-    /// Whether one statement makes the whole change.
+    /// Whether the write needs only one statement, and no change of the table `created_snapshots`.
     pub const fn is_one_statement(&self) -> bool {
         self.origin.is_none()
     }
 
-    /// The audit records whose condition is true.
+    /// The audit records of this write whose condition holds for the stored job.
     fn records_after(&self, stored: JobProgress) -> Vec<AuditRecord> {
         let is_new = |condition: RecordCondition| match condition {
             RecordCondition::Start => !stored.has_started,
@@ -216,7 +198,12 @@ impl JobWrite {
         new.map(|(record, _)| record.clone()).collect()
     }
 
-    fn row_values(&self, audit: &[AuditRecord]) -> RowValues<'_> {
+    /// Adds the values of `job_writes`, in the order of its columns.
+    fn push_values(
+        &self,
+        mut values: Separated<'_, Sqlite, &'static str>,
+        audit: &[AuditRecord],
+    ) -> Result<(), sqlx::Error> {
         let Row {
             state,
             kind,
@@ -230,31 +217,32 @@ impl JobWrite {
             document,
             key,
         } = &self.row;
-        RowValues(
-            self.is_new,
-            self.id.to_string(),
-            state,
-            kind,
-            target_kind,
-            target,
-            requested_by,
-            reference.as_deref(),
-            lease.as_deref(),
-            *created_at,
-            *ended_at,
-            document::VERSION,
-            document,
-            key.as_ref(),
-            audit::row_values(audit),
-        )
+        let audit = (!audit.is_empty()).then(|| to_json(&audit::row_values(audit))).transpose()?;
+        values.push_bind(self.is_new);
+        values.push_bind(self.id.to_string());
+        values.push_bind(*state);
+        values.push_bind(*kind);
+        values.push_bind(*target_kind);
+        values.push_bind(target.clone());
+        values.push_bind(requested_by.clone());
+        values.push_bind(reference.clone());
+        values.push_bind(lease.clone());
+        values.push_bind(*created_at);
+        values.push_bind(*ended_at);
+        values.push_bind(document::VERSION);
+        values.push_bind(document.clone());
+        values.push_bind(key.as_ref().map(to_json).transpose()?);
+        values.push_bind(audit);
+        Ok(())
     }
 }
 
-/// Applies writes in their order, with one statement for all of them, and one more for each change
-/// of the origin of snapshots. Returns the result of each write.
+/// Applies writes of jobs in their order, with one statement for all of them, and one more
+/// statement for each change of the table `created_snapshots`. Returns the result of each write.
 ///
 /// # Errors
-/// An error changes nothing. The caller must then call [`OpenJobs::forget`] for all of them.
+/// If the function fails, nothing is changed. The caller must then call [`OpenJobs::forget`] with
+/// all these jobs.
 pub async fn apply(
     transaction: &mut Transaction<'_>,
     open_jobs: &mut OpenJobs,
@@ -270,14 +258,12 @@ pub async fn apply(
             }
         };
         let audit = write.records_after(stored);
-        rows.push(write.row_values(&audit));
+        rows.push((*write, audit.clone()));
         results.push(Ok(audit));
         open_jobs.0.insert(write.id, write.written);
     }
-    if !rows.is_empty() {
-        let rows =
-            serde_json::to_string(&rows).map_err(|error| sqlx::Error::Encode(error.into()))?;
-        sqlx::query(WRITE).bind(rows).execute(transaction.statement()).await?;
+    for rows in rows.chunks(MAX_ROWS) {
+        insert(transaction, rows).await?;
     }
     for (write, result) in writes.iter().zip(&results) {
         if let (Some(origin), Ok(_)) = (&write.origin, result) {
@@ -287,8 +273,30 @@ pub async fn apply(
     Ok(results)
 }
 
+/// Commits these rows with one statement.
+async fn insert(
+    transaction: &mut Transaction<'_>,
+    rows: &[(&JobWrite, Vec<AuditRecord>)],
+) -> Result<(), sqlx::Error> {
+    let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO job_writes VALUES ");
+    for (number, (write, audit)) in rows.iter().enumerate() {
+        query.push(if number == 0 { "(" } else { ", (" });
+        write.push_values(query.separated(", "), audit)?;
+        query.push(")");
+    }
+    // The connection keeps only the statement for a single row. It keeps few statements, and there
+    // is one for each number of rows.
+    let statement = query.build().persistent(rows.len() == 1);
+    statement.execute(transaction.statement()).await?;
+    Ok(())
+}
+
+fn to_json(value: &impl Serialize) -> Result<String, sqlx::Error> {
+    serde_json::to_string(value).map_err(|error| sqlx::Error::Encode(error.into()))
+}
+
 impl OpenJobs {
-    /// Records that the writes of these jobs are committed. Removes the jobs that have ended.
+    /// Records that the writes of these jobs are committed. Forgets those jobs that have ended.
     pub fn committed(&mut self, jobs: impl Iterator<Item = JobId>) {
         for id in jobs {
             if self.0.get(&id).is_some_and(|progress| progress.has_ended) {
@@ -297,22 +305,22 @@ impl OpenJobs {
         }
     }
 
-    /// Removes these jobs, because their commit failed and the progress that it stored is not
-    /// known.
+    /// Forgets these jobs. Their commit failed, so it is not known how far the stored jobs have
+    /// come.
     pub fn forget(&mut self, jobs: impl Iterator<Item = JobId>) {
         for id in jobs {
             self.0.remove(&id);
         }
     }
 
-    /// How far the job of a write is, or why the write is refused.
+    /// How far the stored job of a write has come. The inner error says why the write is refused.
     async fn stored(
         &self,
         transaction: &mut Transaction<'_>,
         write: &JobWrite,
     ) -> Result<Result<JobProgress, StorageError>, sqlx::Error> {
         if write.is_new {
-            // The database refuses the write if there is a job with this id.
+            // The job is new. If a job with its id exists, the database itself refuses the write.
             return Ok(Ok(write.written));
         }
         let stored = match self.0.get(&write.id) {

@@ -1,4 +1,4 @@
-//! Reads of the table of jobs: one job, the unfinished ones, and pages.
+//! Reads of the table of jobs: one job, all jobs that have not ended, and pages of jobs.
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
@@ -12,7 +12,7 @@ pub async fn job(reader: &mut Reader<'_>, id: JobId) -> Result<Option<Job>, Stor
     select(reader.statement(), id).await?
 }
 
-/// Reads one job on any connection. The inner error is a job that cannot be decoded.
+/// Reads one job on any connection. The inner error means that the job cannot be decoded.
 pub async fn select(
     connection: &mut SqliteConnection,
     id: JobId,
@@ -48,9 +48,9 @@ pub async fn jobs(
     Ok(JobPage { items, next })
 }
 
-/// The query of one page of the jobs that match the filter.
+/// The query for one page of the jobs that match the filter.
 fn page_query(filter: &JobFilter, after: Option<&JobCursor>, limit: u32) -> QueryBuilder<Sqlite> {
-    // Reads one row more than the limit, which shows whether there is a next page.
+    // The query reads one row more than the limit. If this row exists, there is a next page.
     let most = i64::from(limit) + 1;
     let mut query = QueryBuilder::<Sqlite>::new("SELECT id, document_version, document FROM jobs");
     if is_read_by_state(filter) {
@@ -75,17 +75,19 @@ fn page_query(filter: &JobFilter, after: Option<&JobCursor>, limit: u32) -> Quer
 
 const NEWEST_FIRST: &str = " ORDER BY created_at DESC, id DESC LIMIT ";
 
-/// A part of the jobs. A page reads the newest jobs of each part separately.
+/// A part of all jobs. The query of a page reads the newest jobs of each part separately.
 enum PartByState {
-    /// The jobs with this end and of this kind. The index `jobs_by_end` has them in their order.
+    /// The jobs of this kind that ended in this state. The index `jobs_by_end` has them in the
+    /// order of the page.
     Ended(JobState, JobKind),
-    /// The jobs that have not ended, with one of these states and kinds. They are few.
+    /// The jobs that have not ended and have one of these states and kinds. There are few such
+    /// jobs.
     Unfinished(Vec<JobState>, Vec<JobKind>),
 }
 
-/// Whether to read the jobs of each state and kind separately. Otherwise a page of a rare state or
-/// kind would be searched among all jobs. That is not needed if another condition of the filter
-/// leaves few jobs.
+/// Whether the query reads the jobs of each state and kind separately. Otherwise SQLite would
+/// search all jobs for a page of a rare state or kind. This is not needed if another condition of
+/// the filter leaves few jobs.
 fn is_read_by_state(filter: &JobFilter) -> bool {
     let JobFilter { states, machine, kinds, requested_by, reference, lease } = filter;
     let has_states = !states.is_empty() || !kinds.is_empty();
@@ -115,7 +117,8 @@ impl PartByState {
                 query.push(" AND kind = ").push_bind(kind.as_str());
             }
             Self::Unfinished(states, kinds) => {
-                // With a cursor, SQLite would prefer the index of all jobs by their time.
+                // The index is named, because with a cursor SQLite would prefer the index of all
+                // jobs by their time.
                 query.push("INDEXED BY jobs_unfinished WHERE ended_at IS NULL");
                 push_in_condition(query, "state", states.iter().map(|state| state.as_str()));
                 push_in_condition(query, "kind", kinds.iter().map(|kind| kind.as_str()));
@@ -124,7 +127,7 @@ impl PartByState {
     }
 }
 
-/// Adds the conditions other than those of the state and the kind.
+/// Adds the conditions of the filter to the query, except those on the state and the kind.
 fn push_conditions(
     query: &mut QueryBuilder<Sqlite>,
     filter: &JobFilter,
@@ -152,7 +155,8 @@ fn push_conditions(
     }
 }
 
-/// Adds the condition that the column has one of these words. Adds nothing if there are no words.
+/// Adds the condition that the column has one of these words to the query. Adds nothing if there
+/// are no words.
 fn push_in_condition(
     query: &mut QueryBuilder<Sqlite>,
     column: &'static str,
@@ -187,7 +191,7 @@ mod tests {
     use crate::store::Store;
     use crate::store::samples::queued;
 
-    /// How SQLite runs the query of a page.
+    /// The steps in which SQLite runs the query of a page (`EXPLAIN QUERY PLAN`).
     async fn plan(store: &Store, filter: &JobFilter) -> Vec<String> {
         let after = JobCursor::after(&queued(1));
         let query = page_query(filter, Some(&after), 100);
@@ -216,7 +220,7 @@ mod tests {
             let reads: Vec<&String> = plan.iter().filter(|step| step.contains(" jobs ")).collect();
             let is_search = |step: &str| {
                 let by_id = "sqlite_autoindex_jobs_1";
-                // The index of the unfinished jobs has no other rows, so a scan of it is short.
+                // A scan of the index of unfinished jobs is accepted, because this index is short.
                 step == "SCAN jobs USING INDEX jobs_unfinished"
                     || step.starts_with("SEARCH jobs USING")
                         && [index, "jobs_unfinished", by_id].iter().any(|one| step.contains(one))

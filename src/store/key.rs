@@ -1,5 +1,5 @@
-//! The key file of the state directory. The secrets of leases are derived from the key, so otter
-//! never replaces it without a command while there are leases.
+//! The key file of the state directory. The secrets of leases are derived from the key. Therefore
+//! otter never replaces the key by itself while there are leases.
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -32,14 +32,14 @@ pub enum KeyError {
     Exists { path: PathBuf },
 }
 
-/// Reads the key of a state directory. `None` if there is no key and there are no leases.
+/// Reads the key of a state directory. `None` if there is neither a key nor a lease.
 ///
 /// # Parameters
-/// - `has_leases`: whether the state directory has leases. Their secrets need the key.
+/// - `has_leases`: whether the state directory has leases, whose secrets need the key.
 ///
 /// # Errors
-/// `File` if the file cannot be read. `Damaged` if it does not contain a key. `Missing` if it does
-/// not exist although there are leases.
+/// `File` if the file cannot be read. `Damaged` if the file does not contain a key. `Missing` if
+/// the file does not exist although there are leases.
 pub fn require(state_dir: &Path, has_leases: bool) -> Result<Option<Key>, KeyError> {
     let path = state_dir.join(SECRET_KEY);
     let mut bytes = Vec::new();
@@ -55,10 +55,10 @@ pub fn require(state_dir: &Path, has_leases: bool) -> Result<Option<Key>, KeyErr
     Ok(Some(SecretBox::new(Box::new(key))))
 }
 
-/// Writes the key of a state directory that has none.
+/// Writes the key into a state directory that has no key.
 ///
 /// # Errors
-/// `Exists` if there is a key. `File` if the file cannot be created.
+/// `Exists` if the directory already has a key. `File` if the file cannot be created.
 pub fn create(state_dir: &Path, key: &Key) -> Result<(), KeyError> {
     let path = state_dir.join(SECRET_KEY);
     let written = files::create(&path).and_then(|mut file| {

@@ -1,5 +1,5 @@
-//! The tables of idempotency keys: one for calls that start jobs, one for calls that request
-//! leases.
+//! The two tables of idempotency keys: one for calls that start jobs, and one for calls that
+//! request leases.
 
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
@@ -28,7 +28,8 @@ pub async fn find(
     row.map(|row| read_key(key, &row)).transpose()
 }
 
-/// Adds the key of a call that requested a lease. The key of a job is added with the job.
+/// Adds the idempotency key of a call that requested a lease. (The key of a call that starts a job
+/// is written together with the job.)
 pub async fn insert_for_lease(
     transaction: &mut Transaction<'_>,
     key: &IdempotencyKey,

@@ -1,5 +1,5 @@
-//! The time at which otter was last running. otter writes it while there are jobs. It also writes
-//! it to find out whether a store that refused writes accepts them again.
+//! The time at which otter was last running. otter writes this time while there are jobs. It also
+//! writes the time to find out whether a store that has refused writes accepts them again.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -8,7 +8,7 @@ use super::transaction::{Transaction, Write};
 use super::{Reader, microseconds};
 use crate::storage::StorageError;
 
-/// Records that otter was running at this time.
+/// A write that records that otter was running at this time.
 pub struct RecordLastSeen(pub Timestamp);
 
 #[async_trait]

@@ -19,7 +19,7 @@ use crate::storage::{
     ChangedLease, IdempotencyKey, LeaseFilter, LeaseTransaction, StorageError, StoredMachine,
 };
 
-/// The columns of a lease.
+/// The values of the columns of a lease.
 struct Row {
     id: String,
     state: &'static str,
@@ -56,7 +56,7 @@ impl Row {
     }
 }
 
-/// The columns of a machine's stored state.
+/// The values of the columns of a machine's stored state.
 struct MachineRow {
     machine: String,
     fence: i64,
@@ -85,10 +85,10 @@ impl MachineRow {
     }
 }
 
-/// The rows that one [`LeaseTransaction`] changes.
+/// A write of all rows that one [`LeaseTransaction`] changes.
 pub struct SaveLeases {
-    /// Leases without a machine come first, so that another lease can take the machine that one of
-    /// them frees.
+    /// The changed leases. Leases without a machine come first, so that another lease of the same
+    /// write can take a machine that one of them has given up.
     leases: Vec<Row>,
     machines: Vec<MachineRow>,
     deleted_machines: Vec<String>,
@@ -185,8 +185,8 @@ async fn save(transaction: &mut Transaction<'_>, row: &Row) -> Result<(), sqlx::
     Ok(())
 }
 
-/// Reads every lease that has not ended, in the order of arrival. Times and ids do not give that
-/// order, because the wall clock may have jumped.
+/// Reads every lease that has not ended, in the order in which the leases were requested. The times
+/// and ids of leases do not give that order, because the wall clock may have jumped.
 pub async fn open(reader: &mut Reader<'_>) -> Result<Vec<Lease>, StorageError> {
     let rows = sqlx::query(
         "SELECT id, document_version, document FROM leases WHERE ended_at IS NULL ORDER BY arrival",
@@ -204,7 +204,7 @@ pub async fn lease(reader: &mut Reader<'_>, id: LeaseId) -> Result<Option<Lease>
     row.as_ref().map(read).transpose()
 }
 
-/// Reads the leases that match the filter and are older than `after`, the newest first.
+/// Reads the leases that match the filter and are older than `after`, newest first.
 pub async fn list(
     reader: &mut Reader<'_>,
     filter: &LeaseFilter,
@@ -257,7 +257,8 @@ pub async fn machines(
     rows.iter().map(read_machine).collect()
 }
 
-/// Decodes a row of `kept_machines`: the key of the machine, and its stored state.
+/// Decodes a row of the table `kept_machines`: the key of a machine, and the machine's stored
+/// state.
 pub fn read_machine(row: &SqliteRow) -> Result<(String, StoredMachine), StorageError> {
     let machine: String = row.try_get("machine")?;
     let fence: i64 = row.try_get("fence")?;

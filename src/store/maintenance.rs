@@ -1,5 +1,5 @@
-//! `otter store check` and `otter store compact`: check a database, and give unused space back to
-//! the disk.
+//! `otter store check` and `otter store compact`. The first checks a database. The second gives the
+//! space of deleted rows back to the disk.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::storage::StorageError;
 
-/// The rows that a check decodes.
+/// The statements whose rows a check decodes.
 const JOBS: &str = "SELECT id, document_version, document FROM jobs";
 const LEASES: &str = "SELECT id, document_version, document FROM leases";
 const MACHINES: &str =
@@ -27,15 +27,16 @@ const MACHINES: &str =
 /// The maximum number of problems that a check reports.
 const MAX_PROBLEMS: usize = 50;
 
-/// The result of a check.
+/// The result of a check of the database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckReport {
     pub jobs: usize,
     pub leases: usize,
     pub tokens: usize,
-    /// The damage of the database, one sentence for each problem.
+    /// What is damaged in the database, with one sentence for each problem.
     pub problems: Vec<String>,
-    /// The problem with the key file, and what to do. `None` if the key can be used.
+    /// What is wrong with the key file, and what the operator can do. `None` if the key can be
+    /// used.
     pub key_problem: Option<String>,
 }
 
@@ -46,10 +47,12 @@ pub struct CompactReport {
     pub after: u64,
 }
 
-/// Reads the whole database and decodes every row, without a change. A daemon may be running.
+/// Reads the whole database and decodes every row, without changing anything. A daemon may be
+/// running.
 ///
 /// # Errors
-/// The errors of opening a database. Damage of a database that can be opened is in the result.
+/// The errors of opening a database. If a database can be opened but is damaged, the result says
+/// so.
 pub async fn check(state_dir: &Path) -> Result<CheckReport, StoreError> {
     let file = open::require_database(state_dir)?;
     let mut connection = open::open_read_only(state_dir, &file).await?;
@@ -81,7 +84,7 @@ pub async fn check(state_dir: &Path) -> Result<CheckReport, StoreError> {
 /// Rewrites the database without the space of deleted rows. No daemon may be running.
 ///
 /// # Errors
-/// `Locked` while a daemon is running. The errors of opening a database.
+/// `Locked` while a daemon is running. Also the errors of opening a database.
 pub async fn compact(state_dir: &Path) -> Result<CompactReport, StoreError> {
     let file = open::require_database(state_dir)?;
     let _lock = open::lock(state_dir)?;
@@ -99,7 +102,7 @@ pub async fn compact(state_dir: &Path) -> Result<CompactReport, StoreError> {
     Ok(CompactReport { before, after: size(state_dir) })
 }
 
-/// The problems of a database's pages, at most ten, and of its foreign keys.
+/// Finds the damage of a database: at most ten problems of its pages, and broken foreign keys.
 pub async fn find_damage(connection: &mut SqliteConnection) -> Result<Vec<String>, sqlx::Error> {
     let found: Vec<String> =
         sqlx::query_scalar("PRAGMA integrity_check(10)").fetch_all(&mut *connection).await?;
@@ -109,13 +112,13 @@ pub async fn find_damage(connection: &mut SqliteConnection) -> Result<Vec<String
     Ok(problems)
 }
 
-/// Whether there are leases, in any state.
+/// Whether the database contains leases. Ended leases count too.
 pub async fn has_leases(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM leases)").fetch_one(connection).await
 }
 
-/// Decodes every row of a statement. Adds an entry to `problems` for each row that cannot be
-/// decoded. Returns the number of rows.
+/// Decodes every row that a statement returns. Adds a text to `problems` for each row that cannot
+/// be decoded. Returns the number of rows.
 async fn read_each<T>(
     connection: &mut SqliteConnection,
     statement: &'static str,
@@ -141,7 +144,7 @@ fn error_with_cause(error: &dyn std::error::Error) -> String {
     format!("{error}{}", cause.unwrap_or_default())
 }
 
-/// The size of the database with its write-ahead log, in bytes.
+/// The size in bytes of the database together with its write-ahead log.
 fn size(state_dir: &Path) -> u64 {
     let bytes = |name: &str| state_dir.join(name).metadata().map_or(0, |found| found.len());
     bytes(DATABASE) + bytes("otter.db-wal")

@@ -1,11 +1,12 @@
-//! Migrates a database to the current schema, and refuses databases of other schemas.
+//! Migrates a database to the current schema, and refuses databases whose schema otter does not
+//! know.
 //!
 //! ```text
 //! copy otter.db to otter.db.before-<schema> ─► foreign keys off ─► begin ─► migrations
 //!   ─► foreign_key_check ─► commit
 //! ```
-//! Foreign keys are off, because some migrations rebuild a table. Dropping the old table would
-//! otherwise delete the rows that refer to it.
+//! Foreign keys are off during the migrations, because some migrations rebuild a table. Otherwise
+//! dropping the old table would delete the rows that refer to it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -67,15 +68,15 @@ pub async fn migrate_with_copy(
     migrate(connection, directory, file).await
 }
 
-/// Migrates a database like [`migrate_with_copy`], but without the copy: for a new database or for
-/// a database that is a copy itself.
+/// Migrates a database like [`migrate_with_copy`], but without the copy. It is for a database that
+/// is new or that is itself a copy.
 pub async fn migrate(
     connection: &mut SqliteConnection,
     directory: &Path,
     file: &Path,
 ) -> Result<(), StoreError> {
     let refused = |source| refusal(directory, file, source);
-    // This pragma has no effect within a transaction.
+    // The pragma comes before the transaction, because it has no effect within one.
     sqlx::query("PRAGMA foreign_keys = OFF").execute(&mut *connection).await.map_err(refused)?;
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(refused)?;
     MIGRATIONS.run(&mut *transaction).await.map_err(|error| match error {
@@ -94,7 +95,7 @@ pub async fn migrate(
     sqlx::query("PRAGMA foreign_keys = ON").execute(connection).await.map(drop).map_err(refused)
 }
 
-/// A description of a row with a broken reference. `None` if there is none.
+/// Describes a row that refers to a row which does not exist. `None` if there is no such row.
 pub async fn find_dangling_reference(
     connection: &mut SqliteConnection,
 ) -> Result<Option<String>, sqlx::Error> {
@@ -105,8 +106,8 @@ pub async fn find_dangling_reference(
     }))
 }
 
-/// The migrations that were applied to a database. Empty if the database is empty or does not
-/// belong to otter.
+/// The numbers of the migrations that were applied to a database. Empty if the database is empty or
+/// does not belong to otter.
 async fn applied(
     connection: &mut SqliteConnection,
     directory: &Path,
@@ -146,8 +147,8 @@ fn refuse_newer(applied: &BTreeSet<i64>, file: &Path) -> Result<(), StoreError> 
     }
 }
 
-/// Copies the database to `otter.db.before-<schema>`, and returns that path. If an earlier
-/// migration left a different copy with this name, that copy is renamed to
+/// Copies the database to `otter.db.before-<schema>` and returns the path of the copy. If an
+/// earlier migration left a different file with this name, that file is renamed to
 /// `otter.db.before-<schema>.old`.
 async fn save_copy(
     connection: &mut SqliteConnection,
@@ -184,7 +185,8 @@ pub enum CopyError {
 
 /// Copies the whole database at one moment into a new file that only its owner can read.
 pub async fn copy_into(connection: &mut SqliteConnection, copy: &Path) -> Result<(), CopyError> {
-    // SQLite accepts an empty file as the target. The file already has the private permissions.
+    // The file is created first, with private permissions. SQLite accepts an empty file as the
+    // target.
     let file = files::create(copy).map_err(CopyError::File)?;
     let text = copy.to_str().ok_or_else(|| {
         CopyError::File(std::io::Error::new(

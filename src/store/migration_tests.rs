@@ -1,4 +1,5 @@
-//! Tests of the migrations: a filled database of every earlier schema is migrated without a loss.
+//! Tests of the migrations: databases of every earlier schema are filled and then migrated, and
+//! nothing is lost.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -15,7 +16,8 @@ use crate::domain::job::{Job, JobState};
 use crate::domain::lease::{LeaseState, Quarantine};
 use crate::storage::{IdempotencyKey, JobFilter, KeyOwner, Storage};
 
-/// For tokens, leases and the fence floor: the first schema that has their table.
+/// The first schema that has a table for tokens. The following constants say the same for leases
+/// and for the fence floor.
 const WITH_TOKENS: i64 = 2;
 const WITH_LEASES: i64 = 3;
 const WITH_FENCE_FLOOR: i64 = 9;
@@ -79,7 +81,7 @@ async fn fill_jobs(connection: &mut SqliteConnection) {
     insert_key(connection, "idempotency_keys", "job", "/jobs", &queued(2).id.to_string()).await;
 }
 
-/// The document of a job in version 1.
+/// The JSON document of a job in the form of document version 1.
 fn version_1(job: &Job) -> String {
     let mut fields: Map<String, Value> =
         serde_json::from_str(&document::encode(job).unwrap()).unwrap();
@@ -125,7 +127,7 @@ async fn fill_tokens(connection: &mut SqliteConnection) {
     }
 }
 
-/// Adds leases whose ids are not in the order of arrival.
+/// Adds leases whose ids are not in the order in which the leases were requested.
 async fn fill_leases(connection: &mut SqliteConnection) {
     let leases = [
         lease(9, LeaseState::Queued, None),
@@ -163,7 +165,7 @@ async fn fill_leases(connection: &mut SqliteConnection) {
     .await;
 }
 
-/// Creates a database of this schema. Each table is filled at the first schema that has it.
+/// Creates a database of this schema and fills each table that the schema has.
 async fn filled(directory: &Path, schema: i64) {
     let mut connection = connection(directory).await;
     for migration in MIGRATIONS.iter().filter(|migration| migration.version <= schema) {
@@ -182,7 +184,7 @@ async fn filled(directory: &Path, schema: i64) {
     connection.close().await.unwrap();
 }
 
-/// Checks that no row was lost.
+/// Checks that a migrated database has all rows that were in the database of this schema.
 async fn assert_complete(store: &Store, schema: i64) {
     assert_eq!(store.unfinished_jobs().await.unwrap(), [queued(1)], "schema {schema}");
     let second = ended(queued(2), JobState::Succeeded, start());
@@ -234,7 +236,7 @@ async fn a_filled_database_of_every_schema_is_copied_and_migrated() {
             continue;
         }
         assert_eq!(copy.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        // The copy is a complete database of the earlier schema.
+        // The copy that the migration left is a complete database of the earlier schema.
         let again = TempDir::new().unwrap();
         std::fs::copy(&copy, again.path().join("otter.db")).unwrap();
         let error =
@@ -263,7 +265,8 @@ async fn a_different_copy_of_an_earlier_migration_is_kept() {
     migrated_again().await;
     assert_eq!(std::fs::read_to_string(file("otter.db.before-3.old")).unwrap(), "another copy");
     assert_eq!(std::fs::read(file("otter.db.before-3")).unwrap().len(), first.len());
-    // A repeated start, for example after a crash, makes the same copy again and loses nothing.
+    // A second start, for example after a crash, makes an equal copy again. It keeps the copy that
+    // an earlier migration left.
     let store = Store::open(directory.path()).await.unwrap();
     drop(store);
     assert_eq!(std::fs::read_to_string(file("otter.db.before-3.old")).unwrap(), "another copy");
@@ -281,7 +284,7 @@ async fn the_order_of_leases_does_not_depend_on_the_order_of_rows() {
     assert_complete(&Store::open(directory.path()).await.unwrap(), schema::current()).await;
 }
 
-/// A migration that would leave a broken reference changes nothing.
+/// If a migration would leave a row that refers to nothing, the migration changes nothing.
 #[tokio::test]
 async fn a_migration_with_a_broken_reference_is_rolled_back() {
     let directory = TempDir::new().unwrap();

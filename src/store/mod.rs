@@ -1,11 +1,11 @@
-//! The SQLite implementation of [`Storage`](crate::storage::Storage), through sqlx. All SQL of
-//! otter is in this module.
+//! The SQLite implementation of [`Storage`](crate::storage::Storage), with the crate sqlx. All SQL
+//! of otter is in this module.
 //!
 //! ```text
 //! writes ──bounded channel──► writer (one connection, many writes a commit) ──► otter.db
 //! reads  ──pool of read-only connections─────────────────────────────────────►    (WAL)
 //! ```
-//! A write returns once it is committed and on disk (`synchronous=FULL`). The SQL is limited to
+//! A write returns once it is committed and on the disk (`synchronous=FULL`). The SQL uses only
 //! what PostgreSQL also understands.
 
 mod archive;
@@ -71,7 +71,8 @@ pub use maintenance::{CheckReport, CompactReport, check, compact};
 pub use restore::{RestoreReport, restore};
 pub use state_directory::reachable_by_others;
 
-/// The database. Clones share it. Dropping the last clone releases the lock on the state directory.
+/// The database. Clones share the same database. Dropping the last clone releases the lock on the
+/// state directory.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
 
@@ -80,11 +81,12 @@ struct Inner {
     readers: Readers,
     statements: AtomicU64,
     transactions: AtomicU64,
-    /// The number of writes whose commit was refused.
+    /// The number of writes whose commit was refused, since the store was opened.
     refused: AtomicU64,
-    /// The reason why the last commit was refused. `None` if it succeeded.
+    /// Why the last commit was refused. `None` if the last commit succeeded.
     refusal: std::sync::Mutex<Option<Arc<sqlx::Error>>>,
-    /// The daemon's lock on the state directory. `None` if the store was opened without the lock.
+    /// The lock file, which the daemon has locked so that no other daemon uses the state directory.
+    /// `None` if the store was opened without the lock.
     lock: Option<File>,
 }
 
@@ -96,59 +98,61 @@ impl Inner {
     }
 }
 
-/// The connections for reads.
+/// The connections on which the store reads.
 enum Readers {
     Pool(SqlitePool),
-    /// The only connection of an in-memory database. It is not in a pool, because the timeouts of a
-    /// pool would fire under the stepped clock of tests.
+    /// The only connection of an in-memory database, which reads and writes share. It is not in a
+    /// pool, because the timeouts of a pool would fire under the stepped clock of tests.
     Writer(Arc<Mutex<SqliteConnection>>),
 }
 
 impl Store {
-    /// Opens the database `otter.db` of a state directory for the daemon. Creates the directory,
-    /// with access only for its owner, and the database if they are missing. Migrates the database
-    /// to the current schema. Locks the directory until the store is dropped.
+    /// Opens the database `otter.db` of a state directory for the daemon. If the directory or the
+    /// database is missing, creates it. Only its owner gets access. Migrates the database to the
+    /// current schema. Locks the directory until the store is dropped.
     pub async fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let open::OpenedDatabase { writer, readers, lock } = open::open(state_dir).await?;
         Ok(Self::new(Arc::new(Mutex::new(writer)), Readers::Pool(readers), Some(lock)))
     }
 
-    /// Opens the database without the lock, while a daemon may use it. A running daemon reads the
-    /// changes within a second. Creates and migrates nothing.
+    /// Opens the database without the lock, also while a daemon uses it. A running daemon reads the
+    /// changes within a second. This function creates and migrates nothing.
     ///
     /// # Errors
-    /// `NoDatabase` if there is none. `OlderDatabase` or `NewerDatabase` if its schema is not the
-    /// current one: a daemon may be using it, so it is not migrated.
+    /// `NoDatabase` if there is no database. `OlderDatabase` or `NewerDatabase` if the schema of
+    /// the database is not the current one. Such a database is not migrated, because a daemon may
+    /// be using it.
     pub async fn open_shared(state_dir: &Path) -> Result<Self, StoreError> {
         let (writer, readers) = open::open_shared(state_dir).await?;
         Ok(Self::new(Arc::new(Mutex::new(writer)), Readers::Pool(readers), None))
     }
 
-    /// Opens the database like [`Store::open_shared`], but creates it if the directory exists and
-    /// has no database.
+    /// Opens the database like [`Store::open_shared`]. If the directory exists but has no database,
+    /// creates the database first.
     pub async fn open_or_create_shared(state_dir: &Path) -> Result<Self, StoreError> {
         open::create_if_missing(state_dir).await?;
         Self::open_shared(state_dir).await
     }
 
-    /// Examines a state directory without a change.
+    /// Examines a state directory without changing anything.
     ///
     /// # Errors
-    /// The reason why a daemon could not use the directory.
+    /// Why a daemon could not use the directory.
     pub async fn examine(state_dir: &Path) -> Result<FoundState, StoreError> {
         examine::examine(state_dir).await
     }
 
-    /// Reads the whole database of a state directory without a change, as [`Store::open`] does
-    /// before it uses the database. Returns the names of the tokens that are not revoked.
+    /// Reads the whole database of a state directory without changing anything, as [`Store::open`]
+    /// does before it uses a database. Returns the names of the tokens that are not revoked.
     ///
     /// # Errors
-    /// `Damaged` or `NotADatabase` if it is damaged.
+    /// `Damaged` or `NotADatabase` if the database is damaged.
     pub async fn read_through(state_dir: &Path) -> Result<Vec<String>, StoreError> {
         examine::read_through(state_dir).await
     }
 
-    /// A database in memory, for `--simulate` and tests. It is lost when the store is dropped.
+    /// Makes a database in memory, for `--simulate` and for tests. Its contents are lost when the
+    /// store is dropped.
     pub async fn in_memory() -> Result<Self, StoreError> {
         let connection = Arc::new(Mutex::new(open::in_memory().await?));
         Ok(Self::new(Arc::clone(&connection), Readers::Writer(connection), None))
@@ -166,40 +170,42 @@ impl Store {
         }))
     }
 
-    /// Commits writes until `stop` is cancelled, then commits the writes that were accepted before,
-    /// and returns. While this method does not run, writes wait.
+    /// Runs the writer: commits writes until `stop` is cancelled, then commits the writes that
+    /// callers handed over before, and returns. While this method does not run, writes wait.
     ///
     /// # Errors
-    /// `WriterTaken` if it was called before.
+    /// `WriterTaken` if this method was called before.
     pub async fn run(&self, stop: CancellationToken) -> Result<(), StoreError> {
         writer::run(self, stop).await
     }
 
-    /// Whether other processes can change the database. They cannot change a database in memory.
+    /// Whether other processes can change the database. They cannot if the database is in memory.
     #[must_use]
     pub fn is_shared(&self) -> bool {
         matches!(self.0.readers, Readers::Pool(_))
     }
 
-    /// The number of SQL statements that have run.
+    /// The number of SQL statements that the store has run.
     #[must_use]
     pub fn statements(&self) -> u64 {
         self.0.statements.load(Ordering::Relaxed)
     }
 
-    /// The number of committed transactions. A transaction can contain several writes.
+    /// The number of transactions that the store has committed. One transaction can contain several
+    /// writes.
     #[must_use]
     pub fn transactions(&self) -> u64 {
         self.0.transactions.load(Ordering::Relaxed)
     }
 
-    /// The number of writes that the disk or the database refused.
+    /// The number of writes that the store has refused, because of the disk or because of the
+    /// database.
     #[must_use]
     pub fn refused_writes(&self) -> u64 {
         self.0.refused.load(Ordering::Relaxed)
     }
 
-    /// Whether the last commit was refused.
+    /// Whether the last commit was refused because of the disk.
     #[must_use]
     pub fn is_failing(&self) -> bool {
         self.0.refusal.lock().unwrap_or_else(PoisonError::into_inner).is_some()
@@ -228,7 +234,7 @@ impl Store {
     }
 }
 
-/// A connection for reads. It counts its statements.
+/// A connection for reads. It counts the statements that it runs.
 struct Reader<'a> {
     connection: ReadConnection,
     statements: &'a AtomicU64,
@@ -240,7 +246,7 @@ enum ReadConnection {
 }
 
 impl Reader<'_> {
-    /// The connection, for one statement.
+    /// The connection on which one statement runs. The statement is counted.
     fn statement(&mut self) -> &mut SqliteConnection {
         self.statements.fetch_add(1, Ordering::Relaxed);
         match &mut self.connection {
@@ -250,12 +256,12 @@ impl Reader<'_> {
     }
 }
 
-/// The message of SQLite for an error, without the result code.
+/// The message of SQLite in an error, without the result code.
 fn database_message(error: &sqlx::Error) -> String {
     error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
-/// The value of a time's column: microseconds since 1970.
+/// The form in which a column stores a time: microseconds since 1970.
 fn microseconds(time: Timestamp) -> i64 {
     time.as_microsecond()
 }

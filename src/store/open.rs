@@ -1,12 +1,13 @@
-//! Opening the database of a state directory: the lock, the check of the file, and the migrations.
+//! Opens the database of a state directory. This includes the lock, a check of the database file,
+//! and the migrations.
 //!
 //! ```text
 //! daemon:  lock ─► otter.db exists ─► check the file ─► migrate ─► writer, readers
 //!                    └─ is missing: create otter.db.new, then rename it to otter.db
 //! no lock: otter.db exists ─► check the file ─► check the schema ─► writer, readers
 //! ```
-//! An incomplete otter.db never exists, so an empty or truncated file was damaged later. A file
-//! that is refused stays unchanged.
+//! otter.db is never incomplete when otter creates it, so an empty or truncated file was damaged
+//! later. otter does not change a file that it refuses.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -22,16 +23,17 @@ use super::files::{self, DATABASE, LOCK, UNFINISHED_RESTORE};
 use super::sqlite_errors::refusal;
 use super::{StoreError, migrate, state_directory};
 
-/// How long a statement waits while another process, such as `otter token`, writes.
+/// How long a statement waits while another process, for example `otter token`, writes to the
+/// database.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The number of connections for reads.
 const READERS: u32 = 4;
 
-/// How long a read waits for a connection.
+/// How long a read waits for one of the connections.
 const READER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// sqlx logs a statement as slow if it takes longer than this.
+/// The time from which on sqlx logs a statement as slow.
 const SLOW_STATEMENT: Duration = Duration::from_secs(1);
 
 pub struct OpenedDatabase {
@@ -40,7 +42,7 @@ pub struct OpenedDatabase {
     pub lock: File,
 }
 
-/// Opens the database for the daemon: locks the directory, creates the directory and the database
+/// Opens the database for the daemon. Locks the directory, creates the directory and the database
 /// if they are missing, and migrates the database.
 pub async fn open(directory: &Path) -> Result<OpenedDatabase, StoreError> {
     state_directory::create_directory(directory)?;
@@ -56,7 +58,8 @@ pub async fn open(directory: &Path) -> Result<OpenedDatabase, StoreError> {
     Ok(OpenedDatabase { writer, readers, lock })
 }
 
-/// Opens the database without the lock, which a daemon may hold. Creates and migrates nothing.
+/// Opens the database without taking the lock, which a daemon may hold. Creates and migrates
+/// nothing.
 pub async fn open_shared(directory: &Path) -> Result<(SqliteConnection, SqlitePool), StoreError> {
     let file = require_database(directory)?;
     let mut writer = open_checked(directory, &file).await?;
@@ -65,8 +68,8 @@ pub async fn open_shared(directory: &Path) -> Result<(SqliteConnection, SqlitePo
     Ok((writer, readers))
 }
 
-/// Creates the database in a directory that exists and has none. Holds the lock meanwhile, so that
-/// no daemon starts there.
+/// Creates the database in a directory that exists and has no database. Holds the lock while it
+/// does so, so that no daemon starts in this directory.
 pub async fn create_if_missing(directory: &Path) -> Result<(), StoreError> {
     let file = directory.join(DATABASE);
     if !directory.exists() {
@@ -81,10 +84,10 @@ pub async fn create_if_missing(directory: &Path) -> Result<(), StoreError> {
     if file.exists() { Ok(()) } else { create(directory, &file).await }
 }
 
-/// The path of a directory's database.
+/// The path of the database in a directory.
 ///
 /// # Errors
-/// `NoDatabase` if the directory has none.
+/// `NoDatabase` if the directory has no database.
 pub fn require_database(directory: &Path) -> Result<PathBuf, StoreError> {
     let file = directory.join(DATABASE);
     if file.exists() {
@@ -94,7 +97,7 @@ pub fn require_database(directory: &Path) -> Result<PathBuf, StoreError> {
     }
 }
 
-/// Opens a database for writing, after a check of the whole file.
+/// Opens a database for writing, after a check of the whole database file.
 pub async fn open_checked(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
     check_file(directory, file).await?;
     connect(directory, file, &options(file)).await
@@ -107,7 +110,7 @@ pub async fn open_read_only(directory: &Path, file: &Path) -> Result<SqliteConne
     connect(directory, file, &options).await
 }
 
-/// Opens a database that no other process uses, without a write-ahead log.
+/// Opens a database that no other process uses, in a mode without a write-ahead log.
 pub async fn open_exclusive(directory: &Path, file: &Path) -> Result<SqliteConnection, StoreError> {
     connect(directory, file, &options(file).journal_mode(SqliteJournalMode::Delete)).await
 }
@@ -126,7 +129,7 @@ async fn readers(directory: &Path, file: &Path) -> Result<SqlitePool, StoreError
         .map_err(|source| refusal(directory, file, source))
 }
 
-/// Logs the text of statements at the level `trace` only.
+/// Makes sqlx log the text of statements only at the level `trace`.
 fn without_statement_logs(options: SqliteConnectOptions) -> SqliteConnectOptions {
     options
         .log_statements(LevelFilter::Trace)
@@ -152,21 +155,22 @@ async fn connect(
         .map_err(|source| refusal(directory, file, source))
 }
 
-/// Reads the whole database, so that damage is detected now and not by a wrong result later. Uses a
-/// read-only connection, because another connection would move the write-ahead log into the file.
+/// Reads the whole database, so that otter detects damage now and not later by a wrong result. The
+/// connection is read-only, because closing a writing connection would move the write-ahead log
+/// into the file.
 async fn check_file(directory: &Path, file: &Path) -> Result<(), StoreError> {
     require_content(file)?;
     let mut connection = open_read_only(directory, file).await?;
     let checked = quick_check(&mut connection, directory, file).await;
-    // Nothing was written, so an error of the close does not matter.
+    // An error of the close is ignored, because nothing was written.
     drop(connection.close().await);
     checked
 }
 
-/// Reads a whole database.
+/// Reads a whole database to detect damage.
 ///
 /// # Errors
-/// `Damaged` or `NotADatabase` if it is damaged.
+/// `Damaged` or `NotADatabase` if the database is damaged.
 pub async fn quick_check(
     connection: &mut SqliteConnection,
     directory: &Path,
@@ -181,7 +185,7 @@ pub async fn quick_check(
     }
 }
 
-/// Refuses an empty file, because SQLite would treat it as a new database.
+/// Refuses an empty database file, because SQLite would treat it as a new database.
 pub fn require_content(file: &Path) -> Result<(), StoreError> {
     let is_empty = file.metadata().is_ok_and(|found| found.is_file() && found.len() == 0);
     if is_empty { Err(damaged(file, "it is empty")) } else { Ok(()) }
@@ -191,7 +195,7 @@ fn damaged(file: &Path, what: &str) -> StoreError {
     StoreError::Damaged { path: file.to_owned(), what: what.to_owned() }
 }
 
-/// Refuses to create a database if files of an earlier one are in the directory.
+/// Refuses to create a database if the directory contains files that belong to an earlier database.
 pub fn require_no_leftovers(directory: &Path) -> Result<(), StoreError> {
     let log = directory.join("otter.db-wal");
     if log.exists() {
@@ -207,12 +211,13 @@ async fn create(directory: &Path, file: &Path) -> Result<(), StoreError> {
     require_no_leftovers(directory)?;
     let sibling = |name: &str| -> PathBuf { directory.join(name) };
     let not_writable = |source| StoreError::not_writable(directory, source);
-    // An interrupted start leaves these files.
+    // A start that was interrupted may have left these files.
     for left in ["otter.db.new", "otter.db.new-wal", "otter.db.new-shm"] {
         files::remove(&sibling(left)).map_err(not_writable)?;
     }
     let new = sibling("otter.db.new");
-    // SQLite creates its other files with the permissions of this one.
+    // This file gets private permissions, and SQLite creates its other files with the same
+    // permissions.
     files::create(&new).map_err(not_writable)?;
     let mut connection = connect(directory, file, &options(&new)).await?;
     migrate::migrate(&mut connection, directory, file).await?;
@@ -230,8 +235,9 @@ pub async fn in_memory() -> Result<SqliteConnection, StoreError> {
     Ok(connection)
 }
 
-/// Locks a state directory. The operating system releases the lock when the process ends. The lock
-/// file contains the process id, for the error message of another process.
+/// Locks a state directory for this process. The operating system releases the lock when the
+/// process ends. The lock file contains the process id, so that another process can name it in an
+/// error message.
 ///
 /// # Errors
 /// `Locked` if another process holds the lock.

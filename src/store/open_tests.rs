@@ -1,4 +1,5 @@
-//! Tests of opening a state directory: who may have it, and what is refused and left unchanged.
+//! Tests of opening a state directory: which process may use it, and which files otter refuses and
+//! leaves unchanged.
 
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use super::tests::{second_connection, started};
 use super::{Store, StoreError};
 use crate::storage::Storage;
 
-/// The error of an open that must fail.
+/// The error of opening a state directory that otter must refuse.
 async fn refused(directory: &Path) -> StoreError {
     match Store::open(directory).await {
         Ok(_) => panic!("{} was opened", directory.display()),
@@ -18,7 +19,7 @@ async fn refused(directory: &Path) -> StoreError {
     }
 }
 
-/// Creates a database.
+/// Creates a database in a state directory and closes it.
 async fn create_database(directory: &Path) {
     drop(Store::open(directory).await.unwrap());
 }
@@ -53,10 +54,10 @@ async fn a_file_in_the_place_of_the_directory_is_refused() {
 
 #[tokio::test]
 async fn a_directory_that_cannot_be_written_is_refused() {
-    // Even root cannot create files here.
+    // `/proc/self` is a directory in which not even root can create files.
     let error = refused(Path::new("/proc/self")).await;
     assert!(matches!(error, StoreError::NotWritable { .. }), "{error}");
-    // A directory has the name of the database.
+    // A directory has the name that the database should have.
     let directory = TempDir::new().unwrap();
     std::fs::create_dir(directory.path().join("otter.db")).unwrap();
     let error = refused(directory.path()).await;
@@ -106,7 +107,7 @@ async fn a_file_that_is_not_a_database_is_refused_unchanged() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
 }
 
-/// Creates a database with some jobs, closes it, and returns its bytes.
+/// Creates a database with some jobs, closes it, and returns the bytes of its file.
 async fn filled(directory: &Path) -> Vec<u8> {
     let store = Store::open(directory).await.unwrap();
     let (stop, writer) = started(&store);
@@ -167,7 +168,8 @@ async fn a_start_repairs_an_interrupted_start() {
     assert!(!directory.path().join("otter.db.new").exists());
 }
 
-/// SQLite would apply the log to the new database, or delete it.
+/// If a log without its database were accepted, SQLite would apply it to the new database or delete
+/// it.
 #[tokio::test]
 async fn a_log_without_its_database_is_refused() {
     let directory = TempDir::new().unwrap();

@@ -1,5 +1,4 @@
-//! Deletes ended jobs and leases with what belongs to them, idempotency keys and audit records
-//! whose retention is over.
+//! Deletes ended jobs and leases, idempotency keys and audit records whose retention is over.
 //!
 //! A job or lease is kept while its key is kept, and a key is kept while its job or lease has not
 //! ended, so that a repeated call finds both. The key of a call that sent input has no such record:
@@ -19,7 +18,8 @@ use crate::storage::{
     AuditRetention, Purged, PurgedAudit, RecordRetention, Retention, StorageError,
 };
 
-/// The number of rows that one commit deletes. Other writes are committed in between.
+/// The maximum number of rows that one commit deletes. Other writes are committed between two such
+/// commits.
 const BATCH_ROWS: i64 = 500;
 
 pub async fn purge(
@@ -35,8 +35,8 @@ pub async fn purge(
     Ok(Purged { jobs, leases, keys: keys_of_jobs + keys_of_leases + keys_of_input })
 }
 
-/// Deletes rows that are too old, then rows beyond the maximum size. The newest row stays, because
-/// the id of the next row follows from it.
+/// Deletes audit records that are too old, and then the oldest records until the rest is not too
+/// large. The newest record always stays, because the id of the next record follows from it.
 pub async fn purge_audit(
     store: &Store,
     now: Timestamp,
@@ -49,8 +49,8 @@ pub async fn purge_audit(
     Ok(PurgedAudit { by_age, by_bytes })
 }
 
-/// Deletes ended jobs or leases, and their keys. Returns the number of deleted records and the
-/// number of deleted keys.
+/// Deletes ended jobs or ended leases, and their idempotency keys. Returns the number of deleted
+/// jobs or leases, and the number of deleted keys.
 async fn purge_records(
     store: &Store,
     records: &'static RecordStatements,
@@ -59,7 +59,7 @@ async fn purge_records(
     keys: Duration,
 ) -> Result<(u64, u64), StorageError> {
     let RecordRetention { time, at_least, at_most } = retention;
-    // Keys come first, because a record is not deleted while it has a key.
+    // Keys are deleted first, because a job or lease that still has a key is not deleted.
     let keys = in_batches(store, || DeleteKeys { records, before: ago(now, keys) }).await?;
     let mut deleted = 0;
     if let Some(last) = newest_beyond(store, records, *at_least).await? {
@@ -73,9 +73,9 @@ async fn purge_records(
     Ok((deleted, keys))
 }
 
-/// The SQL statements for jobs or for leases, and for their keys.
+/// The SQL statements for the table of jobs or of leases, and for the table of their keys.
 struct RecordStatements {
-    /// Selects the record at an offset, in the order of the ends, newest first.
+    /// Selects the job or lease at an offset. They are in the order of their ends, newest first.
     newest_beyond: &'static str,
     delete: &'static str,
     delete_keys: &'static str,
@@ -120,7 +120,8 @@ macro_rules! records {
 static JOBS: RecordStatements = records!("jobs", "idempotency_keys", "job");
 static LEASES: RecordStatements = records!("leases", "lease_keys", "lease");
 
-/// `now` minus `duration`, in microseconds. The earliest value if it does not fit.
+/// The time `duration` before `now`, in microseconds since 1970. The earliest time if the result is
+/// out of range.
 fn ago(now: Timestamp, duration: Duration) -> i64 {
     let duration = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
     microseconds(now).saturating_sub(duration)
@@ -140,15 +141,15 @@ async fn in_batches<W: Write<Output = u64>>(
     }
 }
 
-/// A position in the records, which are ordered by `ended_at`.
+/// A position in the ended jobs or leases, which are ordered by `ended_at` and then by id.
 #[derive(Clone)]
 struct EndPosition {
     at: i64,
     id: String,
 }
 
-/// The newest record after the `count` records that ended last. `None` if there are no more
-/// records.
+/// The position of the newest job or lease that is not among the `count` ones that ended last.
+/// `None` if there are not more than `count`.
 async fn newest_beyond(
     store: &Store,
     records: &RecordStatements,
@@ -162,7 +163,8 @@ async fn newest_beyond(
         .transpose()
 }
 
-/// Deletes records that ended before a time and not after `last`.
+/// A write that deletes jobs or leases that ended before a time, and that do not come after the
+/// position `last`.
 struct DeleteEnded {
     records: &'static RecordStatements,
     before: i64,
@@ -185,7 +187,8 @@ impl Write for DeleteEnded {
     }
 }
 
-/// Deletes keys that were stored before a time and whose job or lease has ended.
+/// A write that deletes idempotency keys that were stored before a time and whose job or lease has
+/// ended.
 struct DeleteKeys {
     records: &'static RecordStatements,
     before: i64,
@@ -227,11 +230,11 @@ impl Write for DeleteInputKeys {
     }
 }
 
-/// Deletes the oldest audit records.
+/// A write that deletes the oldest audit records.
 enum DeleteAudit {
-    /// Records older than this time, in microseconds.
+    /// Deletes the records that are older than this time, in microseconds since 1970.
     Before(i64),
-    /// The oldest records that do not fit into this number of bytes.
+    /// Deletes the oldest records, so that the rest takes no more than this number of bytes.
     Over(i64),
 }
 
@@ -240,7 +243,8 @@ impl Write for DeleteAudit {
     type Output = u64;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<u64, sqlx::Error> {
-        // Reads only the oldest rows, so each batch takes the same time.
+        // The statements read only the oldest rows, so each batch takes the same time however long
+        // the table is.
         let (statement, bound) = match self {
             Self::Before(time) => (
                 "DELETE FROM audit WHERE id IN (SELECT o.id FROM \

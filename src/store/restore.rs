@@ -1,11 +1,11 @@
-//! `otter store restore`: creates a state directory from an archive. It ends all unfinished jobs
-//! and leases, so that the daemon sends no call to the host for them.
+//! `otter store restore`: creates a state directory from an archive. The restore ends all
+//! unfinished jobs and leases, so that the daemon does not call the host for them.
 //!
 //! ```text
 //! lock the empty directory ─► extract the members and check their hashes ─► check the database
 //!   ─► migrate it ─► end unfinished jobs and leases ─► rename it to otter.db
 //! ```
-//! A failure leaves the directory unchanged.
+//! If the restore fails, it leaves the directory as it was.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,11 +31,12 @@ use crate::domain::origin::Actor;
 use crate::domain::restore;
 use crate::storage::{ChangedLease, LeaseTransaction, StoredMachine};
 
-/// The detail of the audit records of ended leases and of quarantines.
+/// The text in the audit records of the leases that a restore ends and of the quarantines that it
+/// makes.
 const RESTORED: &str = "the state was restored from a backup";
 
-/// The result of a restore: the archive's manifest, and the numbers of the jobs and leases that the
-/// restore ended.
+/// The result of a restore: the manifest of the archive, and how many jobs and leases the restore
+/// ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoreReport {
     pub manifest: Manifest,
@@ -48,8 +49,9 @@ pub struct RestoreReport {
 /// Creates a state directory from an archive.
 ///
 /// # Errors
-/// `Locked` if a daemon uses the directory. `NotEmpty` if the directory contains a file. `Archive`
-/// if the archive is damaged. `NewerArchive` if its schema is newer than the current one.
+/// `Locked` if a daemon uses the directory. `NotEmpty` if the directory contains a file other than
+/// the lock file. `Archive` if the archive is damaged. `NewerArchive` if its schema is newer than
+/// the current one.
 pub async fn restore(
     archive: &Path,
     state_dir: &Path,
@@ -88,7 +90,7 @@ pub async fn restore(
     Ok(restored)
 }
 
-/// Locks a directory. The directory must be empty, except for a lock file.
+/// Locks a directory that must be empty, except for a lock file.
 fn lock_empty_directory(
     directory: &Path,
     cleanup: &mut RemoveOnDrop,
@@ -107,7 +109,7 @@ fn lock_empty_directory(
     open::lock(directory)
 }
 
-/// Checks the database, migrates it, and ends all unfinished jobs and leases.
+/// Checks the restored database, migrates it, and ends all unfinished jobs and leases in it.
 async fn end_unfinished_work(
     state_dir: &Path,
     manifest: Manifest,
@@ -188,7 +190,8 @@ async fn end_leases(
     .await?;
     let mut ended = Vec::with_capacity(rows.len());
     let mut audit = Vec::new();
-    // Others may have used the machine since the backup, so otter does not release it by itself.
+    // Others may have used these machines since the backup, so otter must not release them by
+    // itself.
     for stored in machines.values_mut().filter(|stored| stored.recovery.is_some()) {
         stored.recovery = None;
         if stored.quarantine.is_none() {
@@ -231,8 +234,8 @@ async fn raise_fences(connection: &mut SqliteConnection, now: Timestamp) -> Resu
     Ok(raise.apply(&mut Transaction::new(connection, &AtomicU64::new(0))).await?)
 }
 
-/// Adds an audit record of the restore. The audit records between the backup and the restore are
-/// lost.
+/// Adds the audit record of the restore itself. It explains why the records between the backup and
+/// the restore are missing.
 async fn audit_restore(
     connection: &mut SqliteConnection,
     now: Timestamp,
@@ -244,18 +247,18 @@ async fn audit_restore(
     Ok(audit::append(&mut Transaction::new(connection, &AtomicU64::new(0)), &[record]).await?)
 }
 
-/// Removes files, and directories that are then empty, when it is dropped, unless
-/// [`RemoveOnDrop::disarm`] was called.
+/// Removes files when this value is dropped, and directories that are then empty.
+/// [`RemoveOnDrop::disarm`] prevents the removal.
 #[derive(Default)]
 pub struct RemoveOnDrop(Vec<PathBuf>);
 
 impl RemoveOnDrop {
-    /// Removes this file when it is dropped.
+    /// Makes a value that removes the file at this path when it is dropped.
     pub fn new(path: &Path) -> Self {
         Self(vec![path.to_owned()])
     }
 
-    /// Removes this path too, before the paths that were added earlier.
+    /// Adds a path that is removed before the paths that were added earlier.
     pub fn add(&mut self, path: &Path) {
         self.0.push(path.to_owned());
     }
@@ -269,7 +272,8 @@ impl RemoveOnDrop {
 impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
         for path in self.0.iter().rev() {
-            // A remaining file is harmless, and the cause of the failure was already reported.
+            // An error is ignored: a file that remains does no harm, and the failure that led here
+            // was already reported.
             let _ =
                 if path.is_dir() { std::fs::remove_dir(path) } else { std::fs::remove_file(path) };
         }

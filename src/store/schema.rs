@@ -1,10 +1,10 @@
-//! The schema of the database: the migrations and the current version.
+//! The schema of the database: its migrations, and its current version.
 
 use sqlx::migrate::Migrator;
 
 pub static MIGRATIONS: Migrator = sqlx::migrate!("src/store/migrations");
 
-/// The current schema: the number of the last migration.
+/// The version of the current schema, which is the number of the last migration.
 pub fn current() -> i64 {
     MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
 }

@@ -1,10 +1,10 @@
-//! The result codes of SQLite, and what they mean for otter's files.
+//! The result codes of SQLite, and what they mean for the files of the state directory.
 
 use std::path::Path;
 
 use super::StoreError;
 
-/// The primary result codes of SQLite that concern a file.
+/// The primary result codes of SQLite that are about a file.
 const SQLITE_READONLY: i32 = 8;
 const SQLITE_IOERR: i32 = 10;
 const SQLITE_CORRUPT: i32 = 11;
@@ -12,11 +12,11 @@ const SQLITE_FULL: i32 = 13;
 const SQLITE_CANTOPEN: i32 = 14;
 const SQLITE_NOTADB: i32 = 26;
 
-/// The extended result codes of a file that cannot be read.
+/// The extended result codes of SQLite for a file that cannot be read.
 const SQLITE_IOERR_READ: i32 = SQLITE_IOERR | (1 << 8);
 const SQLITE_IOERR_SHORT_READ: i32 = SQLITE_IOERR | (2 << 8);
 
-/// The error for the process that opens this file, from an error of SQLite.
+/// Turns an error of SQLite into the error for a process that opens this database file.
 pub fn refusal(directory: &Path, file: &Path, source: sqlx::Error) -> StoreError {
     match extended_code(&source).map(primary_code) {
         Some(SQLITE_NOTADB | SQLITE_CORRUPT) => {
@@ -41,7 +41,7 @@ fn extended_code(source: &sqlx::Error) -> Option<i32> {
     source.as_database_error()?.code()?.parse().ok()
 }
 
-/// The lowest byte of an extended code is the primary code.
+/// The primary result code, which is the lowest byte of an extended result code.
 const fn primary_code(extended: i32) -> i32 {
     extended & 0xff
 }

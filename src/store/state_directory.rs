@@ -1,5 +1,6 @@
-//! The state directory: the check whether it can be used, its creation, and its permissions. Only
-//! otter's user can access its files, with every umask, and even if another process created them.
+//! The state directory: whether otter can use it, how otter creates it, and its permissions. Only
+//! otter's user can access its files, whatever the umask is, and even if another process created
+//! them.
 
 use std::fs::{DirBuilder, Metadata, Permissions};
 use std::io;
@@ -14,11 +15,11 @@ use super::files::{DATABASE, LOCK, PRIVATE_FILE, SECRET_KEY};
 const PRIVATE_DIRECTORY: u32 = 0o700;
 const STICKY: u32 = 0o1000;
 
-/// Checks whether a directory can hold the state: the directory must be writable, or its parent if
-/// the directory is missing. Returns whether the directory exists.
+/// Checks whether a directory can hold the state. The directory must be writable. If the directory
+/// is missing, its parent must be writable. Returns whether the directory exists.
 ///
 /// # Errors
-/// The reason why it cannot hold the state.
+/// Why the directory cannot hold the state.
 pub fn is_usable_directory(path: &Path) -> Result<bool, StoreError> {
     let failed =
         |source: std::io::Error| StoreError::CreateDirectory { path: path.to_owned(), source };
@@ -35,7 +36,7 @@ pub fn is_usable_directory(path: &Path) -> Result<bool, StoreError> {
             if let Ok(target) = std::fs::read_link(path) {
                 return Err(StoreError::DanglingLink { path: path.to_owned(), target });
             }
-            // The parent of a single name is the current directory.
+            // If the path is a single name, its parent is the current directory.
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             rustix::fs::access(parent.unwrap_or(Path::new(".")), writable)
                 .map(|()| false)
@@ -45,8 +46,9 @@ pub fn is_usable_directory(path: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Creates the state directory if it is missing, with access only for its owner. The parent must
-/// exist: a missing parent is more likely a typing error, or a disk that is not mounted.
+/// Creates the state directory if it is missing, so that only its owner has access. The parent
+/// directory must exist, because a missing parent probably means a typing error or a disk that is
+/// not mounted.
 pub fn create_directory(directory: &Path) -> Result<(), StoreError> {
     if is_usable_directory(directory)? {
         return Ok(());
@@ -55,17 +57,17 @@ pub fn create_directory(directory: &Path) -> Result<(), StoreError> {
     match DirBuilder::new().mode(PRIVATE_DIRECTORY).create(directory) {
         Ok(()) => std::fs::set_permissions(directory, Permissions::from_mode(PRIVATE_DIRECTORY))
             .map_err(failed),
-        // Another process created it in the meantime.
+        // Another process has created the directory in the meantime.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
         Err(error) => Err(failed(error)),
     }
 }
 
 /// Removes the permissions of other users from the directory and from otter's files in it. Logs a
-/// warning for each file that had such permissions.
+/// warning for each file from which it removes permissions.
 ///
 /// # Errors
-/// `SharedDirectory` if all users share the directory, such as `/tmp`.
+/// `SharedDirectory` if the directory is one that all users share, such as `/tmp`.
 pub fn restrict_permissions(directory: &Path) -> Result<(), StoreError> {
     let not_writable = |source| StoreError::not_writable(directory, source);
     if is_open_to_all_users(&directory.metadata().map_err(not_writable)?) {
@@ -77,11 +79,11 @@ pub fn restrict_permissions(directory: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The directory and otter's files in it, if other users can access them: the path and the mode of
-/// each.
+/// The paths that other users can access, each with its mode. It looks at the directory and at
+/// otter's files in it.
 ///
 /// # Errors
-/// The directory cannot be read.
+/// Fails if the directory cannot be read.
 pub fn reachable_by_others(directory: &Path) -> io::Result<Vec<(PathBuf, u32)>> {
     let files = std::fs::read_dir(directory)?.flatten().filter(|entry| {
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
@@ -95,7 +97,7 @@ pub fn reachable_by_others(directory: &Path) -> io::Result<Vec<(PathBuf, u32)>> 
     Ok(open.collect())
 }
 
-/// Whether all users can write to a directory, such as `/tmp`.
+/// Whether all users can write to a directory, as they can to `/tmp`.
 fn is_open_to_all_users(directory: &Metadata) -> bool {
     let mode = directory.permissions().mode();
     mode & STICKY != 0 && mode & 0o022 != 0

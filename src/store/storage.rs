@@ -1,5 +1,5 @@
-//! The implementation of [`Storage`] for [`Store`]: writes go through the writer, reads through the
-//! readers.
+//! The implementation of [`Storage`] for [`Store`]. It hands writes to the writer, and runs reads
+//! on the connections for reads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;

@@ -1,5 +1,5 @@
-//! Tests of the store through its public functions: it stores every field, it refuses bad writes,
-//! and commits survive a crash.
+//! Tests of the store through its public functions: it stores every field, it refuses invalid
+//! writes, and its commits survive a crash.
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::storage::{
     Retention, Storage, StorageError, StoredKey,
 };
 
-/// Starts the writer of a store.
+/// Runs the writer of a store in a task. Returns the token that stops the writer, and the task.
 pub(super) fn started(store: &Store) -> (CancellationToken, JoinHandle<Result<(), StoreError>>) {
     let stop = CancellationToken::new();
     let (store, stopped) = (store.clone(), stop.clone());
@@ -54,7 +54,7 @@ async fn all(store: &Store, filter: &JobFilter) -> Vec<Job> {
     store.jobs(filter, None, 1_000).await.unwrap().items
 }
 
-/// A second connection to the store's database.
+/// Opens a second connection to the database of a store.
 pub(super) async fn second_connection(directory: &Path) -> SqliteConnection {
     let options =
         SqliteConnectOptions::new().filename(directory.join("otter.db")).foreign_keys(true);
@@ -97,7 +97,7 @@ fn unknown_fields_are_ignored_and_unknown_versions_are_refused() {
     assert_eq!(error.to_string(), "\"paused\" is not a valid state of a job");
 }
 
-/// A document of version 1, in which every job works on a machine.
+/// A stored document of a job in version 1. In that version, every job works on a machine.
 const VERSION_1: &str = r#"{
     "id": "01900000-0000-7000-8000-000000000001", "state": "queued",
     "machine": {"id": "1", "instance_uuid": "52f3b4d2-0000-0000-0000-000000000001", "path": null},
@@ -119,7 +119,7 @@ fn a_job_of_the_first_version_works_on_a_machine() {
 #[tokio::test]
 async fn jobs_on_datastores_and_on_the_host_are_stored() {
     let store = in_memory().await;
-    // The datastore has the same id as the machine.
+    // The second job works on a datastore that has the same id as the machine of the first job.
     let datastore = JobTarget::Datastore(DatastoreId::from_backend("1"));
     let jobs = [
         queued(1),
@@ -220,7 +220,7 @@ async fn many_writes_share_a_commit() {
         let store = store.clone();
         calls.spawn(async move { store.insert_job(&queued(n), None, None).await.unwrap() });
     }
-    // All writes wait before the writer starts.
+    // The writer starts only after all writes wait in its channel.
     while store.0.writer.waiting() < 512 {
         tokio::task::yield_now().await;
     }
@@ -247,7 +247,8 @@ async fn a_faulty_write_does_not_affect_other_writes() {
     assert_eq!(store.unfinished_jobs().await.unwrap().len(), 3);
 }
 
-/// SQLite rolls a transaction back by itself if the disk is full. The writer must survive that.
+/// If the disk is full, SQLite rolls a transaction back by itself. The writer must go on working
+/// after that.
 #[tokio::test]
 async fn a_full_disk_refuses_writes_until_there_is_room() {
     let store = in_memory().await;
@@ -255,7 +256,8 @@ async fn a_full_disk_refuses_writes_until_there_is_room() {
     let limit = async |pragma: &'static str| {
         sqlx::query(pragma).fetch_one(&mut *connection.lock().await).await.unwrap();
     };
-    // SQLite raises the limit to the pages that are in use.
+    // The limit of 1 page becomes the number of pages in use, because SQLite raises the limit to
+    // it.
     limit("PRAGMA max_page_count = 1").await;
     let mut count = 0;
     while store.insert_job(&queued(count + 1), None, None).await.is_ok() {
@@ -335,7 +337,7 @@ async fn pages_are_stable_while_jobs_arrive() {
         seen.extend(page.items);
         later += 1;
         store.insert_job(&queued(later), None, None).await.unwrap();
-        // A client sends the cursor as text.
+        // The cursor is written as text and parsed again, because a client sends it as text.
         let Some(next) = page.next else { break };
         cursor = Some(next.to_string().parse().unwrap());
     }
@@ -346,7 +348,7 @@ async fn pages_are_stable_while_jobs_arrive() {
 async fn the_last_page_has_no_cursor() {
     let store = in_memory().await;
     for n in 0..4 {
-        // All jobs have the same time, so the id decides.
+        // All jobs have the same creation time, so their ids decide the order.
         store.insert_job(&Job { created_at: start(), ..queued(n) }, None, None).await.unwrap();
     }
     let first = store.jobs(&JobFilter::default(), None, 2).await.unwrap();
@@ -418,9 +420,10 @@ async fn old_jobs_are_deleted_except_the_newest() {
         ..Retention::default()
     };
     let now = after(5) + month.jobs.time;
-    // Jobs 0 to 4 are older than a month.
+    // The jobs 0 to 4 ended more than a month ago.
     assert_eq!(store.purge(now, &month).await.unwrap(), Purged { jobs: 5, keys: 0, leases: 0 });
-    // All are older than a month now. The three newest and the unfinished job stay.
+    // A year later all ended jobs are older than a month. The three newest ended jobs and the
+    // unfinished job stay.
     let later = now + Duration::from_hours(24 * 365);
     assert_eq!(store.purge(later, &month).await.unwrap(), Purged { jobs: 2, keys: 0, leases: 0 });
     let left: Vec<_> = all(&store, &JobFilter::default()).await.iter().map(|job| job.id).collect();
@@ -457,7 +460,7 @@ async fn a_key_is_kept_for_a_day_and_while_its_job_is_unfinished() {
         RecordRetention { time: Duration::ZERO, at_least: 0, ..RecordRetention::default() };
     let retention = Retention { jobs: at_once, ..Retention::default() };
     let early = start() + Duration::from_hours(23);
-    // The retention of the job is over, but the job stays because of its key.
+    // The retention of the job is over, but the job stays because its key is still kept.
     assert_eq!(
         store.purge(early, &retention).await.unwrap(),
         Purged { jobs: 0, keys: 0, leases: 0 }
@@ -491,8 +494,8 @@ async fn committed_writes_are_in_the_files_at_once() {
     let store = Store::open(directory.path()).await.unwrap();
     started(&store);
     store.insert_job(&queued(1), None, None).await.unwrap();
-    // Copies the database and its log while the store is open, in the state that a crash would
-    // leave.
+    // The test copies the database and its log while the store is open, because a crash would leave
+    // them in this state.
     for file in ["otter.db", "otter.db-wal"] {
         std::fs::copy(directory.path().join(file), copy.path().join(file)).unwrap();
     }

@@ -1,4 +1,5 @@
-//! The table of tokens. Other processes create, rotate and revoke tokens while the daemon runs.
+//! The table of tokens. The daemon reads it, and other processes create, rotate and revoke tokens
+//! while the daemon runs.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -18,7 +19,7 @@ pub struct InsertToken(pub StoredToken);
 
 #[async_trait]
 impl Write for InsertToken {
-    /// False if a token with that name is not revoked.
+    /// Whether the token was added. False if another token with this name is not revoked.
     type Output = bool;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<bool, sqlx::Error> {
@@ -75,18 +76,19 @@ impl Write for InsertToken {
     }
 }
 
-/// Replaces the secret of a token. The old secret is no longer valid.
+/// A write that replaces the secret of a token. The old secret is no longer valid.
 pub struct RotateToken {
     pub name: String,
     pub digest: TokenDigest,
     pub now: Timestamp,
-    /// The new expiry. `None` leaves the expiry unchanged.
+    /// The new time of expiry. `None` leaves the time unchanged.
     pub expires_at: Option<Timestamp>,
 }
 
 #[async_trait]
 impl Write for RotateToken {
-    /// False if every token of that name is revoked, or there is none.
+    /// Whether the token was changed. False if there is no token with this name that is not
+    /// revoked.
     type Output = bool;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<bool, sqlx::Error> {
@@ -118,7 +120,8 @@ pub struct RevokeToken {
 
 #[async_trait]
 impl Write for RevokeToken {
-    /// False if every token of that name is revoked, or there is none.
+    /// Whether the token was changed. False if there is no token with this name that is not
+    /// revoked.
     type Output = bool;
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<bool, sqlx::Error> {
@@ -147,7 +150,8 @@ impl Write for MarkTokensUsed {
 
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
         for TokenUse { id, digest, at } in &self.0 {
-            // The condition on the digest excludes a use of an earlier secret, before a rotation.
+            // The condition on the digest ignores a use of the secret that the token had before a
+            // rotation.
             sqlx::query("UPDATE tokens SET last_used_at = $3 WHERE id = $1 AND digest = $2")
                 .bind(id.to_string())
                 .bind(hex::encode(digest.0))
@@ -159,8 +163,8 @@ impl Write for MarkTokensUsed {
     }
 }
 
-/// The audit record of a change of the token with this name that is not revoked. If the row cannot
-/// be decoded, the record contains only the name.
+/// The audit record for a change of the token that has this name and is not revoked. If the row of
+/// the token cannot be decoded, the record contains only the name.
 async fn token_audit_record(
     transaction: &mut Transaction<'_>,
     name: &str,
@@ -181,7 +185,7 @@ async fn token_audit_record(
     ))
 }
 
-/// Reads every token, the oldest first.
+/// Reads every token, oldest first. Revoked tokens are included.
 pub async fn all(reader: &mut Reader<'_>) -> Result<Vec<StoredToken>, StorageError> {
     let rows = sqlx::query(
         "SELECT id, name, role, digest, created_at, revoked_at, machines, pools, expires_at, \
@@ -208,7 +212,8 @@ fn read(row: &SqliteRow) -> Result<StoredToken, StorageError> {
     };
     let texts = |column| -> Result<Vec<String>, StorageError> {
         let texts: Option<&str> = row.try_get(column)?;
-        // A restriction that cannot be decoded must not become the absence of a restriction.
+        // If a restriction cannot be decoded, reading the token fails, because the token must not
+        // lose its restriction.
         texts.map_or(Ok(Vec::new()), |texts| {
             serde_json::from_str(texts).map_err(|_| unreadable(column))
         })

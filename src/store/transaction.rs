@@ -1,36 +1,36 @@
-//! The current transaction of the writer, and the writes that it commits.
+//! The current transaction of the writer, and the trait for the writes that it commits.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
-/// One change of the database: statements that are committed together or not at all.
+/// A change of the database: several statements that are committed together or not at all.
 #[async_trait]
 pub trait Write: Send + Sync + 'static {
     type Output: Send + 'static;
 
-    /// Runs the statements. It is called again after a rollback.
+    /// Runs the statements of the write. The writer calls this method again after a rollback.
     ///
     /// # Errors
-    /// An error rolls the whole transaction back. A refusal that changes nothing belongs in the
-    /// output instead.
+    /// An error rolls the whole transaction back, with all its writes. A write that is refused and
+    /// changes nothing should therefore say so in its output.
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<Self::Output, sqlx::Error>;
 }
 
-/// The current transaction. It counts its statements.
+/// The current transaction of the writer. It counts the statements that run in it.
 pub struct Transaction<'a> {
     connection: &'a mut SqliteConnection,
     statements: &'a AtomicU64,
 }
 
 impl<'a> Transaction<'a> {
-    /// A transaction that has begun on this connection.
+    /// Wraps a transaction that has begun on this connection.
     pub const fn new(connection: &'a mut SqliteConnection, statements: &'a AtomicU64) -> Self {
         Self { connection, statements }
     }
 
-    /// The connection, for one statement.
+    /// The connection on which one statement of the transaction runs. The statement is counted.
     pub fn statement(&mut self) -> &mut SqliteConnection {
         self.statements.fetch_add(1, Ordering::Relaxed);
         self.connection

@@ -6,11 +6,11 @@
 //!                                  │ a statement fails: roll back, then commit each write
 //!                                  ▼ separately, so that only the faulty write is refused
 //! ```
-//! Neighbouring writes of jobs are one statement (`job_writes`). If no other write waits, that
-//! statement is the whole transaction, without a begin and a commit of its own.
+//! Writes of jobs that follow each other become one statement (`job_writes`). If no other write
+//! waits, that statement is the whole transaction and needs no `BEGIN` and `COMMIT`.
 //!
-//! While the disk is full or fails, commits are refused. otter logs the first refusal and the first
-//! commit after it.
+//! While the disk is full or fails, commits are refused. otter logs the first refused commit, and
+//! the first commit that succeeds after it.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -27,13 +27,14 @@ use super::{Store, StoreError};
 use crate::domain::ids::JobId;
 use crate::storage::StorageError;
 
-/// The number of writes that can wait in the channel. Further callers wait until it has room.
+/// The number of writes that can wait in the channel. A caller with a further write waits until the
+/// channel has room.
 const QUEUE_CAPACITY: usize = 1_024;
 
-/// The maximum number of writes in one commit. It limits how long a write waits for its commit.
+/// The maximum number of writes in one commit. It limits how long each write waits for its commit.
 const MAX_WRITES_PER_COMMIT: usize = 256;
 
-/// The channel to the writer, and the state that the writer takes over when it starts.
+/// The connection and the channel of the writer.
 pub struct Writer {
     connection: Arc<Mutex<SqliteConnection>>,
     sender: mpsc::Sender<Request>,
@@ -46,7 +47,7 @@ impl Writer {
         Self { connection, sender, receiver: std::sync::Mutex::new(Some(receiver)) }
     }
 
-    /// Hands a write to the writer. The writer sends the result to `reply` after the commit.
+    /// Hands a write to the writer. After the commit, the writer sends the result to `reply`.
     pub async fn send<W: Write>(
         &self,
         write: W,
@@ -57,8 +58,8 @@ impl Writer {
         self.sender.send(request).await.map_err(|_| StorageError::Closed)
     }
 
-    /// Hands the write of a job to the writer. The writer sends the result to `reply` after the
-    /// commit.
+    /// Hands the write of a job to the writer. After the commit, the writer sends the result to
+    /// `reply`.
     pub async fn send_job(
         &self,
         write: JobWrite,
@@ -68,13 +69,13 @@ impl Writer {
         self.sender.send(request).await.map_err(|_| StorageError::Closed)
     }
 
-    /// The connection for writes.
+    /// The connection on which the writer writes.
     #[cfg(test)]
     pub fn connection(&self) -> Arc<Mutex<SqliteConnection>> {
         Arc::clone(&self.connection)
     }
 
-    /// The number of waiting writes.
+    /// The number of writes that wait in the channel.
     #[cfg(test)]
     pub fn waiting(&self) -> usize {
         self.sender.max_capacity() - self.sender.capacity()
@@ -85,12 +86,12 @@ type Reply<T> = oneshot::Sender<Result<T, StorageError>>;
 
 struct WriteRequest<W: Write> {
     write: W,
-    /// The output of `apply`. It is sent after the commit.
+    /// The output of the write's `apply`. The caller gets it after the commit.
     output: Option<W::Output>,
     reply: Reply<W::Output>,
 }
 
-/// A request in the channel.
+/// A request in the channel to the writer.
 enum Request {
     Job(Box<JobRequest>),
     Other(Box<dyn PendingWrite>),
@@ -98,12 +99,12 @@ enum Request {
 
 struct JobRequest {
     write: JobWrite,
-    /// The result of the write. It is sent after the commit.
+    /// The result of the write. The caller gets it after the commit.
     output: Option<JobWritten>,
     reply: Reply<JobWritten>,
 }
 
-/// A write request of any type.
+/// A request with a write of any type.
 #[async_trait]
 trait PendingWrite: Send {
     async fn apply(&mut self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error>;
@@ -142,7 +143,7 @@ impl Request {
     }
 }
 
-/// Sends the result of a write to its caller.
+/// Sends the result of a write to the caller of the write.
 fn reply<T>(reply: Reply<T>, output: Option<T>, committed: Result<(), Refusal>) {
     let result = match (committed, output) {
         (Ok(()), Some(output)) => Ok(output),
@@ -151,11 +152,11 @@ fn reply<T>(reply: Reply<T>, output: Option<T>, committed: Result<(), Refusal>) 
             Err(statement_error(cause, may_be_committed))
         }
     };
-    // The write stays committed if the caller does not wait any more.
+    // If the caller no longer waits, the result is dropped, and the write stays committed.
     drop(reply.send(result));
 }
 
-/// The loop of the writer. See [`Store::run`].
+/// The loop that runs as [`Store::run`]: it commits writes until `stop` is cancelled.
 pub async fn run(store: &Store, stop: CancellationToken) -> Result<(), StoreError> {
     let requests = store.0.writer.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
     let mut requests = requests.ok_or(StoreError::WriterTaken)?;
@@ -179,12 +180,14 @@ pub async fn run(store: &Store, stop: CancellationToken) -> Result<(), StoreErro
     }
 }
 
-/// Moves the write-ahead log into the database, so that otter.db is complete while no daemon runs.
+/// Moves the write-ahead log into the database file, so that otter.db is complete while no daemon
+/// runs.
 async fn checkpoint_log(store: &Store) {
     let mut connection = store.0.writer.connection.lock().await;
     if store.0.lock.is_none() {
-        // A daemon may be running. The mode PASSIVE does not wait for other processes. If a process
-        // prevents the checkpoint, the daemon moves the rest of the log later.
+        // The store may have been opened while a daemon runs. The mode PASSIVE does not wait for
+        // other processes. If another process prevents a part of the checkpoint, the daemon moves
+        // the rest later.
         let folded = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut *connection).await;
         if let Err(error) = folded {
             tracing::warn!(%error, "the last commits stay in otter.db-wal: copy it with otter.db");
@@ -239,18 +242,18 @@ async fn commit(store: &Store, open_jobs: &mut OpenJobs, group: &mut Vec<Request
     record_outcome(store, 0, None);
 }
 
-/// Records the result of a commit. Logs when commits begin to be refused, and when they succeed
+/// Records whether a commit succeeded. Logs when commits begin to be refused, and when they succeed
 /// again.
 ///
 /// # Parameters
 /// - `writes`: the number of writes that were refused.
-/// - `refusal`: the reason, if the commit was refused.
+/// - `refusal`: why the commit was refused, or `None` if it succeeded.
 fn record_outcome(store: &Store, writes: usize, refusal: Option<&Refusal>) {
     let inner = &store.0;
     let refusal = refusal.map(|refusal| &refusal.cause);
     let failed_before = {
         let mut last = inner.refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        // A write that conflicts with stored data is not a failure of the store.
+        // If a write conflicts with stored data, its refusal is not a failure of the store.
         let failing = refusal.filter(|cause| !is_conflict(cause)).cloned();
         std::mem::replace(&mut *last, failing).is_some()
     };
@@ -269,27 +272,29 @@ fn record_outcome(store: &Store, writes: usize, refusal: Option<&Refusal>) {
     }
 }
 
-/// Why a transaction failed. After a failed `COMMIT` it may be committed all the same.
+/// Why a transaction failed. A transaction whose `COMMIT` failed may still be committed.
 enum TransactionError {
-    /// A statement of a write failed. The other writes may succeed.
+    /// A statement of one write failed. The other writes of the transaction may succeed separately.
     Statement(sqlx::Error),
-    /// `BEGIN` failed.
+    /// The statement `BEGIN` failed.
     Begin(sqlx::Error),
-    /// `COMMIT` failed. It is not retried, because the transaction may be committed.
+    /// The statement `COMMIT` failed. The writes are not tried again, because they may be
+    /// committed.
     Commit(sqlx::Error),
 }
 
-/// Why a write was refused. The writes of one transaction share it.
+/// Why writes were refused. All writes of a transaction share the reason.
 #[derive(Clone)]
 struct Refusal {
     cause: Arc<sqlx::Error>,
-    /// Whether a restart may find the write committed.
+    /// Whether a restart of otter may find the write committed.
     may_be_committed: bool,
 }
 
 impl TransactionError {
-    /// The failure of the only statement of a transaction, which commits as well. The writes are
-    /// tried separately only if the statement certainly committed nothing.
+    /// The error for a transaction that consists of one statement, which also commits. If the
+    /// statement certainly committed nothing, the error counts as that of the statement, so that
+    /// the writer tries each write separately. Otherwise it counts as an error of the commit.
     fn from_only_statement(source: sqlx::Error) -> Self {
         if may_be_committed(&source) && !ended_before_commit(&source) {
             Self::Commit(source)
@@ -310,10 +315,11 @@ impl TransactionError {
     }
 }
 
-/// Commits these writes in one transaction. Rolls the transaction back on a failure.
+/// Commits these writes in one transaction, and rolls the transaction back after a failure.
 ///
-/// It uses plain statements: if the disk is full or fails, SQLite ends the transaction itself, and
-/// the transaction counter of sqlx would never begin another one.
+/// The function runs `BEGIN`, `COMMIT` and `ROLLBACK` as plain statements. If the disk is full or
+/// fails, SQLite ends the transaction by itself. sqlx does not notice that, and its count of open
+/// transactions would prevent every further transaction.
 async fn transaction(
     store: &Store,
     open_jobs: &mut OpenJobs,
@@ -339,7 +345,8 @@ async fn transaction(
         open_jobs.committed(jobs);
     } else {
         open_jobs.forget(jobs);
-        // The rollback fails if SQLite has already ended the transaction.
+        // The result is ignored, because the rollback fails if SQLite has already ended the
+        // transaction.
         drop(run_statement(&mut connection, "ROLLBACK").await);
     }
     outcome
@@ -363,7 +370,7 @@ async fn try_transaction(
     run_statement(connection, "COMMIT").await.map_err(TransactionError::Commit)
 }
 
-/// Applies the writes of jobs among these requests.
+/// Applies the writes of jobs that are among these requests.
 async fn apply_jobs(
     transaction: &mut Transaction<'_>,
     open_jobs: &mut OpenJobs,

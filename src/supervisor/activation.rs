@@ -1,4 +1,5 @@
-//! Socket activation: the sockets that systemd opened for the service (`sd_listen_fds(3)`).
+//! Socket activation: takes over the sockets that systemd opened for the service
+//! (`sd_listen_fds(3)`).
 
 use std::io;
 use std::net::TcpListener;
@@ -11,7 +12,8 @@ use rustix::net::sockopt::socket_acceptconn;
 /// A listening socket that the service manager passed.
 #[derive(Clone, Debug)]
 pub struct PassedSocket {
-    /// `FileDescriptorName=` of the socket unit, by default the name of the unit.
+    /// The name that the socket unit gives in `FileDescriptorName=`. The default is the name of the
+    /// unit.
     pub name: String,
     pub listener: Arc<PassedListener>,
 }
@@ -24,14 +26,15 @@ pub enum PassedListener {
 }
 
 impl PassedSocket {
-    /// Takes the sockets that were passed to this process; none without socket activation. Removes
-    /// their variables from the environment, so it must be called once, before the process has
-    /// other threads.
+    /// Takes the sockets that were passed to this process. Without socket activation there are
+    /// none. The function removes their variables from the environment. Therefore it must be called
+    /// once, before the process has other threads.
     ///
     /// # Errors
-    /// A descriptor is not a listening TCP socket or Unix stream socket.
+    /// Fails if a descriptor is not a listening TCP socket or Unix stream socket.
     pub fn take_all() -> io::Result<Vec<Self>> {
-        // The variables can be inherited from a parent process that had sockets of its own.
+        // The variables count only if they name this process. It can have inherited them from a
+        // parent process that had sockets of its own.
         let pid = std::env::var("LISTEN_PID").ok().and_then(|pid| pid.parse().ok());
         let is_ours = pid == Some(std::process::id());
         if !is_ours {
@@ -58,7 +61,8 @@ impl PassedSocket {
 
 impl PassedListener {
     fn take(passed: &mut ListenFd, index: usize) -> io::Result<Self> {
-        // A socket of another type stays in its place.
+        // If the socket is of another type, the first call fails and leaves the socket for the
+        // second call.
         let listener = match passed.take_unix_listener(index) {
             Ok(listener) => listener.map(Self::Unix),
             Err(_) => passed.take_tcp_listener(index)?.map(Self::Tcp),

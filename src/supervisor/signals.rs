@@ -1,4 +1,5 @@
-//! Signals as values. They come from the operating system, or from a program that embeds a daemon.
+//! Signals to the daemon as values. They come from the operating system, or from another program in
+//! which the daemon runs.
 
 use std::fmt;
 use std::io;
@@ -6,7 +7,7 @@ use std::io;
 use tokio::signal::unix::{Signal as Source, SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// A signal to the daemon.
+/// A signal that the daemon handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     Terminate,
@@ -24,7 +25,7 @@ impl fmt::Display for Signal {
     }
 }
 
-/// A source of signals.
+/// A source from which the daemon gets its signals.
 #[derive(Debug)]
 pub struct Signals(SignalSource);
 
@@ -35,10 +36,11 @@ enum SignalSource {
 }
 
 impl Signals {
-    /// The signals of this process. From now on these signals do not end the process by themselves.
+    /// Begins to receive the signals of this process. From now on these signals do not end the
+    /// process by themselves.
     ///
     /// # Errors
-    /// The operating system refuses to register a handler.
+    /// Fails if the operating system refuses to register a handler.
     pub fn install() -> io::Result<Self> {
         Ok(Self(SignalSource::System {
             terminate: signal(SignalKind::terminate())?,
@@ -47,7 +49,8 @@ impl Signals {
         }))
     }
 
-    /// The signals that come through a channel, for a daemon in another program.
+    /// Makes a source of signals that receives them from a channel, for a daemon that runs within
+    /// another program.
     #[must_use]
     pub fn from_sender() -> (mpsc::Sender<Signal>, Self) {
         let (sender, receiver) = mpsc::channel(4);

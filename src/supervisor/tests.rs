@@ -1,5 +1,5 @@
-//! Tests of the supervisor: what shuts the daemon down, what does not, and the order of the
-//! shutdown.
+//! Tests of the supervisor: what shuts the daemon down, what does not, and in which order tasks
+//! stop.
 
 use std::future::pending;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,7 +20,7 @@ struct Fixture {
     ending: JoinHandle<Shutdown>,
 }
 
-/// Runs a supervisor with these tasks.
+/// Runs a supervisor with the tasks that `tasks` starts on it.
 fn running(tasks: impl FnOnce(&Supervisor)) -> Fixture {
     let clock = Clock::stepped(Timestamp::UNIX_EPOCH);
     let notified = Arc::new(Mutex::new(Vec::new()));
@@ -48,7 +48,7 @@ impl Fixture {
         self.signals.send(signal).await.unwrap();
     }
 
-    /// Advances the clock until the daemon has shut down.
+    /// Advances the clock until the daemon has shut down. Returns the result of the shutdown.
     async fn end_by_time(mut self) -> Shutdown {
         while !self.ending.is_finished() {
             self.clock.advance(Duration::from_secs(1));
@@ -157,7 +157,8 @@ async fn a_second_signal_drops_the_tasks_at_once() {
     daemon.supervisor.shutdown_token().cancelled().await;
     assert!(!daemon.ending.is_finished());
     daemon.send(Signal::Interrupt).await;
-    // The clock does not advance, so only the signal can have ended the task.
+    // The clock does not advance, so the grace time cannot have passed: the second signal ended the
+    // task.
     let ending = daemon.ending.await.unwrap();
     assert_eq!(ending.failures, [TaskFailure { task: "stuck", outcome: TaskOutcome::Dropped }]);
 }
@@ -184,7 +185,7 @@ async fn final_services_stop_after_the_others() {
     assert_eq!(*order.lock().unwrap(), ["jobs", "store"]);
 }
 
-/// A buffer of log lines.
+/// A buffer that collects log lines.
 #[derive(Clone, Default)]
 struct LogLines(Arc<std::sync::Mutex<Vec<u8>>>);
 
@@ -227,7 +228,8 @@ async fn a_panic_of_an_isolated_task_ends_only_this_task() {
     assert_eq!(daemon.ending.await.unwrap().exit_code(), 0);
 }
 
-/// True, but the compiler does not know it. Code after a plain `panic!` would be unreachable.
+/// Always true, but the compiler does not know that. After a plain `panic!`, the compiler would
+/// report unreachable code.
 fn daemon_is_up() -> bool {
     std::hint::black_box(true)
 }
@@ -245,7 +247,8 @@ async fn a_shutdown_waits_for_isolated_tasks_and_then_drops_them() {
     assert_eq!(quick.join().await, Ok("finished"));
     let ending = daemon.end_by_time().await;
     assert_eq!(stuck.join().await, Err(TaskFailure { task: "job", outcome: TaskOutcome::Dropped }));
-    // The next start continues an unfinished job, so dropping it is not a failure of the daemon.
+    // The exit code is 0 although an isolated task was dropped: the next start continues an
+    // unfinished job, so the daemon has not failed.
     assert_eq!(ending.exit_code(), 0);
 }
 

@@ -1,10 +1,10 @@
-//! The log line of an audit record, with the target `otter::audit`. Each part of the record is a
-//! field.
+//! Writes audit records to the log, with the target `otter::audit`. Each part of a record is a
+//! field of the log line.
 
 use crate::domain::audit::AuditRecord;
 use crate::domain::failure::FailureKind;
 
-/// Logs an audit record at the level `info`. Omits the fields that the record does not have.
+/// Logs an audit record at the level `info`. Fields that the record lacks are left out.
 pub fn log(record: &AuditRecord) {
     let AuditRecord {
         at: _,

@@ -9,12 +9,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-/// The histogram buckets of waits and leases, in seconds: from a grant without a wait to a lease of
-/// one week.
+/// The histogram buckets for the times of waits and of leases, in seconds: from a grant without a
+/// wait to a lease of one week.
 const LEASE_DURATION_BUCKETS: [f64; 10] =
     [0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0, 604_800.0];
 
-/// The metrics of leases. The functions record events and set gauges.
+/// The metrics of leases. The lease service calls its functions for each event, and sets the
+/// gauges.
 pub struct LeaseMetrics {
     open: Family<StateLabels, Gauge>,
     waited: Histogram,
@@ -36,7 +37,7 @@ struct ReasonLabels {
 }
 
 impl LeaseMetrics {
-    /// Creates the metrics and registers them.
+    /// Makes the metrics and registers them in `table`.
     pub fn register(table: &mut Registry) -> Self {
         let metrics = Self {
             open: Family::default(),
@@ -98,12 +99,13 @@ impl LeaseMetrics {
         self.machines_quarantined.set(number(count));
     }
 
-    /// Records that a lease became active. `waited` is the time since its request.
+    /// Records that a lease became active. `waited` is the time from its request until then.
     pub fn record_active(&self, waited: Duration) {
         self.waited.observe(waited.as_secs_f64());
     }
 
-    /// Records the end of a lease. `held` is the time since it became active, if it did.
+    /// Records the end of a lease. `held` is the time for which the lease was active. `None` if it
+    /// was never active.
     pub fn record_ended(&self, reason: &'static str, held: Option<Duration>) {
         self.ended.get_or_create(&ReasonLabels { reason }).inc();
         if let Some(held) = held {

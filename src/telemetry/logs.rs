@@ -1,8 +1,8 @@
-//! The log, written to stderr: plain lines for people, or one JSON object per line.
+//! The log, which goes to stderr: plain lines for people, or one JSON object per line.
 //!
-//! The log contains no secrets. otter's secrets are in `secrecy` types, which are formatted as
-//! `[REDACTED]`. Crates that handle headers and cookies log at `info` and above only, regardless of
-//! the configured level.
+//! The log contains no secrets. otter keeps its secrets in types of the crate `secrecy`, which are
+//! formatted as `[REDACTED]`. Crates that handle headers and cookies log only at the level `info`
+//! and above, whatever level is configured.
 
 use std::{fmt, io};
 
@@ -18,7 +18,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::domain::terminal::printable;
 
-/// The crates whose `debug` and `trace` events may contain headers and bodies.
+/// The crates whose log events at the levels `debug` and `trace` may contain headers and bodies.
 const WIRE_CRATES: [&str; 9] = [
     "axum",
     "h2",
@@ -51,21 +51,21 @@ pub enum LogsError {
     Gone(#[source] reload::Error),
 }
 
-/// The level of the installed log. Clones share it.
+/// A handle that changes the level of the installed log. Clones change the same log.
 #[derive(Clone, Debug)]
 pub struct LogLevel(reload::Handle<EnvFilter, Registry>);
 
 impl LogLevel {
-    /// Changes the level.
+    /// Changes the level of the log.
     ///
     /// # Errors
-    /// Fails if `level` is not a level. The old level then stays.
+    /// Fails if `level` is not a level. The log then keeps its old level.
     pub fn set(&self, level: &str) -> Result<(), LogsError> {
         self.0.reload(filter(level)?).map_err(LogsError::Gone)
     }
 }
 
-/// Writes all log lines of the process to stderr from now on.
+/// Installs the log: from now on, all log lines of the process go to stderr.
 ///
 /// # Parameters
 /// - `level`: a level, or directives of `EnvFilter`.
@@ -107,8 +107,8 @@ where
     }
 }
 
-/// Formats the fields of an event and escapes characters that control a terminal. Texts of the host
-/// and of callers must not forge a line or change a colour.
+/// Formats the fields of a log event and escapes characters that control a terminal. Otherwise a
+/// text from the host or a caller could forge a log line or change a colour.
 struct PrintableFields;
 
 impl<'w> FormatFields<'w> for PrintableFields {
@@ -148,7 +148,7 @@ mod tests {
         }
     }
 
-    /// The text that is written while `log` runs.
+    /// Returns the text that goes to the log while the function `log` runs.
     fn written(level: &str, style: Style, log: impl FnOnce()) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
@@ -199,7 +199,7 @@ mod tests {
             assert_eq!(text.lines().count(), 1, "{text}");
             let hostile = ["\u{1b}[2J", "\u{202e}", "\u{9b}"];
             assert!(!hostile.iter().any(|hostile| text.contains(hostile)), "{text:?}");
-            // The library escapes some characters of messages in its own format.
+            // The library itself escapes some characters of messages, in a format of its own.
             assert!(text.contains("[2J\\nWARN forged \\u{202e}\\u{9b}31m is off"), "{text}");
             assert!(text.contains("machine=a\\u{1b}[2J\\nWARN forged"), "{text}");
         }

@@ -1,8 +1,8 @@
-//! The metrics at `/metrics`. [`Metrics::default`], and [`super::leases`] for leases, register each
-//! name with its help.
+//! The metrics at `/metrics`. [`Metrics::default`] registers the name of each metric with its help.
+//! For leases, [`super::leases`] does so.
 //!
 //! Events are counted when they happen. States, such as the length of a queue, are sampled just
-//! before a scrape. The values of labels come from otter and from its configuration, never from a
+//! before a scrape. The values of labels come from otter and its configuration, never from a
 //! caller, so their number is bounded.
 
 use std::fmt;
@@ -21,17 +21,19 @@ use prometheus_client::registry::{Registry, Unit};
 use super::leases::LeaseMetrics;
 use super::screens::ScreenMetrics;
 
-/// The media type of [`Metrics::text`].
+/// The media type of the text that [`Metrics::text`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The histogram buckets of calls, in seconds. The last one is the longest wait of a blocking call.
+/// The histogram buckets for the durations of calls, in seconds. The last bucket is the maximum
+/// time of a waiting call.
 const LATENCY_BUCKETS: [f64; 10] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0];
 
-/// The histogram buckets of jobs, in seconds: from a power-on to the removal of a large snapshot.
+/// The histogram buckets for the durations of jobs, in seconds: from a power-on to the removal of a
+/// large snapshot.
 const JOB_DURATION_BUCKETS: [f64; 10] =
     [0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0];
 
-/// All metrics. Clones share them.
+/// All metrics of otter. Clones share them.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
 
@@ -54,7 +56,8 @@ struct Inner {
     levels: SampledMetrics,
 }
 
-/// The metrics that the function of [`Metrics::before_scrape`] sets before each scrape.
+/// The metrics that show a state. The function that was passed to [`Metrics::before_scrape`] sets
+/// them before each scrape.
 #[derive(Clone, Debug, Default)]
 pub struct SampledMetrics {
     pub jobs_waiting: Gauge,
@@ -80,26 +83,27 @@ struct HttpLabels {
     status: &'static str,
 }
 
-/// The classes of HTTP status.
+/// The classes of HTTP statuses, as the label `status` shows them.
 const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// Records the requests of one operation. Keeps their histograms, so that a request needs no lookup
-/// in the registry.
+/// Records the requests of one API operation. It keeps the operation's histograms, so that a
+/// request needs no lookup in the registry.
 pub struct OperationMetrics {
     requests: HttpRequests,
     operation: String,
-    /// The histogram of each class of status. The first request of the class creates it.
+    /// The histogram for each class of HTTP statuses. The first request with a status of the class
+    /// makes it.
     by_class: [OnceLock<Histogram>; STATUS_CLASSES.len()],
 }
 
 impl OperationMetrics {
-    /// The method of the operation and the pattern of its route.
+    /// The text that names the operation: its method and the pattern of its route.
     #[must_use]
     pub fn operation(&self) -> &str {
         &self.operation
     }
 
-    /// Records a request with this status.
+    /// Records that a request of this operation ended with this status and took this time.
     pub fn record(&self, status: u16, took: Duration) {
         let class = usize::from(status / 100).clamp(1, STATUS_CLASSES.len()) - 1;
         let histogram = self.by_class[class].get_or_init(|| {
@@ -267,17 +271,18 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Calls this function before each scrape. It must set the [`SampledMetrics`]. Only the first
-    /// function is used.
+    /// Registers a function that is called before each scrape. It must set the [`SampledMetrics`].
+    /// If this method is called again, the new function is ignored.
     pub fn before_scrape(&self, sample: impl Fn(&Self) + Send + Sync + 'static) {
-        // The composition root calls this once.
+        // An error is ignored: it only means that a function is registered already, and the
+        // composition root calls this method once.
         drop(self.0.sample.set(Box::new(sample)));
     }
 
-    /// All metrics in the `OpenMetrics` text format, which Prometheus reads.
+    /// All metrics as text in the `OpenMetrics` format, which Prometheus reads.
     ///
     /// # Errors
-    /// Writing to a `String` does not fail.
+    /// Never fails in practice, because writing to a `String` does not fail.
     pub fn text(&self) -> Result<String, fmt::Error> {
         if let Some(sample) = self.0.sample.get() {
             sample(self);
@@ -292,7 +297,8 @@ impl Metrics {
         &self.0.levels
     }
 
-    /// The requests of an operation: its method and the pattern of its route.
+    /// Makes the recorder for the requests of one API operation. `operation` is its method and the
+    /// pattern of its route.
     #[must_use]
     pub fn operation(&self, operation: String) -> OperationMetrics {
         OperationMetrics { requests: self.0.http.clone(), operation, by_class: Default::default() }
@@ -302,18 +308,18 @@ impl Metrics {
         self.0.jobs_accepted.get_or_create(&KindLabels { kind }).inc();
     }
 
-    /// Records the end of a job. `took` is the time since its acceptance.
+    /// Records the end of a job. `took` is the time from its acceptance to its end.
     pub fn job_ended(&self, kind: &'static str, state: &'static str, took: Duration) {
         self.0.jobs_ended.get_or_create(&JobEndLabels { kind, state }).observe(took.as_secs_f64());
     }
 
-    /// Removes the numbers of unmatched patterns of all settings, because a reload can remove a
-    /// setting.
+    /// Removes, for all settings, the numbers of patterns that match no machine. A reload can
+    /// remove a setting, whose number must then disappear.
     pub fn clear_unmatched_patterns(&self) {
         self.0.unmatched_patterns.clear();
     }
 
-    /// Sets the number of a setting's patterns that match no machine.
+    /// Sets, for one setting, the number of patterns that match no machine.
     pub fn unmatched_patterns(&self, setting: &str, count: i64) {
         let labels = SettingLabels { setting: setting.to_owned() };
         self.0.unmatched_patterns.get_or_create(&labels).set(count);
@@ -336,7 +342,7 @@ impl Metrics {
         self.0.soap.get_or_create(&SoapLabels { method, result }).observe(took.as_secs_f64());
     }
 
-    /// Records whether the session is up. `now` is the monotonic clock.
+    /// Records whether otter has a session with the host. `now` is the time of the monotonic clock.
     pub fn record_session(&self, up: bool, now: Duration) {
         self.0.session_up.set(i64::from(up));
         self.count_outage(now, |since| if up { None } else { since.or(Some(now)) });
@@ -346,19 +352,19 @@ impl Metrics {
         self.0.logins.inc();
     }
 
-    /// Counts a stream of events as open until the result is dropped.
+    /// Counts a stream of events as open until the returned value is dropped.
     #[must_use]
     pub fn stream_opened(&self) -> OpenStream {
         self.0.streams_open.inc();
         OpenStream(self.0.streams_open.clone())
     }
 
-    /// Records that a reader of events must load all objects again.
+    /// Records that a reader of events got a `reset`, so that it must load all objects again.
     pub fn stream_reset(&self, reason: &'static str) {
         self.0.stream_resets.get_or_create(&ReasonLabels { reason }).inc();
     }
 
-    /// Adds the time of a current outage up to `now`.
+    /// If the host is away, adds the time of the outage up to `now` to the total.
     pub fn count_outage_until(&self, now: Duration) {
         self.count_outage(now, |since| since);
     }
@@ -373,7 +379,7 @@ impl Metrics {
     }
 }
 
-/// An open stream of events. Dropping it decrements the gauge.
+/// Counts one stream of events as open. Dropping this value decrements the gauge.
 #[derive(Debug)]
 pub struct OpenStream(Gauge);
 
@@ -384,7 +390,7 @@ impl Drop for OpenStream {
 }
 
 impl SampledMetrics {
-    /// Sets a counter to the value of a count that another component keeps.
+    /// Sets a counter to a number that another component counts.
     pub fn count(counter: &Counter, value: u64) {
         counter.inner().store(value, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! Logs, metrics and the log lines of the audit.
+//! Logs, metrics, and the log lines of audit records.
 
 pub mod audit;
 pub mod leases;

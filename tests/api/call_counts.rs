@@ -95,6 +95,26 @@ async fn reads_of_a_job_that_has_just_ended_do_not_read_the_store() {
 }
 
 #[tokio::test]
+async fn a_power_job_costs_four_commits_of_one_statement() {
+    const JOBS: u64 = 20;
+    let lab = many(2).await;
+    let power = async |action| {
+        let power = json!({"action": action});
+        lab.post("/v1/machines/1/power?wait=15s", power).await.expect(200);
+    };
+    power("on").await;
+    let before = (lab.store.statements(), lab.store.transactions());
+    for round in 0..JOBS {
+        power(if round % 2 == 0 { "off" } else { "on" }).await;
+    }
+    let statements = lab.store.statements() - before.0;
+    let commits = lab.store.transactions() - before.1;
+    // While there is a job, otter records every ten seconds that it runs.
+    let allowed = 4 * JOBS + 2;
+    assert!(statements <= allowed && commits <= allowed, "{statements} and {commits}");
+}
+
+#[tokio::test]
 async fn ten_thousand_waits_do_not_read_the_store_and_all_are_answered() {
     let lab = Lab::stepped().await;
     let job = lab.start_power("ci-runner-1", "off").await;

@@ -72,8 +72,8 @@ async fn a_crash_leaves_a_change_and_its_audit_entry_or_neither() {
     for (step, jobs, started, ended) in [
         ("accept", 0, 0, 0),
         ("accept-committed", 1, 0, 0),
-        ("start", 1, 0, 0),
-        ("start-committed", 1, 1, 0),
+        ("intent", 1, 0, 0),
+        ("intent-committed", 1, 1, 0),
         ("end", 1, 1, 0),
         ("end-committed", 1, 1, 1),
     ] {

@@ -283,7 +283,7 @@ impl<'b> CellRun<'b> {
         !self.last_poll()["finished_at"].is_null()
     }
 
-    /// The number of logins since the cell began.
+    /// The number of calls of `Login` that the host got since the cell began.
     pub fn logins(&self) -> u64 {
         self.control().calls("Login") - self.logins
     }

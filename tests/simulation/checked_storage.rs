@@ -83,7 +83,6 @@ impl Storage for CheckedStorage {
 
     async fn commit_job(&self, job: &Job) -> Result<Vec<AuditRecord>, StorageError> {
         self.run.crash_with(1);
-        self.run.checker.state().job_invariants.saving(job, self.run.handle.true_time());
         if self.run.skips_commit(job) {
             return Ok(Vec::new());
         }

@@ -139,8 +139,12 @@ impl InvariantChecker {
     fn inserted(&self, job: &Job) {
         self.trace(|| format!("{} ({}) is on disk", job.id, job.kind().as_str()));
         let mut state = self.state();
-        state.disk.insert(job);
-        state.job_invariants.inserted(job);
+        let now = self.handle.true_time();
+        let CheckerState { disk, job_invariants, machines, .. } = &mut *state;
+        disk.insert(job);
+        let power =
+            machines.get(job.machine_id().unwrap().backend_text()).and_then(|truth| truth.power);
+        job_invariants.inserted(job, power, now, disk);
     }
 
     fn updated(&self, job: &Job, world: &World) {

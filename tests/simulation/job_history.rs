@@ -18,8 +18,9 @@ pub struct JobHistory {
     pub kind: JobKind,
     /// Whether the job is on disk.
     pub committed: bool,
-    pub started: bool,
-    /// The jobs that ran on the machine when this job started.
+    /// When the turn of the job came at the earliest: nothing in its queue was before it.
+    pub turn_at: Option<Duration>,
+    /// The jobs that ran on the machine when the turn of this job came.
     pub concurrent_jobs: Vec<JobId>,
     /// When otter asked the storage to insert the job.
     pub asked_at: Duration,
@@ -30,8 +31,6 @@ pub struct JobHistory {
     pub deadline_unknown: bool,
     /// When otter learned that the job is on disk. The job is in its queue by then.
     pub accepted_at: Option<Duration>,
-    /// When otter asked the storage to save the start of the job.
-    pub start_saved_at: Option<Duration>,
     pub ended_at: Option<Duration>,
     pub end: Option<Job>,
     /// When a reader first saw the end of the job, as a number of [`JobInvariants::count`].
@@ -47,16 +46,16 @@ pub struct JobHistory {
     /// Whether the task of a call may be unknown to otter: its answer was lost, or the daemon
     /// crashed during the call.
     pub task_unknown: bool,
-    /// Whether the host forgot its tasks since the job started.
+    /// Whether the host forgot its tasks since the turn of the job.
     pub tasks_forgotten_since: bool,
-    /// Whether anything but this job changed the machine since the job started.
+    /// Whether anything but this job changed the machine since the turn of the job.
     pub changed_by_others: bool,
     /// Whether anything but the jobs of otter changed the machine.
     pub changed_from_outside: bool,
     pub cancel_asked: bool,
     /// How often the current call of the job was sent.
     pub sends: u32,
-    /// The power states of the machine while the job ran.
+    /// The power states of the machine from the turn of the job to its end.
     pub powers: Vec<PowerState>,
     pub guest_stopped: bool,
 }
@@ -78,6 +77,11 @@ pub const fn expected_power(request: &JobRequest) -> Option<PowerState> {
 }
 
 impl JobHistory {
+    /// Whether the job may be at work: its turn has come, and its end is not on disk.
+    pub const fn has_turn(&self) -> bool {
+        self.turn_at.is_some() && self.end.is_none()
+    }
+
     /// The history of a job that is inserted now.
     pub fn new(job: &Job, now: Duration) -> Self {
         let left = Duration::try_from(job.deadline_at.duration_since(job.created_at)).unwrap();
@@ -85,13 +89,12 @@ impl JobHistory {
             machine: job.machine_id().unwrap().backend_text().to_owned(),
             kind: job.kind(),
             committed: false,
-            started: false,
+            turn_at: None,
             concurrent_jobs: Vec::new(),
             asked_at: now,
             deadline_at: now + left,
             deadline_unknown: false,
             accepted_at: None,
-            start_saved_at: None,
             ended_at: None,
             end: None,
             end_seen_at: None,

@@ -62,10 +62,57 @@ impl JobInvariants {
         self.histories.insert(job.id, JobHistory::new(job, now));
     }
 
-    /// Called when the job is on disk.
-    pub fn inserted(&mut self, job: &Job) {
+    /// Called when the job is on disk. `power` is the power state of its machine.
+    pub fn inserted(
+        &mut self,
+        job: &Job,
+        power: Option<PowerState>,
+        now: Duration,
+        disk: &Committed,
+    ) {
         if let Some(history) = self.histories.get_mut(&job.id) {
             history.committed = true;
+            let machine = history.machine.clone();
+            self.begin_turns(&machine, power, now, disk);
+        }
+    }
+
+    /// Notes the jobs whose turn comes, because no job before them in the queue of the machine is
+    /// left. A job commits its start only with its first call or wait, or with its end.
+    fn begin_turns(
+        &mut self,
+        machine: &str,
+        power: Option<PowerState>,
+        now: Duration,
+        disk: &Committed,
+    ) {
+        let here = |history: &JobHistory| history.machine == machine && history.end.is_none();
+        let open: Vec<(JobId, Lane, Duration)> = self
+            .histories
+            .iter()
+            .filter(|(_, history)| here(history) && history.committed)
+            .map(|(id, history)| (*id, Lane::for_kind(history.kind), history.asked_at))
+            .collect();
+        let runs = |id: &JobId| disk.job(*id).is_some_and(|job| job.state == JobState::Running);
+        let running: Vec<JobId> = self
+            .histories
+            .iter()
+            .filter(|(id, history)| here(history) && runs(id))
+            .map(|(id, _)| *id)
+            .collect();
+        for (id, lane, asked_at) in &open {
+            let is_behind = |(other, other_lane, other_asked_at): &(JobId, Lane, Duration)| {
+                let goes_first = other_lane == lane || *other_lane == Lane::Kill;
+                other != id && goes_first && other_asked_at < asked_at
+            };
+            if let Some(history) = self.histories.get_mut(id)
+                && history.turn_at.is_none()
+                && !open.iter().any(is_behind)
+            {
+                history.turn_at = Some(now);
+                history.concurrent_jobs.clone_from(&running);
+                history.powers.extend(power);
+            }
         }
     }
 
@@ -89,15 +136,6 @@ impl JobInvariants {
         }
     }
 
-    /// Called when otter asks the storage to save the state of a job.
-    pub fn saving(&mut self, job: &Job, now: Duration) {
-        if let Some(history) =
-            self.histories.get_mut(&job.id).filter(|_| job.state == JobState::Running)
-        {
-            history.start_saved_at.get_or_insert(now);
-        }
-    }
-
     /// Called when a client cancels a job.
     pub fn cancel_asked(&mut self, job: JobId) {
         if let Some(history) = self.histories.get_mut(&job) {
@@ -114,9 +152,7 @@ impl JobInvariants {
             kill.kind == JobKind::MachineKill
                 && kill.machine == history.machine
                 && kill.committed
-                && kill
-                    .ended_at
-                    .is_none_or(|at| history.start_saved_at.is_some_and(|turn| at >= turn))
+                && kill.ended_at.is_none_or(|at| history.turn_at.is_some_and(|turn| at >= turn))
         });
         history.cancel_asked || killed || lease.is_some_and(|state| !goes_on.contains(&state))
     }
@@ -136,17 +172,8 @@ impl JobInvariants {
         let is_forgotten =
             before.cancel_requested_at.is_some() && job.cancel_requested_at.is_none();
         self.require(!is_forgotten, || format!("the request to cancel {} was overwritten", job.id));
-        if before.state == JobState::Queued && job.state == JobState::Running {
+        if before.state == JobState::Queued && job.started_at.is_some() {
             self.check_order(job, now, disk);
-            let runs = |other: &&Job| {
-                other.target.id() == job.target.id() && other.state == JobState::Running
-            };
-            let concurrent_jobs = disk.jobs.values().filter(runs).map(|other| other.id).collect();
-            if let Some(history) = self.histories.get_mut(&job.id) {
-                history.concurrent_jobs = concurrent_jobs;
-                history.started = true;
-                history.powers.extend(power);
-            }
         }
         if let (Some(history), Some(call), None) =
             (self.histories.get_mut(&job.id), &before.intent, &job.intent)
@@ -176,6 +203,8 @@ impl JobInvariants {
             if let Some(history) = self.histories.get_mut(&job.id) {
                 history.ended_at = Some(now);
                 history.end = Some(job.clone());
+                let machine = history.machine.clone();
+                self.begin_turns(&machine, power, now, disk);
             }
         }
     }
@@ -197,7 +226,7 @@ impl JobInvariants {
     fn check_order(&mut self, job: &Job, now: Duration, disk: &Committed) {
         let Some(history) = self.histories.get(&job.id) else { return };
         let own = Lane::for_kind(job.kind());
-        let (asked_at, start_saved_at) = (history.asked_at, history.start_saved_at.unwrap_or(now));
+        let (asked_at, turn_at) = (history.asked_at, history.turn_at.unwrap_or(now));
         let mut wrong = None;
         for other in disk.jobs.values() {
             if other.id == job.id || other.target.id() != job.target.id() || other.state.is_end() {
@@ -210,11 +239,11 @@ impl JobInvariants {
             let runs = other.state == JobState::Running;
             let lane = Lane::for_kind(other.kind());
             let same = lane == own && (runs || accepted_before(asked_at) && !withdrawn);
-            // While the disk is full, a job tries to save its start until it can. A kill that
-            // arrives meanwhile stops the job, and may save its own start first.
+            // A kill that arrives once the turn of the job has come stops the job, and may save its
+            // own start first.
             let kill_first = own == Lane::Ordinary
                 && lane == Lane::Kill
-                && accepted_before(start_saved_at)
+                && accepted_before(turn_at)
                 && (runs || !withdrawn);
             if same || kill_first {
                 let state = other.state.as_str();
@@ -321,9 +350,7 @@ impl JobInvariants {
 
     /// Called when the host forgot its tasks.
     pub fn tasks_forgotten(&mut self) {
-        for history in
-            self.histories.values_mut().filter(|history| history.started && history.end.is_none())
-        {
+        for history in self.histories.values_mut().filter(|history| history.has_turn()) {
             history.evidence_lost = true;
             history.tasks_forgotten_since = true;
         }
@@ -343,7 +370,7 @@ impl JobInvariants {
         self.changed_machines.push(machine.to_owned());
         for (id, history) in &mut self.histories {
             if history.machine == machine
-                && history.started
+                && history.turn_at.is_some()
                 && history.end_seen_at.is_none()
                 && by != Some(*id)
             {
@@ -356,7 +383,7 @@ impl JobInvariants {
     /// Called when a machine has a new power state.
     pub fn power(&mut self, machine: &str, power: Option<PowerState>) {
         for history in self.histories.values_mut() {
-            if history.machine == machine && history.started && history.end.is_none() {
+            if history.machine == machine && history.has_turn() {
                 history.powers.extend(power);
             }
         }
@@ -365,7 +392,7 @@ impl JobInvariants {
     /// Called when the guest of a machine has stopped.
     pub fn guest_stopped(&mut self, machine: &str) {
         for history in self.histories.values_mut() {
-            if history.machine == machine && history.started && history.end.is_none() {
+            if history.machine == machine && history.has_turn() {
                 history.guest_stopped = true;
             }
         }

@@ -26,7 +26,7 @@ use crate::storage::AuditFilter;
 /// The default number of entries of a page.
 const PAGE: u32 = 100;
 
-/// The filters. An entry must match all of them.
+/// The query parameters that filter the audit. An entry must match all of them.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct AuditQuery {
@@ -124,7 +124,8 @@ async fn read_filter(
 /// Resolves the machine in the filter: a machine of the host, or the id of a removed machine that
 /// the audit still has.
 async fn named_machine(api: &ApiState, reference: &str) -> Result<MachineId, Failure> {
-    // Only admins read the audit, and the scope of an admin is never restricted.
+    // The lookup needs no scope, because only admins read the audit, and the scope of an admin is
+    // never restricted.
     let failure = match api.services().machines.resolve(&Scope::All, reference) {
         Ok(view) => return Ok(view.machine.id.clone()),
         Err(failure) => failure,
@@ -134,7 +135,7 @@ async fn named_machine(api: &ApiState, reference: &str) -> Result<MachineId, Fai
     require_entries(api, of_machine, failure).await.map(|()| id)
 }
 
-/// Fails with `missing` if no audit entry matches the filter.
+/// Returns the failure `missing` if no audit entry matches the filter.
 async fn require_entries(
     api: &ApiState,
     filter: AuditFilter,

@@ -16,14 +16,14 @@ pub struct AuditedRequest {
 }
 
 impl AuditedRequest {
-    /// Reads the parts. Ignores a malformed `Otter-Reference`.
+    /// Reads the parts of a request that the audit records. Ignores a malformed `Otter-Reference`.
     #[must_use]
     pub fn new(origin: RequestOrigin, headers: &HeaderMap) -> Self {
         Self { origin, reference: read_reference(headers).ok().flatten() }
     }
 
-    /// Records the failure if it is a refusal: the token, the role or the lease was insufficient,
-    /// or a limit was reached.
+    /// Records a failure in the audit if it is a refusal: the token, the role or the lease of the
+    /// caller was insufficient, or the caller has reached a limit.
     pub fn audit(
         &self,
         audit: &Audit,
@@ -31,7 +31,7 @@ impl AuditedRequest {
         caller: Option<&Caller>,
         failure: &Failure,
     ) {
-        // If the failure is the outcome of a job, the end of the job is already in the audit.
+        // Do not record the failure of a job, because the end of the job is already in the audit.
         if failure.job.is_some() || !is_refusal(status(failure.kind)) {
             return;
         }

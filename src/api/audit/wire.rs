@@ -10,11 +10,11 @@ use crate::storage::AuditEntry as StoredEntry;
 /// An audit entry: who did what to which object, with which outcome.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AuditEntry {
-    /// Later entries have greater ids.
+    /// The id of the entry. Later entries have greater ids.
     #[schema(example = "4711")]
     pub id: String,
     pub at: Timestamp,
-    /// The action.
+    /// The action that the entry records.
     #[schema(example = "job.ended", extensions(("x-extensible-enum" = json!([
         "job.accepted", "job.started", "job.cancel_requested", "job.ended", "lease.queued",
         "lease.granted", "lease.active", "lease.renewed", "lease.kept", "lease.releasing",
@@ -25,29 +25,31 @@ pub struct AuditEntry {
     ]))))]
     pub action: String,
     /// The name of the caller's token; `anonymous` if no token exists, `otter` for otter's own
-    /// actions, `otter token` and `otter store` for the commands. Null for a refused call without a
-    /// valid token, or one that was refused before otter read its token.
+    /// actions, `otter token` and `otter store` for these commands. Null for a call that otter
+    /// refused because its token was not valid, or before it read the token.
     #[schema(required, example = "ci")]
     pub actor: Option<String>,
     /// The IP address of the caller. `other` for refused calls, if there are more addresses than
-    /// otter counts separately. Null on a Unix socket, and for actions without a request.
+    /// otter counts separately. Null for a call on a Unix socket, and for an action without a
+    /// request.
     #[schema(required, example = "192.0.2.7")]
     pub address: Option<String>,
-    /// The `X-Request-Id` of the request.
+    /// The `X-Request-Id` of the request that caused the action.
     #[schema(required)]
     pub request_id: Option<String>,
-    /// The id of the machine.
+    /// The id of the machine that the action concerns. Null if there is none.
     #[schema(required)]
     pub machine: Option<String>,
     #[schema(required)]
     pub machine_name: Option<String>,
-    /// The id of the lease.
+    /// The id of the lease that the action concerns. Null if there is none.
     #[schema(required)]
     pub lease: Option<String>,
-    /// The id of the job.
+    /// The id of the job that the action concerns. Null if there is none.
     #[schema(required)]
     pub job: Option<String>,
-    /// The `Otter-Reference` of the request.
+    /// The `Otter-Reference` of the request that started the job or requested the lease, or of the
+    /// refused request.
     #[schema(required)]
     pub reference: Option<String>,
     /// The new state of the job or lease; `done`, `failed` or `refused` for other actions.
@@ -55,7 +57,8 @@ pub struct AuditEntry {
         "queued", "running", "succeeded", "failed", "cancelled", "unknown", "preparing", "active",
         "releasing", "released", "expired", "revoked", "done", "refused"]))))]
     pub outcome: String,
-    /// The code of the problem, if there is one.
+    /// The code of the problem because of which the action failed or was refused. Null if there is
+    /// none.
     #[schema(required, example = "forbidden")]
     pub code: Option<String>,
     /// For a job that started or ended: the time since its acceptance. For a lease that was granted

@@ -56,7 +56,7 @@ pub fn escape(text: &str) -> String {
     for character in text.chars() {
         match character {
             '&' | '<' | '>' | '"' | '\'' => {
-                // Writing to a string cannot fail.
+                // The result can be ignored, because writing to a string cannot fail.
                 let _ = write!(escaped, "&#{};", u32::from(character));
             }
             character => escaped.push(character),
@@ -75,7 +75,8 @@ mod tests {
 
     #[test]
     fn the_policy_allows_only_the_own_script_and_style() {
-        // The hash of `alert(1)` by `openssl dgst -sha256 -binary | base64`.
+        // The expected hash is that of the script `alert(1)`, as `openssl dgst -sha256 -binary |
+        // base64` computes it.
         let page = render("t", "<p>b</p>", "alert(1)");
         assert!(page.html.contains("<script>alert(1)</script>"));
         let policy = &page.content_security_policy;

@@ -11,7 +11,7 @@ pub struct ProblemPage<'a> {
     pub code: &'a str,
     pub status: u16,
     pub title: &'a str,
-    /// `no`, `after` or `same-key`, as in the problem itself.
+    /// The retry advice that a problem with this code shows: `no`, `after` or `same-key`.
     pub retry: &'a str,
     pub meaning: &'a str,
     pub what_to_do: &'a str,
@@ -26,7 +26,7 @@ pub fn catalogue(base: &str, problems: &[ProblemPage]) -> HtmlPage {
     let mut rows = String::new();
     for &ProblemPage { code, status, title, retry, meaning: _, what_to_do: _ } in problems {
         let (code, title, retry) = (escape(code), escape(title), escape(retry));
-        // Writing to a string cannot fail.
+        // The result can be ignored, because writing to a string cannot fail.
         let _ = writeln!(
             rows,
             "<tr><td><a href=\"{base}/problems/{code}\"><code>{code}</code></a></td>\
@@ -45,7 +45,10 @@ pub fn catalogue(base: &str, problems: &[ProblemPage]) -> HtmlPage {
     page::render("Problems · otter", &body, "")
 }
 
-/// The page `/problems/{code}`; see [`catalogue`].
+/// The page `/problems/{code}` of one problem.
+///
+/// # Parameters
+/// - `base`: the path under which the reader reaches otter; empty for the root.
 #[must_use]
 pub fn problem_page(base: &str, problem: &ProblemPage) -> HtmlPage {
     let &ProblemPage { code, status, title, retry, meaning, what_to_do } = problem;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 type Object = Map<String, Value>;
 
-/// The keywords of a Schema Object of 3.0.3. Extensions (`x-…`) are allowed too.
+/// The keywords that a Schema Object of OpenAPI 3.0.3 may have. Extensions (`x-…`) are allowed too.
 const SCHEMA_KEYWORDS: &[&str] = &[
     "additionalProperties",
     "allOf",
@@ -48,7 +48,7 @@ const SCHEMA_KEYWORDS: &[&str] = &[
     "xml",
 ];
 
-/// The keys of a path item that are operations.
+/// The keys of a path item whose values are operations.
 const METHODS: &[&str] = &["get", "put", "post", "delete", "options", "head", "patch", "trace"];
 
 /// Converts a 3.1 document to a 3.0.3 document that accepts at least the same requests and
@@ -71,7 +71,8 @@ fn info(info: &mut Object) {
     info.remove("summary");
     with_object(info, "license", |license| {
         let Some(Value::String(identifier)) = license.remove("identifier") else { return };
-        // SPDX has a page for each licence, but not for an expression such as `MIT OR Apache-2.0`.
+        // OpenAPI 3.0 names a licence by a URL. SPDX has a page for each licence, but not for an
+        // expression such as `MIT OR Apache-2.0`, so an expression gets no URL.
         if !identifier.contains(' ') {
             license
                 .entry("url")
@@ -127,7 +128,7 @@ fn plain_json(content: &mut Object) {
     }
 }
 
-/// Converts a parameter or a header.
+/// Converts a parameter object or a header object.
 fn parameter(parameter: &mut Object) {
     plain_reference(parameter);
     if let Some(value) = parameter.get_mut("schema") {
@@ -196,7 +197,7 @@ fn subschemas(object: &mut Object) {
     }
     if let Some(value @ Value::Object(_)) = object.get_mut("additionalProperties") {
         schema(value);
-        // `true` means the same as `{}`, and old generators support it.
+        // Write an empty schema as `true`, which means the same and which old generators support.
         if *value == json!({}) {
             *value = json!(true);
         }
@@ -213,7 +214,8 @@ fn subschemas(object: &mut Object) {
     }
 }
 
-/// Moves `$ref` into `allOf` if it has siblings, which 3.0 would ignore.
+/// Moves the `$ref` of a schema into `allOf` if the schema has other keywords, because 3.0 would
+/// ignore keywords next to a `$ref`.
 fn reference(object: &mut Object) {
     if object.len() > 1
         && let Some(target) = object.remove("$ref")
@@ -231,8 +233,9 @@ fn constant(object: &mut Object) {
     }
 }
 
-/// Replaces the null in a union by `nullable`. If one alternative remains, a reference goes into
-/// `allOf`, and an inline schema is merged into its parent, whose keywords win.
+/// Removes the alternative `null` from the union under `key` (`anyOf` or `oneOf`), and makes the
+/// schema `nullable`. If only one alternative remains, a reference goes into `allOf`, and an inline
+/// schema is merged into its parent, whose keywords win.
 fn alternatives(object: &mut Object, key: &str) {
     let Some(Value::Array(values)) = object.get(key) else { return };
     let mut others: Vec<Value> =
@@ -260,7 +263,8 @@ fn alternatives(object: &mut Object, key: &str) {
     }
 }
 
-/// Converts a list of types. In 3.0, `type` is one name, and `null` is not a type.
+/// Converts the keyword `type` if it is a list of types. In 3.0, `type` is one name, and `null` is
+/// not a type.
 fn types(object: &mut Object) {
     let names: Vec<Value> = match object.get("type") {
         Some(Value::Array(names)) => names.clone(),
@@ -274,7 +278,8 @@ fn types(object: &mut Object) {
     }
     match others.as_slice() {
         [] => {
-            // Only null is allowed. `nullable` needs a `type` in the same schema.
+            // The list has only the type `null`. The schema gets some other type, because
+            // `nullable` needs a `type` in the same schema.
             object.insert("type".to_owned(), json!("object"));
             object.insert("enum".to_owned(), json!([null]));
         }
@@ -308,8 +313,8 @@ fn typed(name: &Value, nullable: bool) -> Value {
     schema
 }
 
-/// Converts an exclusive bound, which is a number in 3.1 and a flag of the normal bound in 3.0.
-/// Keeps the stricter one of two bounds.
+/// Converts an exclusive bound, which is a number of its own in 3.1, and in 3.0 a flag of the
+/// normal bound. If a schema has both bounds, the stricter one is kept.
 fn exclusive_bound(
     object: &mut Object,
     exclusive: &str,
@@ -356,14 +361,15 @@ fn pattern_properties(object: &mut Object) {
     object.insert("additionalProperties".to_owned(), value);
 }
 
-/// Converts a tuple to a list of any of its parts.
+/// Converts the schema of a tuple to the schema of a list. Each item of the list must match the
+/// schema of some part of the tuple.
 fn tuple(object: &mut Object) {
     let Some(Value::Array(parts)) = object.remove("prefixItems") else { return };
     let mut parts = parts;
     match object.remove("items") {
-        // Without `items`, any items may follow the parts.
+        // A tuple schema without `items` allows any items after its parts.
         None => parts.push(json!({})),
-        // The converted `false`: no items may follow the parts.
+        // This is the converted schema `false`: the tuple allows no items after its parts.
         Some(rest) if rest == json!({ "not": {} }) => {}
         Some(rest) => parts.push(rest),
     }
@@ -403,7 +409,7 @@ fn for_each(parent: &mut Object, key: &str, change: fn(&mut Object)) {
 mod tests {
     use super::*;
 
-    /// Converts one schema.
+    /// Returns one schema of 3.1 in the form of 3.0.
     fn converted(schema: &Value) -> Value {
         let document = json!({ "openapi": "3.1.0", "components": { "schemas": { "S": schema } } });
         convert(&document)["components"]["schemas"]["S"].clone()

@@ -43,34 +43,35 @@ pub fn routes() -> Routes {
     Routes::default().role(Role::Viewer, routes!(stream_events))
 }
 
-/// The parameters: the start of the stream, its end, and its filters.
+/// The query parameters of a stream of events: its start, its end, and its filters.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct EventsQuery {
-    /// The version after which the stream begins: `version` of a list or an event, or
-    /// `Otter-Version`. Default: now.
+    /// The version after which the stream begins: `version` of a list or an event, or the header
+    /// `Otter-Version` of a response. Default: now.
     #[param(value_type = Option<String>)]
     since: Option<Parsed<Version>>,
-    /// Whether to begin with all objects, followed by `synced`. Of jobs, these are the ones that
-    /// have not ended, or all that match `job` or `reference`. Has no effect if the stream resumes
-    /// at `since` or `Last-Event-ID`.
+    /// Whether the stream begins with an event for every object, followed by the event `synced`.
+    /// Ended leases are left out. Ended jobs are left out too, unless `job` or `reference` is set.
+    /// Has no effect if the stream resumes at `since` or `Last-Event-ID`. Default: false.
     #[param(value_type = Option<bool>)]
     initial: Option<Parsed<bool>>,
-    /// The duration of the stream, which then ends with `bye`: `30s`, `10m`. Default: unlimited.
+    /// How long the stream lasts: `30s`, `10m`. After this time it ends with `bye`. Default:
+    /// unlimited.
     #[param(value_type = Option<String>)]
     wait: Option<Parsed<Duration>>,
     /// Types of events, comma-separated: `machine.changed,job.changed`. `synced`, `reset` and `bye`
     /// are always included.
     #[param(value_type = Option<String>)]
     types: Option<Parsed<Vec<EventType>>>,
-    /// Only events of this machine, its snapshots, jobs and leases: an id, `name:…`, `uuid:…` or
-    /// `mac:…`.
+    /// A machine: an id, `name:…`, `uuid:…` or `mac:…`. The stream then has only events of this
+    /// machine, its snapshots, jobs and leases.
     #[param(value_type = Option<String>)]
     machine: Option<Parsed<String>>,
-    /// Only events of this job.
+    /// The id of a job. The stream then has only events of this job.
     #[param(value_type = Option<String>)]
     job: Option<Parsed<JobId>>,
-    /// Only events of this lease.
+    /// The id of a lease. The stream then has only events of this lease.
     #[param(value_type = Option<String>)]
     lease: Option<Parsed<LeaseId>>,
     /// Only events of jobs that were started with this `Otter-Reference`.
@@ -78,12 +79,14 @@ pub struct EventsQuery {
     reference: Option<Parsed<String>>,
 }
 
-/// The headers.
+/// The request headers of a stream of events.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the header")]
 pub struct EventsHeaders {
-    /// Like `since`, which it overrides. Clients of server-sent events send it when they reconnect.
+    /// The version after which the stream begins, like the query parameter `since`. If a request
+    /// has both, the header counts. Clients of server-sent events send the header when they
+    /// reconnect.
     #[param(rename = "Last-Event-ID", value_type = String, required = false)]
     last_event_id: Option<String>,
 }
@@ -170,10 +173,10 @@ fn wants_ndjson(headers: &HeaderMap) -> bool {
         .is_some_and(|first| first == NDJSON)
 }
 
-/// Reads `Last-Event-ID`. `None` if the request does not have it.
+/// Reads the header `Last-Event-ID`. `None` if the request does not have the header.
 ///
 /// # Errors
-/// `invalid-request` if it is not a version.
+/// `invalid-request` if the header is not a version.
 fn last_event_version(headers: &HeaderMap) -> Result<Option<Version>, Failure> {
     let name = "last-event-id";
     let Some(given) = header(headers, name)? else { return Ok(None) };

@@ -28,7 +28,7 @@ use crate::storage::{JobCursor, JobFilter};
 /// The number of jobs to read from the store at a time.
 const PAGE: u32 = 100;
 
-/// The id and the object of an event. Each is `None` if the type of event does not have it.
+/// The id and the object of an event. Either is `None` if events of this type do not have it.
 pub struct EventPayload {
     pub id: Option<String>,
     pub object: Option<Box<RawValue>>,
@@ -38,7 +38,7 @@ pub struct EventPayload {
 /// event reports the removal, or if the object is not visible to the caller.
 ///
 /// # Errors
-/// Those of the store.
+/// The errors of the store.
 pub async fn payloads_for_event(
     api: &ApiState,
     caller: &Caller,
@@ -74,7 +74,8 @@ async fn payload_for(
             .get_for(caller, *id)
             .await?
             .map(|view| payload(id.to_string(), &WireLease::from_view(&view, None))),
-        // A restricted caller gets the removal from the placement event of the machine.
+        // For a restricted caller, another event reports the removal: the change of the machine's
+        // placement (its name, pools and datastores).
         Subject::MachineRemoved(id) => (!scope.is_restricted()).then(|| removed(id.to_string())),
         Subject::SnapshotRemoved(machine, id) => {
             let is_visible = !scope.is_restricted() || machines.get_in(scope, machine).is_some();
@@ -93,9 +94,10 @@ async fn payload_for(
     })
 }
 
-/// Reports the machine and its snapshots as removed if the machine left the caller's scope. If the
-/// machine came into the scope, the event of the machine reports it, and these payloads report its
-/// snapshots. Reports the datastores on which the caller now counts more or fewer machines.
+/// The payloads for a machine whose placement (its name, pools and datastores) changed. They report
+/// the machine and its snapshots as removed if the machine left the caller's scope. If the machine
+/// came into the scope, another event reports the machine, and these payloads report its snapshots.
+/// They also report the datastores on which the caller now counts more or fewer machines.
 fn placement_payloads(
     api: &ApiState,
     caller: &Caller,
@@ -125,7 +127,7 @@ fn placement_payloads(
         }
         _ => Vec::new(),
     };
-    // A stream of one machine reports no datastores.
+    // A stream that shows only one machine reports no datastores.
     if filter.machine.is_none() {
         let on = |placement: Option<Placement>| -> BTreeSet<DatastoreId> {
             placement.into_iter().flat_map(|placement| placement.datastores).collect()
@@ -161,13 +163,14 @@ fn removed(id: String) -> EventPayload {
 }
 
 fn raw_json<T: Serialize>(object: &T) -> Option<Box<RawValue>> {
-    // Wire types are plain structs with text keys, which always serialise.
+    // This never gives `None`, because wire types are plain structs with text keys, which always
+    // serialise.
     serde_json::value::to_raw_value(object).ok()
 }
 
-/// All objects that match a filter: the session, datastores, machines with their snapshots, open
-/// leases, and jobs that have not ended. If the filter names a job or a reference, ended jobs are
-/// included.
+/// The objects with which a stream begins: the session, datastores, machines with their snapshots,
+/// open leases, and jobs that have not ended, as far as they match the filter of the stream. If the
+/// filter names a job or a reference, ended jobs are included.
 pub struct InitialObjects {
     caller: Caller,
     filter: EventFilter,
@@ -180,7 +183,7 @@ pub struct InitialObjects {
     page: JobPages,
 }
 
-/// The next page of jobs to read.
+/// The place at which the next page of jobs begins, and whether there is one.
 enum JobPages {
     First,
     After(JobCursor),
@@ -196,7 +199,7 @@ impl InitialObjects {
         let services = api.services();
         let machines = services.machines.list(&caller.scope, &MachineFilter::default())?;
         let datastores = services.machines.contents()?.datastores.clone();
-        // Do not read the store if the filter excludes jobs.
+        // The store is not read if the filter excludes jobs.
         let no_jobs = !filter.includes_type(EventType::JobChanged);
         let leases = services.leases.open_leases(caller);
         Ok(Self {
@@ -212,10 +215,10 @@ impl InitialObjects {
         })
     }
 
-    /// The next object with the type of its event. `None` after the last one.
+    /// The next object, with the type of the event that reports it. `None` after the last object.
     ///
     /// # Errors
-    /// Those of the store.
+    /// The errors of the store.
     pub async fn next(
         &mut self,
         api: &ApiState,

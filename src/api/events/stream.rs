@@ -1,5 +1,5 @@
-//! One stream of events. It creates each chunk when the client reads it, never ahead, and holds no
-//! lock while it writes an object.
+//! One stream of events. The stream creates a chunk of its body only when the client reads it, and
+//! holds no lock while it writes an object.
 //!
 //! ```text
 //!  reset? ──► objects ──► synced ──► live ──► bye (wait is over, otter stops)
@@ -28,7 +28,7 @@ use crate::service::event_stream::{EventReader, NextEvent, Version};
 use crate::service::limits::CountedStream;
 use crate::telemetry::metrics::OpenStream;
 
-/// The number of bytes after which a chunk is sent.
+/// A chunk of the body is sent once it has this number of bytes.
 const CHUNK: usize = 32 * 1024;
 
 /// A stream and its position.
@@ -37,7 +37,8 @@ pub struct EventStream {
     caller: Caller,
     format: StreamFormat,
     reader: EventReader,
-    /// The end of `wait`, on the monotonic clock. `None` if the stream is unlimited.
+    /// When the `wait` of the request is over, as the elapsed time of the clock. `None` if the
+    /// stream has no time limit.
     ends_at: Option<Duration>,
     bookmark_at: Duration,
     reset_first: bool,
@@ -104,12 +105,13 @@ impl EventStream {
         }))
     }
 
-    /// The next chunk. `None` after the end of the stream.
+    /// The next chunk of the body. `None` after the end of the stream.
     async fn next_chunk(&mut self) -> Option<Bytes> {
         let mut chunk = String::new();
         while chunk.is_empty() && !self.ended {
             if let Err(failure) = self.fill_chunk(&mut chunk).await {
-                // `reset` tells the client that an event is missing, so that it reconnects.
+                // End the stream with `reset`, which tells the client that an event is missing and
+                // that it must read the lists again.
                 tracing::warn!(detail = failure.detail, "an event's object cannot be read");
                 self.end(&mut chunk, EventType::Reset);
             }
@@ -123,7 +125,7 @@ impl EventStream {
             self.write_without_object(chunk, EventType::Reset);
         }
         self.write_objects(chunk).await?;
-        // Events that exist when the time is up are still sent.
+        // When the time of the stream is up, the events that exist by then are still sent.
         let time_up = self.ends_at.is_some_and(|ends_at| self.api.clock().elapsed() >= ends_at);
         if time_up {
             self.reader.finish();
@@ -146,8 +148,9 @@ impl EventStream {
                     )
                     .await?;
                     let last = payloads.pop();
-                    // All payloads but the last have the version before the event: a client that
-                    // resumes between two of them gets all of them again.
+                    // An event can have several payloads. All but the last carry the version before
+                    // the event, so that a client that resumes between two of them gets all of them
+                    // again.
                     for (event_type, payload) in payloads {
                         self.write_at(chunk, &before, event.at, event_type, payload);
                     }
@@ -176,7 +179,7 @@ impl EventStream {
         Ok(())
     }
 
-    /// Writes initial objects until the chunk is full, and `synced` after the last.
+    /// Writes initial objects until the chunk is full, and `synced` after the last object.
     async fn write_objects(&mut self, chunk: &mut String) -> Result<(), Failure> {
         while let Some(objects) = self.objects.as_mut()
             && chunk.len() < CHUNK
@@ -200,7 +203,8 @@ impl EventStream {
         }
     }
 
-    /// Waits for the next event, bookmark, end of `wait`, or stop, whichever is first.
+    /// Waits until the next event, until the next bookmark is due, until the `wait` of the request
+    /// is over, or until otter stops, whichever is first.
     async fn wait_for_more(&mut self) {
         let due = self.ends_at.map_or(self.bookmark_at, |ends_at| ends_at.min(self.bookmark_at));
         let left = due.saturating_sub(self.api.clock().elapsed());

@@ -19,7 +19,8 @@ pub const NDJSON: &str = "application/x-ndjson";
 /// A change of an object.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Event {
-    /// The version after this event. Send it as `since` to resume here.
+    /// The version of otter's state after this event. To resume the stream after this event, send
+    /// this value as `since`.
     #[schema(example = "1b2c3d4e5f60-42")]
     pub version: String,
     /// The time of the change.
@@ -27,17 +28,18 @@ pub struct Event {
     #[serde(rename = "type")]
     #[schema(example = "machine.changed", extensions(("x-extensible-enum" = json!(types()))))]
     pub kind: String,
-    /// The id of the object. Null for `session.changed`, `synced`, `reset` and `bye`.
+    /// The id of the object that changed. Null for `session.changed`, `synced`, `reset` and `bye`.
     #[schema(required)]
     pub id: Option<String>,
-    /// Null if the object was removed, and for `synced`, `reset` and `bye`.
+    /// The object that changed. Null if the object was removed, and for `synced`, `reset` and
+    /// `bye`.
     #[schema(required, value_type = Option<EventObject>)]
     pub object: Option<Box<RawValue>>,
 }
 
 /// The complete object in its state at the time of sending, in the same form as GET returns it. The
-/// type of the event determines which: a Machine, Snapshot, Datastore, Job, Lease, or the session
-/// of `/v1/about`.
+/// type of the event determines the type of the object: a Machine, Snapshot, Datastore, Job, Lease,
+/// or the session of `/v1/about`.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "documents the object; a union of the types would break generators")]
 pub struct EventObject(BTreeMap<String, Value>);
@@ -69,7 +71,8 @@ impl StreamFormat {
     /// # Parameters
     /// - `resumable`: whether a client may resume at the version of this event.
     pub fn event(self, out: &mut String, event: &Event, resumable: bool) {
-        // Serialising plain structs with text keys cannot fail. The JSON has no line breaks.
+        // Serialising plain structs with text keys cannot fail. The JSON has no line breaks, so it
+        // fits into one line of the stream.
         let json = serde_json::to_string(event).unwrap_or_default();
         match self {
             Self::Sse => {

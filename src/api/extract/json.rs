@@ -16,10 +16,10 @@ use crate::domain::duration;
 use crate::domain::failure::Failure;
 use crate::service::machines::shorten;
 
-/// Parses a body.
+/// Parses the JSON body of a request.
 ///
 /// # Errors
-/// `invalid-request` if it is not UTF-8, not JSON or not an object, or if a field is unknown,
+/// `invalid-request` if the body is not UTF-8, not JSON or not an object, or if a field is unknown,
 /// missing, repeated, null or of the wrong type.
 pub fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T, Failure> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
@@ -27,7 +27,8 @@ pub fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T
         failure_in_body("", "not-utf-8", detail)
     })?;
     let value: serde_json::Value = serde_json::from_str(text).map_err(|error| {
-        // serde_json's error has the line and column, but no text of the body.
+        // The problem may show the error of serde_json, because it has the line and the column of
+        // the mistake, but no text of the body.
         failure_in_body("", "not-json", format!("The body is not JSON: {error}."))
     })?;
     let Some(object) = value.as_object() else {
@@ -107,10 +108,11 @@ pub fn duration_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Strin
     deserializer.deserialize_any(Text)
 }
 
-/// Deserialises an optional duration. The field also needs `#[serde(default)]`.
+/// Deserialises an optional duration. A field that uses this function also needs
+/// `#[serde(default)]`.
 ///
 /// # Errors
-/// As [`duration_text`].
+/// The errors of [`duration_text`].
 pub fn some_duration_text<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {
@@ -154,7 +156,7 @@ fn unknown_field(error: &str) -> Option<(&str, Vec<String>)> {
 }
 
 /// The JSON Pointer of the first repeated field at any depth. `None` if no field is repeated.
-/// `serde_json` silently uses the last one.
+/// `serde_json` does not report repeated fields: it silently uses the last value.
 fn repeated_field(object: &str) -> Option<String> {
     struct Repeated(Option<String>);
 

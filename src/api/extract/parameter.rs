@@ -20,14 +20,14 @@ use crate::domain::screen::Region;
 use crate::service::event_stream::Version;
 use crate::service::machines::shorten;
 
-/// A type of a query parameter.
+/// A type that can be parsed from the value of a query parameter.
 pub trait Parameter: Sized {
     /// Parses the text of a parameter.
     fn from_text(text: &str) -> Result<Self, InvalidValue>;
 }
 
-/// The error of an invalid value: the code of the problem, and the rest of the sentence after the
-/// name of the parameter.
+/// The error of an invalid value: the code of the problem, and a sentence without its first word,
+/// which is the name of the parameter.
 #[derive(Debug, thiserror::Error)]
 #[error("{code} {rest}")]
 pub struct InvalidValue {
@@ -43,18 +43,18 @@ pub struct Parsed<T>(pub T);
 #[derive(Clone, Copy, Debug)]
 pub struct Limit(pub u32);
 
-/// The values of an optional list. Empty if it is absent.
+/// The values of an optional list. Empty if the list is absent.
 pub fn values<T>(list: Option<Parsed<Vec<T>>>) -> Vec<T> {
     list.map(Parsed::value).unwrap_or_default()
 }
 
 impl InvalidValue {
-    /// The error of a text that should be `expected`.
+    /// The error for `text`, which is not the `expected` value.
     pub fn new(code: &'static str, text: &str, expected: impl Display) -> Self {
         Self { code, rest: format!("is {}; {expected}.", shorten(text)) }
     }
 
-    /// The error of a text that is not one of the known words.
+    /// The error for a text that is not one of the known words.
     pub fn not_one_of(text: &str, words: &[&str]) -> Self {
         let known: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         let near =
@@ -69,7 +69,7 @@ impl InvalidValue {
 }
 
 impl<T> Parsed<T> {
-    /// The value itself.
+    /// The value of the parameter.
     pub fn value(self) -> T {
         self.0
     }
@@ -82,14 +82,14 @@ impl<'de, T: Parameter> Deserialize<'de> for Parsed<T> {
     }
 }
 
-/// Values separated by commas.
+/// A list parameter is a text with values that are separated by commas.
 impl<T: Parameter> Parameter for Vec<T> {
     fn from_text(text: &str) -> Result<Self, InvalidValue> {
         text.split(',').map(T::from_text).collect()
     }
 }
 
-/// A text, which must not be empty.
+/// A text parameter may be any text that is not empty.
 impl Parameter for String {
     fn from_text(text: &str) -> Result<Self, InvalidValue> {
         if text.is_empty() { Err(InvalidValue::empty()) } else { Ok(text.to_owned()) }
@@ -98,7 +98,8 @@ impl Parameter for String {
 
 impl Parameter for Limit {
     fn from_text(text: &str) -> Result<Self, InvalidValue> {
-        // The parser of the standard library also accepts a `+`.
+        // Only digits are accepted, because the integer parser of the standard library also accepts
+        // a leading `+`.
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
         match text.parse().ok().filter(|_| digits) {
             Some(limit @ 1..=1000) => Ok(Self(limit)),
@@ -109,8 +110,9 @@ impl Parameter for Limit {
     }
 }
 
-/// For each type: the code of its problem, whether an empty text has the code `empty` instead, and
-/// the parser.
+/// Implements [`Parameter`] for a list of types. Each row has a type, the code of the problem for
+/// an invalid value, whether an empty text has the code `empty` instead, and the parser of the
+/// type.
 macro_rules! parameters {
     ($($name:ty, $code:literal, $empty:literal, $read:expr;)*) => { $(
         impl Parameter for $name {

@@ -1,5 +1,5 @@
-//! Strict parsing of query parameters. One struct of an operation both documents its parameters and
-//! receives their values. Problems name the parameter and suggest a known name.
+//! Strict parsing of query parameters. One struct both documents the parameters of an operation and
+//! receives their values. The problem for an unknown parameter suggests a known name.
 
 use std::any::TypeId;
 use std::borrow::Cow;
@@ -26,7 +26,7 @@ use crate::service::machines::shorten;
 /// The query parameters of an operation: the sets `A` and `B`.
 pub struct Query<A, B = NoParameters>(pub A, pub B);
 
-/// The empty set, for operations without parameters.
+/// The empty set of query parameters, for operations that have none.
 #[derive(Deserialize, IntoParams)]
 pub struct NoParameters {}
 
@@ -34,20 +34,22 @@ pub struct NoParameters {}
 pub trait Parameters: DeserializeOwned + IntoParams + Send + 'static {}
 impl<Q: DeserializeOwned + IntoParams + Send + 'static> Parameters for Q {}
 
-/// A parameter of an operation.
+/// A query parameter that an operation documents.
 struct KnownParameter {
     name: String,
-    /// Whether it may be repeated.
+    /// Whether a request may repeat the parameter.
     is_list: bool,
 }
 
-/// The parameters of each set that a request had a query for. They are read from the document once,
-/// because the document also makes all descriptions.
+/// The parameters of each set, by the type of the set. A set is added when a request first has a
+/// query for it. Its parameters are read only once from their documentation, because `utoipa`
+/// creates all descriptions at each read.
 static KNOWN: LazyLock<RwLock<HashMap<TypeId, &'static [KnownParameter]>>> =
     LazyLock::new(RwLock::default);
 
 impl KnownParameter {
-    /// The parameters of a set. There are as many sets as types, so each can stay in memory.
+    /// The parameters of a set. They stay in memory for ever, which is acceptable because the
+    /// number of sets is the number of types.
     fn all_of<Q: Parameters>() -> &'static [Self] {
         let set = TypeId::of::<Q>();
         if let Some(known) = KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(&set) {
@@ -93,7 +95,7 @@ impl QueryValues {
         self.0.iter().map(|(name, given)| (name.as_str(), given.as_slice()))
     }
 
-    /// Parses the parameters of an operation.
+    /// Parses the parameters of an operation, which has the sets `A` and `B`.
     ///
     /// # Errors
     /// `unknown-parameter` if a parameter is unknown or repeated; `invalid-request` if a value is
@@ -134,21 +136,22 @@ impl QueryValues {
     }
 }
 
-/// Deserialises one set out of all values.
+/// Deserialises one set of parameters. `given` has all values of the query.
 fn deserialize_set<Q: Parameters>(given: &Value) -> Result<Q, Failure> {
     serde_path_to_error::deserialize(given).map_err(|error| {
         let name = match error.path().iter().next() {
             Some(Segment::Map { key }) => key.clone(),
             _ => String::new(),
         };
-        // The inner error is an `InvalidValue`: its message is a code, a space and the detail.
+        // The inner error of serde has the text of an `InvalidValue`: a code, a space and the
+        // detail.
         let message = error.inner().to_string();
         let (code, rest) = message.split_once(' ').unwrap_or_default();
         failure_at(FailureKind::InvalidRequest, &name, code.to_owned(), format!("{name} {rest}"))
     })
 }
 
-/// Decodes one side of `name=value`: `+` is a space, and `%xx` is a byte.
+/// Decodes the name or the value of a pair `name=value`: `+` is a space, and `%xx` is a byte.
 fn decode(name: &str, text: &str) -> Result<String, Failure> {
     if !text.contains(['+', '%']) {
         return Ok(text.to_owned());
@@ -168,7 +171,7 @@ fn decode(name: &str, text: &str) -> Result<String, Failure> {
     })
 }
 
-/// A parameter name of the request, shortened and without quotes, for the problem.
+/// The name of a parameter of the request, shortened and without quotes, to be shown in a problem.
 fn parameter_name(name: &str) -> String {
     shorten(name).replace('"', "")
 }

@@ -15,9 +15,9 @@ use crate::service::callers::Caller;
 
 /// Ask to cancel a job
 ///
-/// A queued job ends at once. For a running job, otter asks the host to cancel the task if the task
-/// is cancelable; the job can still succeed. An ended job does not change. The request may be
-/// repeated.
+/// A queued job ends at once. For a running job, otter asks the host to cancel the job's task if
+/// the host allows that; the job can still succeed. An ended job does not change. The request may
+/// be repeated.
 #[utoipa::path(post, path = "/v1/jobs/{job}/cancel", operation_id = "cancel_job", tag = "jobs",
     params(JobPath),
     responses(

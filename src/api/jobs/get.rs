@@ -17,7 +17,7 @@ use crate::api::problem::ApiError;
 use crate::api::{ApiState, respond};
 use crate::service::callers::Caller;
 
-/// The parameters.
+/// The query parameter with which a read of a job waits for the job.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct JobQuery {
@@ -50,7 +50,8 @@ pub async fn get_job(
     let time = query.wait.map(|Parsed(time)| time.min(api.settings().max_wait));
     let jobs = &api.services().jobs;
     if caller.scope.is_restricted() {
-        // The response time must not reveal whether the job exists.
+        // Check this before the wait, because the response time must not reveal whether a job
+        // exists that the caller may not see.
         require_visible(&api, &caller, jobs.get(id).await?, &text)?;
     }
     let waited = match time {
@@ -59,8 +60,8 @@ pub async fn get_job(
     };
     let version = api.services().event_stream.version();
     let view = match waited {
-        // The wait returns the ended job, so that thousands of waiting calls do not read the store
-        // at the same time.
+        // Use the job that the wait returned. Otherwise thousands of calls whose waits end at the
+        // same time would all read the store.
         WaitEnd::Done(ended) => ended?,
         WaitEnd::TimeUp | WaitEnd::ShuttingDown => jobs.get(id).await?,
     };

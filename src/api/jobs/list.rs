@@ -23,7 +23,7 @@ use crate::storage::JobFilter;
 /// The default number of jobs of a page.
 const PAGE: u32 = 100;
 
-/// The filters. A job must match all of them.
+/// The query parameters that filter the list of jobs. A job must match all of them.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct JobsQuery {

@@ -33,7 +33,7 @@ pub fn routes() -> Routes {
 /// Parses the id of a job in a path.
 ///
 /// # Errors
-/// `invalid-request` if it is empty, `not-found` if it is not an id.
+/// `invalid-request` if the text is empty, `not-found` if the text is not the id of a job.
 fn job_id(text: &str) -> Result<JobId, Failure> {
     if text.is_empty() {
         return Err(empty_name("job"));
@@ -67,7 +67,7 @@ pub fn job_response(api: &ApiState, version: &Version, view: &JobView) -> Respon
 /// Checks the job in a filter of events or of the audit.
 ///
 /// # Errors
-/// `not-found` if the job is not visible to the caller; those of the store.
+/// `not-found` if the job is not visible to the caller; the errors of the store.
 pub async fn named_job(
     api: &ApiState,
     caller: &Caller,
@@ -81,7 +81,7 @@ pub async fn named_job(
 /// Whether the store has a job that matches the filter and is visible to the caller.
 ///
 /// # Errors
-/// Those of the store.
+/// The errors of the store.
 pub async fn is_any_kept(
     api: &ApiState,
     caller: &Caller,

@@ -20,8 +20,9 @@ use crate::service::callers::Caller;
 
 /// Wait for the outcome of a job
 ///
-/// 200 with the job if it succeeded, else the problem of the job with its status. 504
-/// `wait-timeout` if the time is up first: the job is still running, wait again.
+/// Returns 200 with the job if it succeeded, else the problem of the job with the status of that
+/// problem. Returns 504 `wait-timeout` if the time is up first: the job has not ended, so wait
+/// again.
 #[utoipa::path(get, path = "/v1/jobs/{job}/wait", operation_id = "wait_for_job", tag = "jobs",
     params(JobPath, WaitQuery),
     responses(
@@ -43,7 +44,8 @@ pub async fn wait_for_job(
 ) -> Result<Response, ApiError> {
     let id = job_id(&text)?;
     let time = query.time(&api);
-    // A problem has the wait time in its headers too.
+    // Turn a failure into a response before the headers of the wait are added, so that a problem
+    // shows the wait time too.
     let mut response = outcome_within(&api, &caller, id, time)
         .await
         .unwrap_or_else(|failure| ApiError(failure).into_response());
@@ -60,7 +62,8 @@ async fn outcome_within(
     let version = api.services().event_stream.version();
     let (jobs, text) = (&api.services().jobs, id.to_string());
     if caller.scope.is_restricted() {
-        // The response time must not reveal whether the job exists.
+        // Check this before the wait, because the response time must not reveal whether a job
+        // exists that the caller may not see.
         require_visible(api, caller, jobs.get(id).await?, &text)?;
     }
     let kind = match wait(api, time, jobs.ended(id)).await? {
@@ -75,7 +78,8 @@ async fn outcome_within(
         WaitEnd::ShuttingDown => FailureKind::ShuttingDown,
     };
     let view = require_visible(api, caller, jobs.get(id).await?, &text)?;
-    // The time can be up before the first read of a job that has ended.
+    // The job can have ended although the wait timed out: the time can be up before the wait reads
+    // the job for the first time.
     if view.job.state.is_end() {
         outcome(api, &version, &view)
     } else {

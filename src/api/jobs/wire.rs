@@ -15,15 +15,15 @@ use crate::service::jobs::JobView;
 /// An operation on a machine, from its acceptance to its end.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Job {
-    /// A UUID of version 7. Sorting by id sorts by creation time.
+    /// The id of the job: a UUID of version 7. A job that is accepted later has a greater id.
     #[schema(example = "01936f5e-8c00-7000-8000-000000000001")]
     pub id: String,
-    /// The operation.
+    /// The kind of the job, which names the operation.
     #[schema(example = "snapshot.revert", extensions(("x-extensible-enum" = json!(kinds()))))]
     pub kind: String,
     /// The state of the job. `succeeded`, `failed`, `cancelled` and `unknown` are final.
     pub state: JobStateName,
-    /// The id of the machine.
+    /// The id of the machine that the job changes.
     #[schema(value_type = String)]
     pub machine: Option<String>,
     /// The name of the machine when otter accepted the job.
@@ -31,10 +31,10 @@ pub struct Job {
     pub machine_name: Option<String>,
     /// The parameters of the operation.
     pub request: JobRequestView,
-    /// The progress in percent, while the host reports it.
+    /// The progress of the host's task for this job, in percent. Null if the host reports none.
     #[schema(required, minimum = 0, maximum = 100)]
     pub progress: Option<u8>,
-    /// The current activity, for people.
+    /// What the job does at the moment, as a text for people.
     pub phase: String,
     /// The steps of the job: its calls to the host and its waits.
     pub steps: Vec<JobStep>,
@@ -55,22 +55,22 @@ pub struct Job {
     pub started_at: Option<Timestamp>,
     #[schema(required)]
     pub finished_at: Option<Timestamp>,
-    /// When otter gives the job up. The time in the queue counts.
+    /// When otter gives the job up. The time that the job is queued counts too.
     pub deadline_at: Timestamp,
     /// The name of the caller who started the job.
     pub requested_by: String,
     /// The `Otter-Reference` of the request that started the job.
     #[schema(required)]
     pub reference: Option<String>,
-    /// The id of the lease to which the job belongs.
+    /// The id of the lease to which the job belongs. Null if it belongs to none.
     #[schema(required)]
     pub lease: Option<String>,
-    /// The result. Null until the job succeeds.
+    /// The result of the job. Null unless the job has succeeded.
     #[schema(required)]
     pub result: Option<JobResult>,
     /// Warnings about the job, for people.
     pub warnings: Vec<String>,
-    /// The problem of a job that did not succeed.
+    /// The problem because of which the job did not succeed. Null if there is none.
     #[schema(required)]
     pub error: Option<Problem>,
     /// The id of the host's current or last task for this job.
@@ -93,16 +93,17 @@ pub enum JobStateName {
     Unknown,
 }
 
-/// The parameters of a job. Those that its kind does not have are null.
+/// The parameters of a job. A parameter that the kind of the job does not have is null.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub struct JobRequestView {
-    /// The id of the snapshot, resolved when otter accepted the job.
+    /// The id of the snapshot, which otter found when it accepted the job.
     #[schema(required)]
     pub snapshot: Option<String>,
-    /// The path of the snapshot at that time.
+    /// The path that the snapshot had when otter accepted the job.
     #[schema(required)]
     pub snapshot_path: Option<String>,
-    /// Whether the machine is on after a revert. Null: as the snapshot defines.
+    /// Whether the machine is on after the revert. If null, the power state of the snapshot
+    /// decides.
     #[schema(required)]
     pub power_on: Option<bool>,
     /// The new name of the snapshot.
@@ -117,29 +118,31 @@ pub struct JobRequestView {
     /// Whether VMware Tools quiesce the guest's file systems for the snapshot.
     #[schema(required)]
     pub quiesce: Option<bool>,
-    /// Whether the children of the snapshot are removed too.
+    /// Whether the job also removes all snapshots below the snapshot.
     #[schema(required)]
     pub children: Option<bool>,
     /// The time in which the guest must shut down before otter powers the machine off.
     #[schema(required, example = "1m30s")]
     pub force_after: Option<String>,
-    /// The id of the answered question.
+    /// The id of the question that the job answers.
     #[schema(required)]
     pub question: Option<String>,
-    /// The key of the chosen answer.
+    /// The key of the answer that the job gives.
     #[schema(required)]
     pub choice: Option<String>,
-    /// The power state into which the machine is put before or after a lease. Null: unchanged.
+    /// The power state into which the job puts the machine before or after a lease. Null if the job
+    /// does not change it.
     #[schema(required)]
     pub power: Option<crate::api::machines::wire::PowerStateName>,
     /// The condition for which a preparation waits: `power_state:on`, `ip`, `tools` or
     /// `screen:<text>`.
     #[schema(required)]
     pub until: Option<String>,
-    /// The network in which an awaited address must be.
+    /// The network in which the address of the machine must be if a preparation waits for an
+    /// address.
     #[schema(required, example = "10.0.0.0/8")]
     pub cidr: Option<String>,
-    /// The time for which a preparation waits after its condition is true.
+    /// How long a preparation waits after its other steps.
     #[schema(required, example = "1m30s")]
     pub settle: Option<String>,
 }
@@ -183,7 +186,7 @@ pub struct JobResult {
     /// The power state of the machine at the end of the job.
     #[schema(required)]
     pub power_state: Option<crate::api::machines::wire::PowerStateName>,
-    /// The IP address of the machine at the end of the job: its `ip_address`.
+    /// The `ip_address` of the machine at the end of the job.
     #[schema(required)]
     pub ip_address: Option<String>,
 }
@@ -213,7 +216,7 @@ impl Job {
             phase,
             steps,
             cancel_requested_at,
-            // Only the audit shows this field and the origin.
+            // Only the audit shows who requested the cancellation, and the origin of the request.
             cancel_requested_by: _,
             created_at,
             updated_at,
@@ -224,13 +227,13 @@ impl Job {
             origin: _,
             reference,
             lease,
-            // Internal: the permission of the job to change snapshots.
+            // Not shown, because it is internal: what the job may do to snapshots.
             authority: _,
             result,
             warnings,
             error,
             host_task,
-            // Internal: the evidence for the recovery of a lost call.
+            // Not shown, because it is internal: the evidence by which otter resolves a lost call.
             intent: _,
         } = &**job;
         let machine = target.machine();

@@ -13,7 +13,7 @@ use crate::api::{ApiState, respond};
 use crate::service::callers::Caller;
 use crate::service::machines::empty_name;
 
-/// The pool in the path.
+/// The path parameter that names a pool.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "documents the segment")]
@@ -57,7 +57,8 @@ pub async fn clear_pool_quarantine(
     let cleared = api.services().leases.clear_automatic_quarantines(&caller, &pool).await?;
     let version = api.services().event_stream.version();
     let machines = &api.services().machines;
-    // A machine may have been removed from the host meanwhile.
+    // The host may have removed a machine since its quarantine was cleared. The list leaves this
+    // machine out.
     let views = cleared.iter().filter_map(|id| machines.get_in(&caller.scope, id));
     let items: Vec<Machine> = views.map(|view| Machine::from_view(&view)).collect();
     Ok(respond::list(&api, &version, &items, None))

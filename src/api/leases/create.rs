@@ -35,57 +35,61 @@ use crate::service::machines::shorten;
 #[serde(deny_unknown_fields)]
 pub struct LeaseRequest {
     select: SelectRequest,
-    /// Who or what holds the machine, for people. At most 255 characters. Default: the name of the
-    /// token.
+    /// Who or what uses the machine, as a text for people, at most 255 characters. Default: the
+    /// name of the token.
     #[schema(nullable = false, example = "nightly 4711")]
     holder: Option<String>,
-    /// How long the lease lasts from the moment it is active.
+    /// How long the lease lasts after it becomes active.
     #[schema(example = "30m")]
     #[serde(deserialize_with = "duration_text")]
     ttl: String,
-    /// How long the lease may be queued. Without it, a machine must be free now.
+    /// How long the lease may be queued. Default: the lease is not queued, and the request fails
+    /// unless a matching machine is free now.
     #[schema(nullable = false, example = "10m")]
     #[serde(default, deserialize_with = "some_duration_text")]
     queue_for: Option<String>,
-    /// The state into which otter puts the machine before the lease is active. Default: that of the
-    /// pool, else none.
+    /// The state into which otter puts the machine before the lease is active. Default: the state
+    /// that the configuration of the selected pool gives. Without such a state, otter does not
+    /// change the machine.
     #[schema(nullable = false)]
     prepare: Option<PrepareRequest>,
-    /// The state into which otter puts the machine after the lease. Default: that of the pool, else
-    /// `{"power": "off"}`.
+    /// The state into which otter puts the machine after the lease. Default: the state that the
+    /// configuration of the selected pool gives, else `{"power": "off"}`.
     #[schema(nullable = false)]
     release: Option<ReleaseRequest>,
-    /// How long the machine is kept for a person if its use fails, from `DELETE …?outcome=failed`.
-    /// The lease is not kept after `max_expires_at`. Default: it is released at once.
+    /// How long people can examine the machine if its use fails, as `DELETE …?outcome=failed`
+    /// reports. The lease never lasts longer than until `max_expires_at`. Default: otter then
+    /// releases the machine at once.
     #[schema(nullable = false, example = "4h")]
     #[serde(default, deserialize_with = "some_duration_text")]
     keep_on_failure: Option<String>,
 }
 
-/// The headers of the request.
+/// The headers of a request for a lease.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the headers")]
 pub struct CreateHeaders {
-    /// At most 255 characters. A repeat with the same key and body returns the lease of the first
-    /// request, with its secret.
+    /// A key that the client chooses, at most 255 characters. A repeat of the request with the same
+    /// key and body returns the lease of the first request, with its secret.
     #[param(rename = "Idempotency-Key", value_type = String, required = false)]
     idempotency_key: Option<String>,
-    /// At most 512 characters. otter stores it with the lease, for example the URL of a CI job.
+    /// A text of the client, at most 512 characters, for example the URL of a CI job. otter stores
+    /// it with the lease.
     #[param(rename = "Otter-Reference", value_type = String, required = false)]
     otter_reference: Option<String>,
 }
 
 /// The largest number of characters of a holder.
 const MAX_HOLDER: usize = 255;
-/// The largest number of pools, and of excluded machines.
+/// The largest number of pools in `select.pools`, and of machines in `select.exclude`.
 const MAX_SELECTED: usize = 100;
 
 /// Take a machine
 ///
 /// Grants the matching free machine whose last lease ended longest ago. Returns at once: 201 if the
-/// lease is `preparing` or `active`, 202 if it is `queued`, which needs `queue_for`. Wait for it
-/// with `GET …/wait`.
+/// lease is `preparing` or `active`, 202 if it is `queued`, which needs `queue_for`. To wait until
+/// the lease is active, call `GET /v1/leases/{lease}/wait`.
 #[utoipa::path(post, path = "/v1/leases", operation_id = "create_lease", tag = "leases",
     params(CreateHeaders),
     request_body = LeaseRequest,
@@ -122,7 +126,7 @@ pub async fn create_lease(
     let lease = Lease::from_view(&view, Some(api.services().leases.secret_of(view.lease.id)));
     let mut response = respond::object(&api, &version, &lease);
     *response.status_mut() = status_for(view.lease.state);
-    // The body has the secret of the lease.
+    // No cache may store the response, because its body has the secret of the lease.
     respond::set(&mut response, CACHE_CONTROL, "no-store");
     respond::set(&mut response, LOCATION, &links::lease(view.lease.id));
     if is_replay {
@@ -220,7 +224,7 @@ fn parse_select(request: SelectRequest) -> Result<Select, Failure> {
 /// The elements of a list, each with its JSON pointer.
 ///
 /// # Errors
-/// `invalid-request` if there are more than [`MAX_SELECTED`].
+/// `invalid-request` if the list has more elements than [`MAX_SELECTED`].
 fn bounded(
     pointer: &'static str,
     list: Vec<String>,
@@ -250,8 +254,8 @@ fn parse_reference(pointer: &str, text: &str) -> Result<MachineReference, Failur
     })
 }
 
-/// Parses the reference to an excluded machine. Refuses a malformed UUID, because it would exclude
-/// no machine.
+/// Parses one entry of `select.exclude`. Refuses a malformed UUID, because it would exclude no
+/// machine.
 fn parse_excluded(pointer: &str, text: &str) -> Result<MachineReference, Failure> {
     let reference = parse_reference(pointer, text)?;
     if let MachineReference::Uuid(uuid) = &reference

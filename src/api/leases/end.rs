@@ -24,20 +24,23 @@ use crate::domain::failure::FailureKind;
 use crate::domain::lease::{EndReason, LeaseState};
 use crate::service::callers::Caller;
 
-/// The query of the request.
+/// The query parameters of a request to end a lease.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct EndQuery {
-    /// Blocks until the machine is released, at most this long.
+    /// The longest time that the call waits until the lease has ended and otter has released the
+    /// machine: `30s`, `10m`. Default: the call does not wait.
     #[param(value_type = Option<String>)]
     wait: Option<Parsed<Duration>>,
-    /// Why the lease is ended, for its holder. At most 512 characters. It takes precedence over
-    /// `Otter-Override`.
+    /// Why the caller ends the lease, as a text for the holder, at most 512 characters. The lease
+    /// shows it as `end.detail`. If the request also has the header `Otter-Override`, this
+    /// parameter counts.
     #[param(value_type = Option<String>)]
     reason: Option<Parsed<String>>,
-    /// `succeeded` or `failed`: whether the use of the machine succeeded. After `failed`, an active
-    /// lease with `keep_on_failure` does not end: it stays active for that time. A repeat changes
-    /// nothing. Default: `succeeded`.
+    /// Whether the use of the machine succeeded: `succeeded` or `failed`. With `failed`, an active
+    /// lease that has `keep_on_failure` does not end: it stays active for the duration in
+    /// `keep_on_failure`, so that people can examine the machine. If a later call sends `failed`
+    /// too, this duration does not start again. Default: `succeeded`.
     #[param(value_type = Option<String>)]
     outcome: Option<Parsed<Outcome>>,
 }
@@ -59,15 +62,16 @@ impl Parameter for Outcome {
     }
 }
 
-/// The headers of the request.
+/// The headers of a request to end a lease.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the headers")]
 pub struct EndHeaders {
-    /// `<id>.<secret>` from the response of `POST /v1/leases`.
+    /// `<id>.<secret>` of the lease, from the response of `POST /v1/leases`.
     #[param(rename = "Otter-Lease", value_type = String, required = false)]
     otter_lease: Option<String>,
-    /// Why an operator ends the lease, as `reason`. 1 to 512 characters.
+    /// Why an operator ends the lease, 1 to 512 characters. The lease shows it as `end.detail`,
+    /// unless the query parameter `reason` is set.
     #[param(rename = "Otter-Override", value_type = String, required = false)]
     otter_override: Option<String>,
 }
@@ -77,9 +81,11 @@ const MAX_REASON: usize = 512;
 
 /// Give a machine back
 ///
-/// With `Otter-Lease` the holder ends the lease; without it an operator revokes it. otter releases
-/// the machine, which is free once the release has succeeded. A repeat returns the same lease. With
-/// `outcome=failed`, a lease with `keep_on_failure` is kept instead, until a call without it.
+/// With the header `Otter-Lease`, the holder ends the lease. Without this header, an operator
+/// revokes the lease. otter then releases the machine, which is free once the release has
+/// succeeded. If the lease has already ended, the call returns it unchanged. With `outcome=failed`,
+/// an active lease that has `keep_on_failure` does not end yet: otter keeps the machine for people
+/// until the lease expires, or until a call without `outcome=failed`.
 #[utoipa::path(delete, path = "/v1/leases/{lease}", operation_id = "end_lease", tag = "leases",
     params(LeasePath, EndQuery, EndHeaders),
     responses(
@@ -118,7 +124,8 @@ pub async fn end_lease(
     let failed = outcome.map(Parsed::value) == Some(Outcome::Failed);
     let detail = reason.or(override_reason);
     let view = api.services().leases.end(&caller, id, end, failed, detail).await?;
-    // A lease that is kept does not end during the wait.
+    // Do not wait for the end of a lease that is kept because its use failed: it does not end
+    // during the wait.
     let is_kept = failed && view.lease.state == LeaseState::Active;
     let Some(time) = wait.filter(|_| !is_kept) else {
         return Ok(respond::object(&api, &version, &Lease::from_view(&view, None)));

@@ -34,7 +34,7 @@ pub fn routes() -> Routes {
         .role(Role::Operator, routes!(clear_pool::clear_pool_quarantine))
 }
 
-/// The lease in the path.
+/// The path parameter that names a lease.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "documents the segment")]
@@ -43,12 +43,12 @@ pub struct LeasePath {
     lease: String,
 }
 
-/// The header with the secret of the lease.
+/// The request header with the secret of the lease.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the header")]
 pub struct LeaseHeader {
-    /// `<id>.<secret>` from the response of `POST /v1/leases`.
+    /// `<id>.<secret>` of the lease, from the response of `POST /v1/leases`.
     #[param(rename = "Otter-Lease", value_type = String, required = false)]
     otter_lease: Option<String>,
 }

@@ -23,23 +23,23 @@ use crate::storage::LeaseFilter;
 /// The default page size.
 const PAGE: u32 = 100;
 
-/// The filter of the request.
+/// The query parameters that filter the list of leases. A lease must match all of them.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct LeasesQuery {
     /// One or more states, separated by commas: `queued,active`.
     #[param(value_type = Option<String>)]
     state: Option<Parsed<Vec<LeaseState>>>,
-    /// A machine's id, `name:…`, `uuid:…` or `mac:…`.
+    /// The machine of the lease: an id, `name:…`, `uuid:…` or `mac:…`.
     #[param(value_type = Option<String>)]
     machine: Option<Parsed<String>>,
-    /// The pool of the lease.
+    /// The `pool` of the lease.
     #[param(value_type = Option<String>)]
     pool: Option<Parsed<String>>,
-    /// The exact holder.
+    /// The exact `holder` of the lease.
     #[param(value_type = Option<String>)]
     holder: Option<Parsed<String>>,
-    /// The exact `Otter-Reference` of the request.
+    /// The exact `Otter-Reference` of the request for the lease.
     #[param(value_type = Option<String>)]
     reference: Option<Parsed<String>>,
 }
@@ -77,7 +77,7 @@ pub async fn list_leases(
     let limit = limit.unwrap_or(PAGE);
     let after: Option<LeaseId> = cursors.position()?;
     let version = api.services().event_stream.version();
-    // If there is one lease more than the limit, there is a next page.
+    // One lease more than the limit is read. If there is one, there is a next page.
     let mut views = api.services().leases.list(&caller, &filter, after, limit + 1).await?;
     let more = views.len() > limit as usize;
     views.truncate(limit as usize);

@@ -18,11 +18,11 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
 use crate::service::callers::Caller;
 
-/// A request for a renewal.
+/// The request to renew a lease.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RenewRequest {
-    /// The time from now. Default: the original duration of the lease.
+    /// How long the lease lasts from now. Default: the `ttl` of the lease.
     #[schema(nullable = false, example = "30m")]
     #[serde(default, deserialize_with = "some_duration_text")]
     ttl: Option<String>,
@@ -30,8 +30,8 @@ pub struct RenewRequest {
 
 /// Renew a lease
 ///
-/// Sets the expiry to `ttl` from now, but not later than `max_expires_at`. A renewal never shortens
-/// the lease.
+/// Sets the expiry of the lease to `ttl` from now, but not later than `max_expires_at`. A renewal
+/// never shortens the lease.
 #[utoipa::path(post, path = "/v1/leases/{lease}/renew", operation_id = "renew_lease",
     tag = "leases",
     params(LeasePath, LeaseHeader),

@@ -41,7 +41,7 @@ pub async fn wait_for_lease(
     let id = lease_id(&text)?;
     let time = query.time(&api);
     let version = api.services().event_stream.version();
-    // A lease that is being released never becomes active.
+    // The wait also ends if the lease is being released, because such a lease never becomes active.
     let is_decided = |state| matches!(state, LeaseState::Active | LeaseState::Releasing);
     let waited = wait_until(&api, &caller, id, time, is_decided).await;
     let mut response = match waited {
@@ -101,7 +101,8 @@ fn failure_of_ended(view: &LeaseView) -> Failure {
     let detail = format!("The lease is {}{by}.{why}", lease.state.as_str());
     let fault = lease.error.as_ref().and_then(|error| error.fault.clone());
     let failure = Failure::new(kind, detail).with_lease(lease.id).with_fault(fault);
-    // The code of the failure that ended the lease goes into `errors` of the problem.
+    // The failure that ended the lease can have another code than the problem. Then its code goes
+    // into `errors` of the problem.
     match lease.error.as_ref().filter(|error| error.kind != kind) {
         Some(error) => failure.with_error(InputError {
             pointer: None,

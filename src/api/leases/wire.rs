@@ -13,82 +13,90 @@ use crate::domain::lease::{self, EndReason, LeaseState};
 use crate::service::leases::lease_table::PoolFault;
 use crate::service::leases::{LeaseBlocker, LeaseView, PoolView, RunningMachines};
 
-/// A lease: one machine for one holder, for a time.
+/// A lease: one machine for one holder, for a limited time.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Lease {
-    /// A UUID of version 7. Ids sort by the time of the request.
+    /// The id of the lease: a UUID of version 7. A lease that is requested later has a greater id.
     #[schema(example = "01936f5e-8c00-7000-8000-000000000002")]
     pub id: String,
-    /// `released`, `expired`, `revoked` and `failed` are ends and never change.
+    /// The state of the lease. `released`, `expired`, `revoked` and `failed` are final: a lease in
+    /// one of these states never changes.
     pub state: LeaseStateName,
-    /// The id of its machine; null while it is queued.
+    /// The id of the machine that the lease holds or held last. Null while the lease is queued, and
+    /// if it ended before it got a machine.
     #[schema(required)]
     pub machine: Option<String>,
     #[schema(required)]
     pub machine_name: Option<String>,
-    /// The selection of the request.
+    /// The machines that the lease accepts, as the request for the lease selected them.
     pub select: LeaseSelect,
-    /// The selected pool, or a pool of its machine.
+    /// The pool that the lease selects. If the lease selects no pool, a pool of its machine.
     #[schema(required)]
     pub pool: Option<String>,
-    /// Who or what holds the machine, for people.
+    /// Who or what uses the machine, as a text for people.
     pub holder: String,
-    /// The name of the caller that requested it.
+    /// The name of the caller that requested the lease.
     pub requested_by: String,
-    /// The `Otter-Reference` of the request.
+    /// The header `Otter-Reference` of the request for the lease.
     #[schema(required)]
     pub reference: Option<String>,
-    /// The number of leases that are queued before it; null if it is not queued.
+    /// The number of leases that are queued before this lease. For a restricted token, only the
+    /// leases of the same caller count. Null if this lease is not queued.
     #[schema(required)]
     pub position: Option<u32>,
-    /// Why no machine is granted to it; null if it is not queued.
+    /// Why the lease gets no machine at the moment. Null if the lease is not queued.
     #[schema(required)]
     pub blocked_by: Option<LeaseBlockedBy>,
-    /// How long it lasts from the moment it is active.
+    /// How long the lease lasts after it becomes active, and after a renewal that gives no `ttl`.
     #[schema(example = "30m")]
     pub ttl: String,
-    /// How long it may be queued.
+    /// How long the lease may be queued. Null if the request did not allow a queue.
     #[schema(required, example = "10m")]
     pub queue_for: Option<String>,
     pub created_at: Timestamp,
     #[schema(required)]
     pub active_at: Option<Timestamp>,
-    /// When it expires unless it is renewed; null if it is not active.
+    /// When the lease expires, unless it is renewed before. Null if the lease is not active.
     #[schema(required)]
     pub expires_at: Option<Timestamp>,
-    /// The latest time to which it can be renewed; null if it is not active.
+    /// The latest time to which the lease can be renewed. Null if the lease is not active.
     #[schema(required)]
     pub max_expires_at: Option<Timestamp>,
-    /// Increases with every grant of the machine. Reject writes that carry a lower value: they come
-    /// from a previous holder.
+    /// A number that grows with every grant of the machine. Reject a write with a lower number,
+    /// because it comes from a previous holder. Null if the lease has no machine.
     #[schema(required)]
     pub fence: Option<u64>,
-    /// The state into which otter puts the machine before the lease is active.
+    /// The state into which otter puts the machine before the lease is active. Null if otter does
+    /// not change the machine.
     #[schema(required)]
     pub prepare: Option<LeasePrepare>,
     /// The state into which otter puts the machine after the lease.
     pub release: LeaseRelease,
-    /// How long the machine is kept for a person if its use fails.
+    /// How long people can examine the machine if its use fails, before otter releases it. Null if
+    /// otter then releases the machine at once.
     #[schema(required, example = "4h")]
     pub keep_on_failure: Option<String>,
-    /// When its use failed and it was kept; null if it was not.
+    /// When the use of the machine failed, so that otter kept the machine for people. Null if otter
+    /// did not keep it.
     #[schema(required)]
     pub kept_at: Option<Timestamp>,
-    /// The current or last job that prepares or releases its machine.
+    /// The id of the current or last job that prepares or releases the machine for the lease.
     #[schema(required)]
     pub job: Option<String>,
-    /// Send it with each change of the machine: `Otter-Lease: <id>.<secret>`. Only the response of
-    /// the POST has it, and its repeat with the same `Idempotency-Key`; otherwise null.
+    /// The secret of the lease. Send it as `Otter-Lease: <id>.<secret>` with each call that changes
+    /// the machine. Only the response to the POST that requests the lease has the secret, and the
+    /// response to a repeat of this POST with the same `Idempotency-Key`. In all other responses it
+    /// is null.
     #[schema(required)]
     pub secret: Option<String>,
     /// What happened to the lease, oldest first.
     pub history: Vec<LeaseHistory>,
-    /// How it ended, or why it is being released.
+    /// How the lease ended. While the lease is `releasing`: why it ends. Null before that.
     #[schema(required)]
     pub end: Option<LeaseEnd>,
-    /// Warnings for its holder.
+    /// Warnings for the holder of the lease, for example that an operator changed the machine.
     pub warnings: Vec<String>,
-    /// Links to `self`, `wait`, `renew`, `machine` and `job`.
+    /// The paths of related objects and operations: `self`, `wait`, `renew`, `machine` and `job`.
     pub links: BTreeMap<String, String>,
 }
 
@@ -111,23 +119,27 @@ pub enum LeaseStateName {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LeaseBlockedBy {
     /// - `no_free_machine`: each matching machine is in use, or an earlier lease gets it.
-    /// - `max_running`, `max_memory_bytes`: a matching machine is free, but with it, more machines
-    ///   would run at the same time than this limit of a pool or of the host allows.
+    /// - `max_running`, `max_memory_bytes`: a matching machine is free, but this limit of a pool or
+    ///   of the host does not allow that this machine runs too, or an earlier lease waits for the
+    ///   same limit.
     /// - `host_fault`: a matching machine is free, but a fault of the host, of otter's account or
-    ///   of the licence made an attempt fail. otter tries again; `held` of a pool can say when.
-    /// - `host_away`: otter has no session with the host.
+    ///   of the licence made an earlier attempt to prepare a machine fail. otter tries again; the
+    ///   field `held` of the pool can say when.
+    /// - `host_away`: otter has no session with the host, so it grants no machine.
     #[schema(extensions(("x-extensible-enum" = json!([
         "no_free_machine", "max_running", "max_memory_bytes", "host_fault", "host_away"
     ]))))]
     pub kind: String,
-    /// The pool of the limit; null if it is a limit of the host, and for other kinds.
+    /// The name of the pool that has the limit. Null if the limit belongs to the host, or if no
+    /// limit blocks the lease.
     #[schema(required)]
     pub pool: Option<String>,
-    /// The reason in a sentence.
+    /// The reason why the lease gets no machine, in a sentence.
     pub detail: String,
 }
 
-/// The machines that the lease accepts. A machine matches every field that is not null.
+/// The machines that the lease accepts. A machine must fulfil every field that is neither null nor
+/// empty.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LeaseSelect {
     #[schema(required)]
@@ -138,9 +150,10 @@ pub struct LeaseSelect {
     pub mac: Option<String>,
     #[schema(required)]
     pub pool: Option<String>,
-    /// Not checked if it is empty.
+    /// The names of pools. The machine must be in at least one of them. If the list is empty, this
+    /// field accepts every machine.
     pub pools: Vec<String>,
-    /// The machines that the lease does not accept.
+    /// References to machines that the lease does not accept.
     pub exclude: Vec<String>,
     #[schema(required)]
     pub memory_bytes_at_least: Option<u64>,
@@ -157,7 +170,8 @@ pub struct LeasePrepare {
     pub power: Option<crate::api::machines::wire::PowerStateName>,
     #[schema(required)]
     pub until: Option<String>,
-    /// The network of the machine's address. `ip_address` of the machine shows no other.
+    /// The network in which the address of the machine must be. During the lease, `ip_address` of
+    /// the machine shows only an address in this network.
     #[schema(required, example = "10.0.0.0/8")]
     pub cidr: Option<String>,
     #[schema(required)]
@@ -167,7 +181,7 @@ pub struct LeasePrepare {
 /// The state into which otter puts the machine after the lease.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LeaseRelease {
-    /// `off`, or `keep`: the power stays unchanged.
+    /// `off`: otter powers the machine off. `keep`: the power state stays unchanged.
     #[schema(extensions(("x-extensible-enum" = json!(["off", "keep"]))))]
     pub power: String,
     #[schema(required)]
@@ -181,12 +195,12 @@ pub struct LeaseHistory {
     pub what: String,
 }
 
-/// How a lease ended, or why it is being released.
+/// How a lease ended. While the lease is `releasing`: why it ends.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LeaseEnd {
     #[schema(extensions(("x-extensible-enum" = json!(end_reasons()))))]
     pub reason: String,
-    /// The name of the caller who ended it, or `otter`.
+    /// The name of the caller who ended the lease, or `otter` if otter ended it by itself.
     pub by: String,
     pub at: Timestamp,
     #[schema(required)]
@@ -197,14 +211,14 @@ pub struct LeaseEnd {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LeaseList {
     pub items: Vec<Lease>,
-    /// The cursor of the next page.
+    /// The cursor of the next page. Null if this is the last.
     #[schema(required)]
     pub next: Option<String>,
-    /// The position in the event stream at which the list is current.
+    /// The version at which the list is valid, for `since` of `/v1/events`.
     pub version: String,
 }
 
-/// A group of machines and the state of its machines.
+/// A pool, which is a named group of machines, and the state of its machines.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Pool {
     pub name: String,
@@ -214,75 +228,82 @@ pub struct Pool {
     pub quarantined_count: u32,
     /// The number of queued leases that select the pool.
     pub waiting_count: u32,
-    /// The largest number of machines that run at the same time; null if it is not limited.
+    /// The largest number of machines of the pool that may run at the same time. Null if there is
+    /// no such limit.
     #[schema(required)]
     pub max_running: Option<u32>,
-    /// The number of machines that run or are leased.
+    /// The number of machines of the pool that run or are leased.
     pub running_count: u32,
-    /// The largest memory of the machines that run at the same time; null if it is not limited.
+    /// The largest total memory of the machines of the pool that may run at the same time. Null if
+    /// there is no such limit.
     #[schema(required)]
     pub max_memory_bytes: Option<u64>,
-    /// The memory of the machines that run or are leased.
+    /// The total memory of the machines of the pool that run or are leased.
     pub running_memory_bytes: u64,
-    /// The fault of the host, of otter's account or of the licence that two machines of the pool
-    /// met. otter quarantines no machine for it, and tries again by itself. Null if there is none,
-    /// or once a machine was prepared or released again.
+    /// The fault of the host, of otter's account or of the licence that made a preparation or a
+    /// release fail on at least two machines of the pool. otter quarantines no machine because of
+    /// this fault, and tries again by itself. Null if there is no such fault, or once such an
+    /// attempt has succeeded on a machine of the pool.
     #[schema(required)]
     pub held: Option<PoolHeld>,
 }
 
-/// Why the machines of a pool cannot be prepared or released at the moment.
+/// The fault because of which otter cannot prepare or release the machines of a pool at the moment.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct PoolHeld {
-    /// The code of the problem, such as `insufficient-resources`.
+    /// The problem code of the fault, such as `insufficient-resources`.
     #[schema(example = "insufficient-resources")]
     pub code: String,
-    /// When a machine of the pool first met it.
+    /// When a machine of the pool first met the fault.
     pub since: Timestamp,
-    /// What happened last, in the words of the host.
+    /// The last failure that the fault caused, in a sentence.
     pub detail: String,
-    /// When otter tries again. If it is in the past, with the next lease.
+    /// When otter next tries to prepare or release a machine of the pool. If this time is in the
+    /// past, otter tries again with the next lease.
     pub retry_at: Timestamp,
 }
 
-/// All pools, by name.
+/// All pools, sorted by name.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct PoolList {
     pub items: Vec<Pool>,
-    /// Always null: there is one page.
+    /// Always null, because the list has all pools.
     #[schema(required)]
     pub next: Option<String>,
-    /// The position in the event stream at which the list is current.
+    /// The version at which the list is valid, for `since` of `/v1/events`.
     pub version: String,
 }
 
-/// The machines that the lease accepts. A machine must match every field. At least one is required.
+/// The machines that the lease accepts. A machine must fulfil every field that is set. At least one
+/// field other than `exclude` is required.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SelectRequest {
-    /// An id, `name:<exact>`, `uuid:<…>` or `mac:<…>`.
+    /// A reference to the one machine that the lease accepts: an id, `name:<exact>`, `uuid:<…>` or
+    /// `mac:<…>`.
     #[schema(nullable = false)]
     pub machine: Option<String>,
-    /// Part of the name, in any case.
+    /// A text that the name of the machine must contain. Upper and lower case do not matter.
     #[schema(nullable = false)]
     pub name: Option<String>,
-    /// The hardware address of one of its network cards.
+    /// The hardware address of one of the machine's network cards.
     #[schema(nullable = false)]
     pub mac: Option<String>,
     #[schema(nullable = false)]
     pub pool: Option<String>,
-    /// The machine is in one of these pools, of which there are at most 100. Not together with
-    /// `pool`.
+    /// The names of 1 to 100 pools. The machine must be in at least one of them. Do not set this
+    /// field together with `pool`.
     #[schema(nullable = false, min_items = 1, max_items = 100)]
     pub pools: Option<Vec<String>>,
-    /// Not these machines, of which there are at most 100: each is an id, `name:<exact>`,
-    /// `uuid:<…>` or `mac:<…>`. Set another field too.
+    /// References to at most 100 machines that the lease does not accept: each is an id,
+    /// `name:<exact>`, `uuid:<…>` or `mac:<…>`. Set at least one other field too.
     #[schema(nullable = false, max_items = 100)]
     pub exclude: Option<Vec<String>>,
-    /// The least memory of the machine, in bytes.
+    /// The least memory that the machine must have, in bytes.
     #[schema(nullable = false, minimum = 1, example = 8_589_934_592_u64)]
     pub memory_bytes_at_least: Option<u64>,
-    /// Whether the guest of the machine can run machines of its own.
+    /// Whether the guest of the machine must be able to run machines of its own (`true`), or must
+    /// not be able to (`false`).
     #[schema(nullable = false)]
     pub nested_virtualization: Option<bool>,
 }
@@ -292,21 +313,21 @@ pub struct SelectRequest {
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PrepareRequest {
-    /// Revert to this snapshot: its id, name or path.
+    /// The snapshot to which otter reverts the machine: its id, name or path.
     #[schema(nullable = false)]
     pub snapshot: Option<String>,
-    /// `on` or `off`.
+    /// The power state into which otter puts the machine: `on` or `off`.
     #[schema(nullable = false, example = "on")]
     pub power: Option<String>,
     /// Wait for `power_state:on`, `ip`, `tools`, or a text on the screen: `screen:<text>`. All after
     /// the first colon is the text, at most 256 characters.
     #[schema(nullable = false, example = "power_state:on")]
     pub until: Option<String>,
-    /// Only with `"until": "ip"`: the network in which the address must be. During the lease,
-    /// `ip_address` of the machine is the first address inside it.
+    /// The network in which the address of the machine must be, only with `"until": "ip"`. During
+    /// the lease, `ip_address` of the machine is its first address in this network.
     #[schema(nullable = false, example = "10.0.0.0/8")]
     pub cidr: Option<String>,
-    /// Wait this long after the other steps.
+    /// How long otter waits after the other steps.
     #[schema(nullable = false, example = "90s")]
     #[serde(default, deserialize_with = "some_duration_text")]
     pub settle: Option<String>,
@@ -316,11 +337,12 @@ pub struct PrepareRequest {
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseRequest {
-    /// `off`: power off. `keep`: the power stays unchanged; only if the pool allows it or the
-    /// caller is an operator.
+    /// `off`: otter powers the machine off. `keep`: the power state stays unchanged. `keep` is only
+    /// for machines of pools that allow it, and for operators.
     #[schema(nullable = false, example = "off")]
     pub power: Option<String>,
-    /// First revert to this snapshot: its id, name or path.
+    /// The snapshot to which otter reverts the machine before it changes the power: its id, name or
+    /// path.
     #[schema(nullable = false)]
     pub snapshot: Option<String>,
 }
@@ -337,7 +359,7 @@ impl Lease {
             id,
             state,
             select,
-            // Not shown: the scope belongs to the token.
+            // Not shown: the scope, which belongs to the token of the caller.
             scope: _,
             machine,
             machine_name,
@@ -345,11 +367,11 @@ impl Lease {
             holder,
             requested_by,
             token: _,
-            // Shown in the audit.
+            // Not shown: the origin of the request. Only the audit shows it.
             origin: _,
             reference,
             ttl,
-            // Shown as `max_expires_at`.
+            // Shown as `max_expires_at`: the longest time of the lease with all its renewals.
             max_total: _,
             queue_for,
             prepare,
@@ -361,17 +383,19 @@ impl Lease {
             fence,
             grants: _,
             job,
-            // Shown as `expires_at`.
+            // Shown as `expires_at`: the time that the lease has left.
             time_left: _,
             measured_at: _,
             warned: _,
             history,
             end,
             ended_at: _,
-            // Shown as a problem by a wait, and in `end`.
+            // Not shown here: the failure. `end` has its text, and a wait for the lease returns it
+            // as a problem.
             error: _,
             warnings,
-            // Shown in the history and by the pool.
+            // Not shown here: the fault of the host that the lease met. The history and the pool
+            // show it.
             setback: _,
         } = &**lease;
         Self {

@@ -74,8 +74,8 @@ pub async fn answer_machine(
     Ok(started.await?)
 }
 
-/// Refuses a choice that the pending question does not have. The job service checks later that this
-/// question is pending, after it has authorised the caller.
+/// Refuses a choice that the pending question does not have. Whether this question is pending is
+/// not checked here: the job service checks that after it has authorised the caller.
 fn check_choice(machine: &Machine, question: &QuestionId, choice: &str) -> Result<(), Failure> {
     let Some(asked) = machine.question.as_ref().filter(|asked| asked.id == *question) else {
         return Ok(());

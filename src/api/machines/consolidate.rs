@@ -14,8 +14,9 @@ use crate::domain::job::JobRequest;
 /// Consolidate the disks of a machine
 ///
 /// Starts a job. A removal of snapshots can leave disks behind, which then slow the machine down
-/// and use space: its `consolidation_needed` is true. The job merges them, which can take hours. If
-/// no consolidation is needed, the job succeeds with `result.changed` false.
+/// and use space. `consolidation_needed` of the machine is then true. The job merges these disks,
+/// which can take hours. If no consolidation is needed, the job succeeds with `result.changed`
+/// false.
 #[utoipa::path(
     post,
     path = "/v1/machines/{machine}/consolidate",

@@ -20,12 +20,12 @@ use crate::service::machines::ambiguous;
 
 const OTTER_MATCHES: HeaderName = HeaderName::from_static("otter-matches");
 
-/// The parameter that refuses several matches.
+/// The query parameter that says what happens if several machines match.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UniqueQuery {
-    /// Whether several matches are a 409. Default: true if `mac` is set, because copies of a
-    /// machine can have the same address, else false.
+    /// Whether the response is 409 if several machines match. Default: true if `mac` is set,
+    /// because copies of a machine can have the same address, else false.
     #[param(value_type = Option<bool>)]
     unique: Option<Parsed<bool>>,
 }

@@ -14,7 +14,7 @@ use crate::service::callers::Caller;
 
 /// Get a machine
 ///
-/// Read from memory, without a call to the host.
+/// otter reads the machine from memory, without a call to the host.
 #[utoipa::path(get, path = "/v1/machines/{machine}", operation_id = "get_machine", tag = "machines",
     params(MachinePath),
     responses(

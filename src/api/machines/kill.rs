@@ -24,8 +24,8 @@ pub struct KillRequest {
 
 /// Kill a machine
 ///
-/// Powers the machine off at once: before all queued jobs, without waiting for the running job,
-/// whose cancellation otter requests, and despite a pending question. 409 `ambiguous-name` if
+/// Powers the machine off at once: before all queued jobs, and despite a pending question. otter
+/// does not wait for the running job, but requests its cancellation. 409 `ambiguous-name` if
 /// several machines have this name.
 #[utoipa::path(post, path = "/v1/machines/kill", operation_id = "kill_machine", tag = "machines",
     params(

@@ -16,7 +16,7 @@ use crate::service::callers::Caller;
 
 /// List machines
 ///
-/// Sorted by name, read from memory. Default `limit`: all machines.
+/// Sorted by name. otter reads the machines from memory. Default of `limit`: all machines.
 #[utoipa::path(
     get,
     path = "/v1/machines",

@@ -64,26 +64,26 @@ pub fn routes() -> Routes {
         .role(Role::Runner, routes!(revert::revert_to_snapshot))
 }
 
-/// The filters. A machine must match all of them.
+/// The query parameters that filter machines. A machine must match all of them.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct MachinesQuery {
-    /// A part of the name, in any case.
+    /// A text that the name of the machine must contain. Upper and lower case do not matter.
     #[param(value_type = Option<String>)]
     name: Option<Parsed<String>>,
-    /// The MAC address of one of the network cards, in any common notation.
+    /// The MAC address of one of the machine's network cards, in any common notation.
     #[param(value_type = Option<String>)]
     mac: Option<Parsed<MacAddress>>,
-    /// `on`, `off` or `suspended`.
+    /// The power state of the machine: `on`, `off` or `suspended`.
     #[param(value_type = Option<String>)]
     power_state: Option<Parsed<PowerState>>,
-    /// Only free machines (`true`), or only others (`false`).
+    /// Only machines that can be leased now (`true`), or only machines that cannot (`false`).
     #[param(value_type = Option<bool>)]
     free: Option<Parsed<bool>>,
     /// Only templates (`true`), or only other machines (`false`).
     #[param(value_type = Option<bool>)]
     template: Option<Parsed<bool>>,
-    /// Only machines in this pool.
+    /// The name of a pool. Only machines in this pool match.
     #[param(value_type = Option<String>)]
     pool: Option<Parsed<String>>,
 }

@@ -18,16 +18,17 @@ use crate::domain::failure::Failure;
 use crate::domain::job::JobRequest;
 use crate::service::machines::shorten;
 
-/// The change of the power state.
+/// The change of a machine's power state.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PowerRequest {
-    /// `on`, `suspend`; `off` and `reset`, which do not involve the guest; `shutdown` and `reboot`,
-    /// which the guest does by itself and which need VMware Tools.
+    /// The change: `on` or `suspend`; `off` or `reset`, which do not involve the guest; `shutdown`
+    /// or `reboot`, which the guest does by itself and which need VMware Tools.
     #[schema(example = "on", extensions(("x-extensible-enum" = json!(ACTIONS))))]
     action: String,
-    /// Only with `shutdown`: the time after which otter powers the machine off if the guest has not
-    /// shut down, `90s`. If VMware Tools do not run, otter powers it off at once.
+    /// The time after which otter powers the machine off if the guest has not shut down, such as
+    /// `90s`. Only with `shutdown`. If VMware Tools do not run, otter powers the machine off at
+    /// once.
     #[schema(nullable = false, example = "90s")]
     #[serde(default, deserialize_with = "some_duration_text")]
     force_after: Option<String>,

@@ -19,7 +19,7 @@ use crate::service::callers::Caller;
 use crate::service::host_failure::HostFailure;
 use crate::service::machines::empty_name;
 
-/// The properties to read.
+/// The query parameter with the properties to read.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct PropertiesQuery {

@@ -17,11 +17,11 @@ use crate::domain::ids::MachineId;
 use crate::domain::machine_reference::MachineReference;
 use crate::service::callers::Caller;
 
-/// The reason of a quarantine.
+/// The request to quarantine a machine.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QuarantineRequest {
-    /// The reason, for people, 1 to 512 characters.
+    /// Why the machine is quarantined, as a text for people, 1 to 512 characters.
     #[schema(example = "its disk is damaged")]
     reason: String,
 }
@@ -68,7 +68,7 @@ pub async fn quarantine_machine(
 
 /// Clear the quarantine of a machine
 ///
-/// otter may lease the machine again.
+/// After this call, otter may lease the machine again.
 #[utoipa::path(
     delete,
     path = "/v1/machines/{machine}/quarantine",

@@ -1,8 +1,9 @@
 //! The JSON texts of machines and of the list of all machines. A text is made once, and shared by
-//! all responses, until something that it shows changes.
+//! all responses, until something that the text shows changes.
 //!
-//! A text never shows an old state: it is found by the state that it was made of. A machine whose
-//! view is the same as before keeps its text, whatever else changed.
+//! A text never shows an old state: a text is found by the sources from which it was made (the
+//! inventory, the leases, the settings and the activities of machines). A machine whose view is the
+//! same as before keeps its text, whatever else changed.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,13 +22,12 @@ use crate::service::machines::{MachineView, Machines, SourcesKey, ViewSources};
 /// A cache of the texts of machines and of their list.
 #[derive(Default)]
 pub struct RenderedMachines {
-    /// The newest sources from which a text was made.
+    /// The newest sources (the state that views of machines show) from which a text was made.
     newest: ArcSwapOption<NumberedSources>,
     last_number: AtomicU64,
     machines: RwLock<HashMap<MachineId, Known>>,
     list: ArcSwapOption<RenderedList>,
-    /// Locked while a list is made, so that concurrent readers of new sources make the list only
-    /// once.
+    /// Locked while a list is made. So concurrent readers of new sources make the list only once.
     making_list: Mutex<()>,
 }
 
@@ -41,7 +41,7 @@ pub struct RenderedMachine {
     pub body: SharedBody,
 }
 
-/// All machines of one state, and the text of their list.
+/// All machines as some sources show them, and the JSON text of the list of these machines.
 #[derive(Debug)]
 pub struct RenderedList {
     number: u64,
@@ -51,20 +51,22 @@ pub struct RenderedList {
     pub body: Arc<SharedBody>,
 }
 
-/// The key of some sources, and the number under which the texts made from them are cached.
+/// Identifies some sources (the state that views of machines show): their key, and the number under
+/// which the texts that were made from them are cached.
 struct NumberedSources {
     key: SourcesKey,
     number: u64,
 }
 
-/// A cached machine, and the number of sources that it is known to match.
+/// A cached machine. `number` identifies the newest sources of which it is known that the cached
+/// text shows them.
 struct Known {
     number: u64,
     machine: Arc<RenderedMachine>,
 }
 
 impl RenderedMachines {
-    /// The text of a machine.
+    /// The text of a machine, from the cache if it is there.
     ///
     /// # Parameters
     /// - `machine`: a machine in `sources`.
@@ -85,7 +87,7 @@ impl RenderedMachines {
         rendered
     }
 
-    /// The text of all machines.
+    /// The text of the list of all machines, from the cache if it is there.
     pub fn list(&self, machines: &Machines, sources: &ViewSources) -> Arc<RenderedList> {
         let number = self.number(sources);
         let is_current = |list: &Arc<RenderedList>| list.number == number;
@@ -127,7 +129,7 @@ impl RenderedMachines {
         list
     }
 
-    /// The number of these sources. New sources get a new number.
+    /// The number that identifies these sources. New sources get a new number.
     fn number(&self, sources: &ViewSources) -> u64 {
         if let Some(newest) = self.newest.load().as_ref().filter(|newest| newest.key.is_of(sources))
         {
@@ -162,7 +164,7 @@ impl RenderedMachines {
 }
 
 impl RenderedList {
-    /// The text of a machine.
+    /// The text of one machine of the list.
     ///
     /// # Parameters
     /// - `sources`: the sources from which the list was made.

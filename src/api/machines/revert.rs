@@ -18,31 +18,33 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::job::JobRequest;
 use crate::service::machines::MachineView;
 
-/// The snapshot of a revert, and the power state after it.
+/// The snapshot to which otter reverts the machine, and the power state after the revert.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RevertRequest {
     /// The snapshot: its id, else its name, else its path `a/b/c`. Default: the current snapshot.
     #[schema(nullable = false, example = "base/updated/kickstart")]
     snapshot: Option<String>,
-    /// Whether the machine is on after the revert. Default: as the snapshot defines.
+    /// Whether the machine is on after the revert. Default: the power state of the snapshot
+    /// decides.
     #[schema(nullable = false)]
     power_on: Option<bool>,
 }
 
-/// The power state after a revert to the snapshot in the path.
+/// The power state of the machine after it is reverted to the snapshot in the path.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RevertToSnapshotRequest {
-    /// Whether the machine is on after the revert. Default: as the snapshot defines.
+    /// Whether the machine is on after the revert. Default: the power state of the snapshot
+    /// decides.
     #[schema(nullable = false)]
     power_on: Option<bool>,
 }
 
 /// Revert a machine
 ///
-/// Starts a job that reverts the machine to a snapshot. otter resolves the snapshot now, so that a
-/// later rename has no effect.
+/// Starts a job that reverts the machine to a snapshot. otter finds the snapshot before it accepts
+/// the job, so that a later rename of the snapshot has no effect.
 #[utoipa::path(
     post,
     path = "/v1/machines/{machine}/revert",
@@ -80,7 +82,8 @@ pub async fn revert_machine(
 
 /// Revert a machine to the snapshot in the path
 ///
-/// Like `POST /v1/machines/{machine}/revert`.
+/// Starts a job that reverts the machine, like `POST /v1/machines/{machine}/revert`. The path names
+/// the snapshot, so the body does not.
 #[utoipa::path(
     post,
     path = "/v1/machines/{machine}/snapshots/{snapshot}/revert",

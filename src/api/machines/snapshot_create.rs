@@ -25,19 +25,19 @@ const LONGEST_DESCRIPTION: usize = 8_192;
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateSnapshotRequest {
-    /// At most 80 characters, without invisible characters and surrounding white space. Several
-    /// snapshots may have the same name.
+    /// The name of the snapshot, at most 80 characters, without invisible characters and
+    /// surrounding white space. Several snapshots may have the same name.
     #[schema(example = "kickstart", min_length = 1, max_length = 80)]
     name: String,
-    /// At most 8,192 characters.
+    /// The description of the snapshot, at most 8,192 characters.
     #[serde(default)]
     #[schema(nullable = false, max_length = 8192)]
     description: Option<String>,
     /// Whether the snapshot includes the memory of a running machine. If so, the machine runs after
-    /// a revert, else it is off.
+    /// a revert to the snapshot, else it is off.
     #[serde(default)]
     memory: bool,
-    /// Whether VMware Tools quiesce the guest's file systems first.
+    /// Whether VMware Tools quiesce the guest's file systems before the snapshot is created.
     #[serde(default)]
     quiesce: bool,
 }
@@ -132,7 +132,8 @@ pub fn check_description(description: &str) -> Result<(), Failure> {
             ),
         );
     }
-    // XML cannot represent other control characters.
+    // ESX receives the description as XML. Of the control characters, XML can represent line feed,
+    // carriage return and tab, but no others.
     let unsayable =
         |character: char| character.is_control() && !matches!(character, '\n' | '\r' | '\t');
     if description.chars().any(unsayable) {

@@ -17,22 +17,22 @@ use crate::api::start_job::{StartQuery, StartRequest};
 use crate::domain::failure::FailureKind;
 use crate::domain::job::JobRequest;
 
-/// The confirmation.
+/// The query parameter that confirms the removal of all snapshots.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct RemoveAllQuery {
-    /// Must be `true`. Guards against the removal of all snapshots if the id of one was omitted by
-    /// mistake.
+    /// Must be `true`, so that a client that omits the id of a snapshot by mistake does not remove
+    /// all snapshots.
     #[param(value_type = bool)]
     all: Option<Parsed<bool>>,
 }
 
-/// Whether to remove the children too.
+/// The query parameter that says whether the children of the snapshot are removed too.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct RemoveQuery {
-    /// Whether the children of the snapshot are removed too. Default: false, and they become
-    /// children of its parent.
+    /// Whether the job also removes all snapshots below the snapshot. Default: false. The children
+    /// of the removed snapshot then become children of its parent.
     #[param(value_type = Option<bool>)]
     children: Option<Parsed<bool>>,
 }

@@ -21,23 +21,24 @@ use crate::domain::job::JobRequest;
 use crate::service::event_stream::Version;
 use crate::service::jobs::JobView;
 
-/// The new name, the new description, or both.
+/// The new name of a snapshot, its new description, or both.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RenameSnapshotRequest {
-    /// At most 80 characters, without invisible characters and surrounding white space. Default:
-    /// unchanged.
+    /// The new name of the snapshot, at most 80 characters, without invisible characters and
+    /// surrounding white space. Default: the name stays unchanged.
     #[schema(nullable = false, example = "kickstart", min_length = 1, max_length = 80)]
     name: Option<String>,
-    /// At most 8,192 characters. Default: unchanged.
+    /// The new description of the snapshot, at most 8,192 characters. Default: the description
+    /// stays unchanged.
     #[schema(nullable = false, max_length = 8192)]
     description: Option<String>,
 }
 
 /// Change the name or description of a snapshot
 ///
-/// Starts a job, which queues like others, and waits for it, at most for `wait` (default:
-/// `http.max_wait`). If the time is up, the job continues.
+/// Starts a job, which is queued like other jobs, and waits for the end of the job, at most for
+/// `wait` (default: `http.max_wait`). If this time is over first, the job continues.
 #[utoipa::path(
     patch,
     path = "/v1/machines/{machine}/snapshots/{snapshot}",

@@ -13,7 +13,7 @@ use crate::service::callers::Caller;
 
 /// List the snapshots of a machine
 ///
-/// The whole tree, parents first, read from memory.
+/// Returns the whole tree, parents first. otter reads it from memory.
 #[utoipa::path(
     get,
     path = "/v1/machines/{machine}/snapshots",
@@ -38,7 +38,7 @@ pub async fn list_snapshots(
 
 /// Get a snapshot
 ///
-/// Read from memory, without a call to the host.
+/// otter reads the snapshot from memory, without a call to the host.
 #[utoipa::path(
     get,
     path = "/v1/machines/{machine}/snapshots/{snapshot}",

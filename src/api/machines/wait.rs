@@ -28,7 +28,7 @@ use crate::service::jobs::authorization::Requester;
 use crate::service::machines::{MachineView, WaitCondition, shorten};
 use crate::service::screens::conditions::ScreenConditions;
 
-/// The condition to wait for.
+/// The query parameters with the condition to wait for.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UntilQuery {
@@ -37,7 +37,7 @@ pub struct UntilQuery {
     /// All after the first colon is the text, commas included, at most 256 characters.
     #[param(value_type = String)]
     until: Option<Parsed<Condition>>,
-    /// Only with `until=ip`: the network in which the address must be, such as `10.0.0.0/8`.
+    /// The network in which the address must be, such as `10.0.0.0/8`. Only with `until=ip`.
     #[param(value_type = Option<String>)]
     cidr: Option<Parsed<Network>>,
 }

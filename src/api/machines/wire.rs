@@ -13,15 +13,15 @@ use crate::service::machines::{HoldingLease, MachineView};
 /// A virtual machine. Every field is present; a field without a value is null.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Machine {
-    /// An opaque id: the managed object id of the host. A host can use the id of a removed machine
-    /// again.
+    /// An opaque id: the managed object id that the host gives to the machine. A host can use the
+    /// id of a removed machine again.
     #[schema(example = "16")]
     pub id: String,
     pub name: String,
-    /// Null if the host does not report it.
+    /// The power state of the machine. Null if the host does not report it.
     #[schema(required)]
     pub power_state: Option<PowerStateName>,
-    /// Whether the machine can be leased: `not_free_because` is empty.
+    /// Whether the machine can be leased. If it can, `not_free_because` is empty.
     pub free: bool,
     #[schema(extensions(("x-extensible-enum" = json!([
         "powered_on", "suspended", "power_unknown", "template", "not_connected", "question",
@@ -29,14 +29,15 @@ pub struct Machine {
     ]))))]
     pub not_free_because: Vec<String>,
     pub template: bool,
-    /// The state as the host reports it: connected, disconnected, inaccessible, invalid, orphaned.
+    /// The connection state of the machine, as the host reports it: connected, disconnected,
+    /// inaccessible, invalid, orphaned.
     pub connection_state: String,
-    /// The path of the configuration file.
+    /// The path of the machine's configuration file on its datastore.
     #[schema(required, example = "[datastore1] sd-dev/sd-dev.vmx")]
     pub path: Option<String>,
     #[schema(required)]
     pub guest_os: Option<String>,
-    /// The instance UUID.
+    /// The instance UUID of the machine.
     #[schema(required)]
     pub uuid: Option<String>,
     #[schema(required)]
@@ -57,7 +58,7 @@ pub struct Machine {
     #[schema(required)]
     pub consolidation_needed: Option<bool>,
     /// The IP address of the guest: the first of `ip_addresses`. If the machine is leased with
-    /// `prepare.cidr`, the first inside that network. Null if there is none.
+    /// `prepare.cidr`, the first one in that network. Null if there is none.
     #[schema(required)]
     pub ip_address: Option<String>,
     /// The IP addresses of the guest that other machines can reach: the global and private ones of
@@ -82,7 +83,7 @@ pub struct Machine {
     pub question: Option<Question>,
     /// Whether otter refuses all changes of this machine.
     pub protected: bool,
-    /// The pools of the machine.
+    /// The names of the pools that the machine is in.
     pub pools: Vec<String>,
     /// The quarantine of the machine. Null if there is none.
     #[schema(required)]
@@ -90,7 +91,8 @@ pub struct Machine {
     /// The lease on the machine. Null if there is none.
     #[schema(required)]
     pub lease: Option<MachineLease>,
-    /// The id of the running job of the machine, or of the first queued one.
+    /// The id of the running job of the machine, else of the first queued one. Null if there is
+    /// none.
     #[schema(required)]
     pub active_job: Option<String>,
 }
@@ -157,8 +159,8 @@ pub struct SerialPort {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Question {
     pub id: String,
-    /// The id of its message, by which rules in `[answers]` of the configuration answer it. Null if
-    /// the host names none.
+    /// The id of the question's message, by which the rules in `[answers]` of the configuration
+    /// recognise the question. Null if the host names none.
     #[schema(required, example = "msg.uuid.altered")]
     pub message_id: Option<String>,
     pub text: String,
@@ -168,7 +170,7 @@ pub struct Question {
 /// A possible answer to a question.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct QuestionChoice {
-    /// The value of `choice` for this answer.
+    /// The value to send as `choice` to give this answer.
     pub key: String,
     pub label: String,
     pub summary: String,
@@ -213,7 +215,7 @@ pub struct MachineList {
 pub struct Snapshot {
     #[schema(example = "16-snapshot-2")]
     pub id: String,
-    /// The id of the machine.
+    /// The id of the machine to which the snapshot belongs.
     pub machine: String,
     #[schema(example = "kickstart")]
     pub name: String,
@@ -227,7 +229,8 @@ pub struct Snapshot {
     #[schema(required)]
     pub parent: Option<String>,
     pub children: Vec<String>,
-    /// The names from the root to this snapshot. A `/` in a name is `%2F`, a `%` is `%25`.
+    /// The names of the snapshots from the root to this one, separated by `/`. A `/` in a name
+    /// becomes `%2F`, and a `%` becomes `%25`.
     #[schema(example = "base/updated/kickstart")]
     pub path: String,
     /// Whether this is the current snapshot, on which the disks of the machine are based.
@@ -251,7 +254,7 @@ impl Machine {
     pub fn from_view(view: &MachineView) -> Self {
         let MachineView {
             machine,
-            // Used by the methods of the view that return addresses.
+            // Not shown. The methods of the view that return addresses use it.
             addresses_trusted: _,
             protected,
             active_job,
@@ -281,7 +284,7 @@ impl Machine {
             serial_ports,
             snapshots,
             question,
-            // Only datastores show this relation, as the number of their machines.
+            // Not shown. Only datastores show which machines have files on them, as a number.
             datastores: _,
         } = &**machine;
         Self {
@@ -337,7 +340,8 @@ impl Quarantine {
 
 impl MachineLease {
     fn from_domain(holder: &HoldingLease) -> Self {
-        // The response does not show `cidr`, which only selects the `ip_address` of the machine.
+        // The response does not show the network `cidr`, which only selects the `ip_address` of the
+        // machine.
         let HoldingLease { lease, holder, expires_at, cidr: _ } = holder;
         Self { id: lease.to_string(), holder: Some(holder.clone()), expires_at: *expires_at }
     }

@@ -12,7 +12,8 @@ use crate::domain::lease::Readiness;
 use crate::domain::network::Network;
 use crate::domain::verify::Fingerprint;
 
-/// The address of otter, the caller's token, and the certificates that are trusted.
+/// The part of the command line that says where otter is, which token to send, and which
+/// certificates to trust.
 #[derive(Debug, Args)]
 pub struct ServerArguments {
     /// The address of otter: `http://…`, `https://…` or `unix:/path`. The default is `OTTER_URL`.
@@ -46,7 +47,7 @@ pub struct RunCommand {
     #[command(flatten)]
     pub server: ServerArguments,
     /// Take a machine of this pool, or of one of these pools if the option is repeated. If several
-    /// options select the machine, it must match all.
+    /// options select the machine, it must match all of them.
     #[arg(long, value_name = "POOL")]
     pool: Vec<String>,
     /// Take this machine: an id, name:<exact>, uuid:<…> or mac:<…>.
@@ -61,40 +62,41 @@ pub struct RunCommand {
     /// Take a machine with at least this memory.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     memory_bytes_at_least: Option<u64>,
-    /// Take a machine whose guest can run machines of its own (true), or one without (false).
+    /// Take a machine whose guest can run virtual machines of its own (true), or one whose guest
+    /// cannot (false).
     #[arg(long, value_name = "true|false")]
     nested_virtualization: Option<bool>,
     /// Do not take this machine: an id, name:<exact>, uuid:<…> or mac:<…>. May be repeated.
     #[arg(long, value_name = "MACHINE")]
     exclude: Vec<String>,
-    /// Revert the machine to this snapshot first: an id, name or path. --snapshot, --power,
-    /// --until, --cidr and --settle replace the preparation of the pool.
+    /// Before the command, revert the machine to this snapshot: an id, a name or a path.
+    /// --snapshot, --power, --until, --cidr and --settle replace the preparation of the pool.
     #[arg(long, value_name = "SNAPSHOT")]
     snapshot: Option<String>,
-    /// Then power it on or off.
+    /// Before the command and after a revert, power the machine on or off.
     #[arg(long, value_name = "on|off", value_parser = ["on", "off"])]
     power: Option<String>,
     /// Then wait until it is on (power_state:on), has an IP address (ip), runs VMware Tools (tools),
     /// or shows a text on its screen (screen:TEXT).
     #[arg(long, value_name = "WHAT", value_parser = readiness)]
     until: Option<String>,
-    /// With --until ip: the network in which the address must be, such as 10.0.0.0/8.
-    /// `OTTER_MACHINE_IP` is the first address inside it.
+    /// With --until ip: the network in which the machine's address must be, such as 10.0.0.0/8.
+    /// `OTTER_MACHINE_IP` is the first address in this network.
     #[arg(long, value_name = "NETWORK", value_parser = network, requires = "until")]
     cidr: Option<Network>,
-    /// Then wait for this time.
+    /// Before the command, wait for this time after all other preparations.
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     settle: Option<Duration>,
-    /// The duration of the lease. It is renewed at half of this time while the command runs. If
-    /// `otter run` is killed or loses the connection, the machine is released when this time is
-    /// over.
+    /// The duration of the lease. `otter run` renews the lease at half of this time while the
+    /// command runs. If `otter run` is killed or loses the connection, otter releases the machine
+    /// when this time is over.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = positive_duration)]
     pub ttl: Duration,
-    /// The longest wait if no machine is free or a limit of the token is reached. By default
+    /// The longest wait if no machine is free or if a limit of the token is reached. By default
     /// `otter run` does not wait.
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     pub queue_for: Option<Duration>,
-    /// The power state after the release. The default is the pool's setting, or off.
+    /// The power state of the machine after the release. The default is the pool's setting, or off.
     #[arg(long, value_name = "off|keep", value_parser = ["off", "keep"])]
     release_power: Option<String>,
     /// Revert the machine to this snapshot at the release.
@@ -108,7 +110,8 @@ pub struct RunCommand {
     /// A name for the holder of the machine, for people. The default is the token's name.
     #[arg(long, value_name = "TEXT")]
     holder: Option<String>,
-    /// A text that is stored with the lease and finds it later, such as the address of a CI job.
+    /// A text that is stored with the lease, such as the address of a CI job. The lease can be
+    /// found by this text.
     #[arg(long, value_name = "TEXT")]
     pub reference: Option<String>,
     /// Remove `OTTER_TOKEN` from the environment of the command.
@@ -130,7 +133,7 @@ pub struct RunCommand {
 }
 
 impl RunCommand {
-    /// The body of `POST /v1/leases`. Options that are not given are not in it.
+    /// The JSON body for `POST /v1/leases`. Options that the user did not give are left out.
     pub fn lease_request(&self) -> Value {
         let Self {
             pool,
@@ -189,7 +192,7 @@ impl RunCommand {
     }
 }
 
-/// The fields that have a value.
+/// A JSON object with those of the fields that have a value.
 fn present<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
     fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }

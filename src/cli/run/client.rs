@@ -28,45 +28,46 @@ use crate::esx::{HandshakeError, RefusedCertificate, Remedy, client_config};
 /// The header that carries the id and the secret of a lease.
 const OTTER_LEASE: HeaderName = HeaderName::from_static("otter-lease");
 
-/// The longest time to connect.
+/// The maximum time for connecting to otter.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest time for an answer, without the time that the request asks the server to wait.
+/// The maximum time for an answer. The time that the request asks the server to wait comes in
+/// addition.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// The longest silence of a stream. otter sends a bookmark every 15 s.
+/// The maximum time without a line on a stream. otter sends a bookmark line every 15 s.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(45);
-/// The most bytes of an answer, or of a line of a stream.
+/// The maximum number of bytes in an answer, or in one line of a stream.
 const ANSWER_LIMIT: usize = 1 << 20;
 
-/// An HTTP client for one otter.
+/// An HTTP client that talks to one otter.
 pub struct OtterClient {
     http: reqwest::Client,
-    /// The address as the user wrote it.
+    /// The address of otter, as the user wrote it.
     url: String,
     base: String,
 }
 
-/// An HTTP answer, read to its end.
+/// A complete HTTP answer.
 pub struct Answer {
     pub status: StatusCode,
-    /// The time of otter's clock, from the header `Date`.
+    /// The time that otter's clock showed, from the header `Date`.
     pub date: Option<Timestamp>,
-    /// How long to wait before the next attempt, from the header `Retry-After`.
+    /// How long to wait before the request is sent again, from the header `Retry-After`.
     pub retry_after: Option<Duration>,
     body: BytesMut,
 }
 
-/// The error if no complete answer came.
+/// Why no complete answer came.
 #[derive(Debug)]
 pub struct NoAnswer {
-    /// The cause, for people.
+    /// The reason as a text for people.
     pub reason: String,
-    /// Whether a later attempt may succeed. False if the server is not trusted.
+    /// Whether a later try may succeed. False if the server is not trusted.
     pub is_temporary: bool,
-    /// How long to wait before the next attempt, from the header `Retry-After`.
+    /// How long to wait before the request is sent again, from the header `Retry-After`.
     pub retry_after: Option<Duration>,
 }
 
-/// The body of an answer that is not a success. Fields that are missing are empty.
+/// The body of an answer that reports a problem. A field that the body lacks is empty.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Problem {
@@ -76,34 +77,34 @@ struct Problem {
     candidates: Vec<Candidate>,
 }
 
-/// A machine that an ambiguous reference may mean.
+/// One of the machines that match an ambiguous reference.
 #[derive(Deserialize)]
 struct Candidate {
     id: String,
     name: String,
 }
 
-/// An error in one part of the request.
+/// What is wrong with one part of the request.
 #[derive(Deserialize)]
 struct ProblemError {
     code: String,
 }
 
-/// What to do if the proxy requires an account.
+/// The advice for a user whose proxy requires an account.
 const PROXY_ACCOUNT_ADVICE: &str = "the proxy requires an account, or refuses this one: pass \
     --proxy http://<user>:<password>@<host>:<port>";
 
-/// The code of a part of the selection that no machine can match.
+/// The problem code for a part of the lease request that no machine of otter matches.
 const MATCHES_NONE: &str = "matches-none";
 
 impl OtterClient {
-    /// Creates the client from the command line.
+    /// Makes the client that the command line describes.
     ///
     /// # Parameters
-    /// - `server`: the trusted certificates and the token file. Its address is not used.
+    /// - `server`: the trusted certificates and the token file. The address in it is not used.
     /// - `url`: the address of otter.
     /// - `token`: the token to use if the command line names no token file.
-    /// - `proxy`: the proxy to otter.
+    /// - `proxy`: the proxy between the client and otter.
     ///
     /// # Errors
     /// Fails with `Exit::Usage` if the address, a file or the token is wrong.
@@ -125,7 +126,8 @@ impl OtterClient {
             .retry(reqwest::retry::never())
             .http1_only()
             .connect_timeout(CONNECT_TIMEOUT)
-            // otter closes idle connections when it stops. A request on such a connection is lost.
+            // otter closes idle connections when it stops, and a request on such a connection would
+            // be lost. So the client does not keep an idle connection for long.
             .pool_idle_timeout(Duration::from_secs(10));
         let mut base = url.trim_end_matches('/').to_owned();
         if let Some(path) = url.strip_prefix("unix:") {
@@ -133,7 +135,8 @@ impl OtterClient {
             "http://localhost".clone_into(&mut base);
         } else {
             if url.contains('@') {
-                // The part before the @ may be a password, so it is not printed.
+                // The part of the address before the `@` may be a password, so the message does not
+                // contain it.
                 let reason = "the address holds an account, but otter identifies callers by \
                     tokens: leave out what stands before the @ and set OTTER_TOKEN or --token-file";
                 return Err(usage_error(reason.to_owned()));
@@ -164,7 +167,8 @@ impl OtterClient {
             let trust = client_config(&verify).map_err(|error| usage_error(chain(&error)))?;
             builder = builder.tls_backend_preconfigured(trust);
         } else {
-            // Without TLS nothing has to be trusted, but the library requires a TLS configuration.
+            // A connection without TLS needs no trusted certificates, but the HTTP library requires
+            // a TLS configuration all the same.
             let _ = rustls::crypto::ring::default_provider().install_default();
             builder = builder.tls_certs_only([]);
         }
@@ -194,17 +198,18 @@ impl OtterClient {
         Ok(Self { http, url: url.to_owned(), base })
     }
 
-    /// The address of otter, for messages.
+    /// The address of otter, for messages to the user.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Starts to build a request for a path below `/v1`.
+    /// Begins a request to a path below `/v1`.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}/v1{path}", self.base))
     }
 
-    /// Like [`request`](Self::request), with the header `Otter-Lease` if there is a lease.
+    /// Begins a request like [`request`](Self::request), and adds the header `Otter-Lease` if the
+    /// lease has a secret.
     pub fn with_lease(
         &self,
         method: Method,
@@ -217,7 +222,8 @@ impl OtterClient {
                 value.set_sensitive(true);
                 request.header(OTTER_LEASE, value)
             }
-            // An id and hexadecimal digits are always a valid header. otter refuses anything else.
+            // An id and a secret in hexadecimal digits always make a valid header. If `lease` is
+            // something else, the request has no header, and otter refuses the request.
             Some(Err(_)) | None => request,
         }
     }
@@ -312,7 +318,8 @@ pub struct JsonLines {
 }
 
 impl JsonLines {
-    /// The next line. `None` if the stream ended, broke, or was silent for too long.
+    /// The next line of the stream. `None` if the stream has ended, has broken, or was silent for
+    /// too long.
     pub async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
@@ -330,7 +337,7 @@ impl JsonLines {
 }
 
 impl Answer {
-    /// Parses the body.
+    /// Parses the body of the answer.
     ///
     /// # Errors
     /// Fails with `Exit::Unavailable` if the body does not have the expected form.
@@ -346,17 +353,17 @@ impl Answer {
         &self.body
     }
 
-    /// The code of the problem. Empty if the body is not a problem of otter.
+    /// The problem code in the answer. Empty if the body is not a problem of otter.
     pub fn code(&self) -> String {
         self.problem().code
     }
 
-    /// Whether the same request may succeed later. If so, otter has not acted on the request.
+    /// Whether the same request may succeed later. If so, otter has not done anything for this one.
     pub fn is_temporary(&self) -> bool {
         matches!(self.status.as_u16(), 408 | 429 | 500 | 502..=504)
     }
 
-    /// The failure that the answer reports, with the exit code for it.
+    /// The failure that this answer means for `otter run`, with the exit code for it.
     pub fn failure(&self) -> Failure {
         let Problem { code, detail, errors, candidates } = self.problem();
         let exit = match (self.status.as_u16(), code.as_str()) {
@@ -386,7 +393,8 @@ impl Answer {
     }
 }
 
-/// The candidates of an ambiguous reference as a sentence. Empty if there are none.
+/// Lists the machines that an ambiguous reference may mean, as a sentence. Empty if `candidates` is
+/// empty.
 fn candidates_text(candidates: &[Candidate]) -> String {
     let each = candidates.iter().map(|Candidate { id, name }| format!("{id} ({name})"));
     match candidates {
@@ -405,7 +413,8 @@ impl NoAnswer {
     }
 }
 
-/// Describes why no answer came, with a corrected address if the scheme was wrong.
+/// Says why no answer came. If the scheme of the address was wrong, the text contains the corrected
+/// address.
 fn no_answer(error: &reqwest::Error) -> NoAnswer {
     let cause = causes(error).find_map(ConnectionFailure::from_error);
     let corrected = error.url().map(with_other_scheme).unwrap_or_default();
@@ -436,19 +445,19 @@ fn no_answer(error: &reqwest::Error) -> NoAnswer {
     }
 }
 
-/// The cause of a failed connection, if it has its own message.
+/// The reasons for a failed connection that have messages of their own.
 enum ConnectionFailure {
     /// The server's certificate is not accepted.
     Certificate(RefusedCertificate),
-    /// The server supports only TLS versions or ciphers that are too old.
+    /// The server supports only versions or ciphers of TLS that are too old.
     OldTls(HandshakeError),
-    /// The client spoke TLS, and the server answered something else.
+    /// The client spoke TLS, but the server's answer was not TLS.
     NoTls,
-    /// The client spoke plain HTTP, and the server answered something else.
+    /// The client spoke plain HTTP, but the server's answer was not HTTP.
     NoHttp,
-    /// The proxy requires an account.
+    /// The proxy requires a user name and a password.
     ProxyAccount,
-    /// The proxy opens no tunnel to otter.
+    /// The proxy refuses to open a tunnel to otter.
     NoTunnel,
 }
 
@@ -464,7 +473,7 @@ impl ConnectionFailure {
                 _ => None,
             };
         }
-        // The type of this error is private to the HTTP client.
+        // The HTTP library keeps the type of this error private, so its text decides.
         match error.to_string().strip_prefix("tunnel error: ") {
             Some("proxy authorization required") => return Some(Self::ProxyAccount),
             Some("unsuccessful" | "unexpected end of file" | "proxy response headers too long") => {
@@ -477,7 +486,7 @@ impl ConnectionFailure {
     }
 }
 
-/// Describes why the certificate of otter is not accepted, and what to do.
+/// Says why otter's certificate is not accepted, and what the user can do.
 fn certificate_refusal(refused: &RefusedCertificate) -> String {
     let RefusedCertificate { why, remedy, fingerprint } = refused;
     let other = match remedy {
@@ -510,7 +519,7 @@ fn certificate_refusal(refused: &RefusedCertificate) -> String {
     )
 }
 
-/// The address with `https` instead of `http`, or with `http` instead of `https`.
+/// The same address, but with the scheme `https` instead of `http`, or `http` instead of `https`.
 fn with_other_scheme(url: &reqwest::Url) -> String {
     let origin = url.origin().ascii_serialization();
     match origin.split_once("://") {
@@ -520,8 +529,8 @@ fn with_other_scheme(url: &reqwest::Url) -> String {
     }
 }
 
-/// Whether a TLS server answered a plain HTTP request. otter and most others name HTTPS or SSL in
-/// the text of a 400.
+/// Whether a TLS server answered a request in plain HTTP. Most servers, and otter too, answer it
+/// with status 400 and name HTTPS or SSL in the text.
 fn is_from_tls_port(response: &Response, body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body).to_lowercase();
     let says_so = text.contains("https") || text.contains("ssl");
@@ -532,14 +541,15 @@ fn is_from_tls_port(response: &Response, body: &[u8]) -> bool {
         && !is_json
 }
 
-/// The header `Retry-After`, in seconds. `None` if it is missing or a date, which otter never
-/// sends.
+/// The value of the header `Retry-After`, in seconds. `None` if the header is missing, or if it
+/// contains a date, which otter never sends.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse::<u32>().ok()?;
     Some(Duration::from_secs(seconds.into()))
 }
 
-/// The chain of causes of an error, the nearest first. It includes errors inside I/O errors.
+/// An error and all its causes, the outermost first. The list includes an error inside an
+/// `io::Error`, which `Error::source` would skip.
 fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
     let deeper = |cause: &&'e (dyn Error + 'static)| {
         let cause: &'e (dyn Error + 'static) = *cause;

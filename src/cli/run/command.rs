@@ -1,5 +1,6 @@
-//! The command of `otter run`. It runs in a process group of its own. If `otter run` is in the
-//! foreground of a terminal, the command's process group is in the foreground while it runs.
+//! Runs the command of `otter run` in a process group of its own. If `otter run` is in the
+//! foreground of a terminal, the process group of the command is in the foreground while the
+//! command runs.
 //!
 //! ```text
 //! started ──► runs ──► ended
@@ -18,7 +19,7 @@ use rustix::termios::{tcgetpgrp, tcsetpgrp};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A command that runs. If it is dropped, the command and its child processes are killed.
+/// A command that runs. Dropping this value kills the command and its child processes.
 pub struct RunningCommand {
     child: Child,
     group: Pid,
@@ -31,7 +32,7 @@ impl RunningCommand {
     /// Starts the command.
     ///
     /// # Errors
-    /// Fails if the operating system cannot execute it.
+    /// Fails if the operating system cannot execute the command.
     pub fn start(mut command: Command) -> io::Result<Self> {
         let has_terminal = is_in_foreground();
         let child = command.process_group(0).spawn()?;
@@ -44,15 +45,16 @@ impl RunningCommand {
 
     /// Sends a signal to the process group of the command.
     pub fn signal(&self, signal: Signal) {
-        // The group may be gone already.
+        // An error is ignored, because the process group may be gone already.
         let _ = kill_process_group(self.group, signal);
         if signal != Signal::KILL {
-            // A stopped process handles a signal only after it is continued.
+            // A stopped process handles a signal only after it is continued, so the group is
+            // continued.
             let _ = kill_process_group(self.group, Signal::CONT);
         }
     }
 
-    /// Waits until the command ends.
+    /// Waits until the command ends, and returns its exit status.
     ///
     /// # Errors
     /// Fails if the operating system cannot report the status.
@@ -71,13 +73,14 @@ impl RunningCommand {
         }
     }
 
-    /// Kills all processes of the group, also those that outlive the command.
+    /// Kills all processes in the command's process group, including those that outlive the
+    /// command.
     pub fn kill_group(&self) {
         let _ = kill_process_group(self.group, Signal::KILL);
     }
 
-    /// If the command was stopped from the terminal, stops `otter run` too, so that the shell gets
-    /// the terminal.
+    /// If the user has stopped the command from the terminal, stops `otter run` too, so that the
+    /// shell gets the terminal.
     fn stop_with_command(&self) {
         let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
         let stopped = waitid(WaitId::Pid(self.group), options).ok().flatten();
@@ -86,7 +89,8 @@ impl RunningCommand {
         }
         self.take_back_terminal();
         let _ = kill_process(getpid(), Signal::STOP);
-        // `otter run` continues here, in the foreground or in the background.
+        // `otter run` was stopped by the line above and continues here, in the foreground or in the
+        // background.
         if is_in_foreground() {
             self.move_to_foreground();
         }
@@ -95,7 +99,8 @@ impl RunningCommand {
 
     fn move_to_foreground(&self) {
         if self.has_terminal && tcsetpgrp(io::stdin(), self.group).is_ok() {
-            // The command is stopped if it read from the terminal before it was in the foreground.
+            // If the command read from the terminal before it was in the foreground, the system has
+            // stopped it. The signal continues the command.
             let _ = kill_process_group(self.group, Signal::CONT);
         }
     }
@@ -122,15 +127,17 @@ pub fn exit_code(status: ExitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
-/// Whether the standard input is a terminal and this process is in its foreground.
+/// Whether the standard input is a terminal, and this process is in the foreground of that
+/// terminal.
 fn is_in_foreground() -> bool {
     tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp())
 }
 
-/// Moves this process to the foreground of the terminal. From the background this sends SIGTTOU,
-/// which stops the process unless the signal is blocked.
+/// Moves this process to the foreground of the terminal. If a background process does so, the
+/// system sends it SIGTTOU, which would stop the process, so the signal is blocked meanwhile.
 fn take_terminal() {
-    // The signal mask belongs to the thread, so a thread that ends needs no cleanup.
+    // The signal mask belongs to a thread. The signal is blocked in a thread of its own, which then
+    // ends, so nothing has to be restored.
     let thread = std::thread::spawn(|| {
         let mut blocked = nix::sys::signal::SigSet::empty();
         blocked.add(nix::sys::signal::Signal::SIGTTOU);

@@ -1,10 +1,10 @@
-//! The exit codes of `otter run` if it does not exit with the status of the command: one table,
-//! which the help shows.
+//! The exit codes of `otter run` for the cases in which it does not exit with the status of the
+//! command. The help shows the same table.
 
 use std::fmt::Write;
 
-/// The reason why the command did not run, or did not end by itself. The codes are the nearest ones
-/// of `sysexits.h`.
+/// Why the command did not run, or did not end by itself. The exit codes are the closest ones of
+/// `sysexits.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Usage,
@@ -76,13 +76,14 @@ impl Exit {
     }
 }
 
-/// The text below the options in the help: the exit codes, the environment and the signals.
+/// The text that the help shows after the options: the exit codes, the environment variables and
+/// the signals.
 pub fn after_help() -> String {
     let mut text = "Exit status: that of the command; 128+n if signal n killed it, or came before \
         it ran. Otherwise:\n"
         .to_owned();
     for exit in Exit::ALL {
-        // Writing to a `String` cannot fail.
+        // The result is ignored, because writing to a `String` cannot fail.
         let _ = writeln!(text, "  {:>3}  {}", exit.code(), exit.meaning());
     }
     text.push_str(

@@ -1,5 +1,5 @@
-//! The lease of `otter run`: the requests that create it, wait for it and release it. Each request
-//! is repeated if its answer is lost.
+//! The lease of `otter run`: the requests that create the lease, wait for it and release it. A
+//! request whose answer is lost is sent again.
 //!
 //! ```text
 //! create ─► queued ─► preparing ─► active ─► the command ─► release
@@ -24,23 +24,26 @@ use super::progress::Progress;
 use crate::clock::Clock;
 use crate::domain::lease::{EndReason, LeaseState};
 
-/// The pause after the first attempt. Each further pause is twice as long, up to the longest.
+/// The pause after the first try of a request. Each further pause is twice as long as the one
+/// before, up to `LONGEST_RETRY_PAUSE`.
 const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(3);
 
-/// The shortest timeout of one attempt.
+/// The minimum timeout of one try of a request.
 const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The problem code if all matching machines are in use, and the message for it if the lease does
-/// not wait in the queue.
+/// The problem code that otter sends if all matching machines are in use. Below it is the message
+/// for this case if the lease may not wait in the queue.
 const NO_FREE_MACHINE: &str = "no-free-machine";
 const NO_FREE_MACHINE_NOW: &str = "no-free-machine: No matching machine is free now. Wait for one \
     with --queue-for 30m, or look: GET /v1/machines";
 
-/// The longest wait for a release. After that the release continues in otter.
+/// The maximum time that `otter run` waits for the release. If the release takes longer, otter goes
+/// on with it alone.
 const RELEASE_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// How long one request waits for the lease before the progress is printed.
+/// How long one request waits for the lease on a terminal, before `otter run` prints the progress
+/// and sends the next request. `POLL_IN_LOG` is the time if there is no terminal.
 const POLL_ON_TERMINAL: Duration = Duration::from_secs(1);
 const POLL_IN_LOG: Duration = Duration::from_secs(3);
 
@@ -59,7 +62,7 @@ pub struct RemoteLease {
     pub end: Option<RemoteLeaseEnd>,
 }
 
-/// The end of a lease, also while its machine is being released.
+/// How a lease has ended. While the machine is being released, how the lease will end.
 #[derive(Clone, Debug, Deserialize)]
 pub struct RemoteLeaseEnd {
     reason: String,
@@ -67,7 +70,7 @@ pub struct RemoteLeaseEnd {
     detail: Option<String>,
 }
 
-/// The job that prepares a machine.
+/// The job that prepares the machine of a lease.
 #[derive(Deserialize)]
 struct RemoteJob {
     phase: String,
@@ -85,64 +88,64 @@ struct RemoteQuarantine {
     reason: String,
 }
 
-/// The outcome of a release.
+/// What became of a lease and its machine when `otter run` released the lease.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ReleaseOutcome {
-    /// The machine is free, or its next holder has it already.
+    /// The machine is free, or another lease already holds it.
     Free,
-    /// otter quarantined the machine for this reason. No lease gets it until an operator lifts the
-    /// quarantine.
+    /// otter has quarantined the machine for this reason. No lease gets the machine until an
+    /// operator ends the quarantine.
     Quarantined(String),
-    /// otter has stored the end of the lease and is still releasing the machine.
+    /// otter has stored the end of the lease, but it is still releasing the machine.
     InProgress,
-    /// The lease was released before it got a machine.
+    /// The lease was released while it was queued and had no machine.
     LeftQueue,
-    /// The lease ended without a release and without a machine.
+    /// The lease had already ended by itself, and it holds no machine.
     EndedByItself,
-    /// The lease stays active until this time, because the command failed.
+    /// otter keeps the lease active until this time, because the command failed.
     Kept(Option<Timestamp>),
 }
 
-/// The lease of this run.
+/// The lease that this run of `otter run` holds.
 pub struct Lease {
     pub id: String,
-    /// The value of the header `Otter-Lease`: `<id>.<secret>`. `None` if the caller does not know
+    /// The value for the header `Otter-Lease`: `<id>.<secret>`. `None` if `otter run` does not know
     /// the secret.
     pub credential: Option<SecretString>,
-    /// Whether the lease was queued in the last answer of otter.
+    /// Whether the lease was queued when otter last answered.
     queued: Cell<bool>,
 }
 
 impl Lease {
-    /// A lease of this id that is not queued.
+    /// Makes the value for a lease with this id that is not queued.
     pub const fn new(id: String, credential: Option<SecretString>) -> Self {
         Self { id, credential, queued: Cell::new(false) }
     }
 
-    /// Whether the lease had no machine in the last answer of otter.
+    /// Whether the lease was queued, and so had no machine, when otter last answered.
     pub const fn is_queued(&self) -> bool {
         self.queued.get()
     }
 
-    /// Takes over the state from an answer of otter.
+    /// Remembers whether the lease is queued, as an answer of otter says.
     fn update(&self, remote: &RemoteLease) {
         self.queued.set(remote.state() == Some(LeaseState::Queued));
     }
 }
 
-/// Makes the requests for one lease, and repeats those that may succeed later.
+/// Makes the requests for one lease. A request that failed but may succeed later is sent again.
 pub struct LeaseClient {
     pub http: OtterClient,
     pub clock: Clock,
-    /// The longest time for retries if otter does not answer.
+    /// The maximum time for repeating a request if otter does not answer.
     pub retry_for: Duration,
-    /// The longest time for retries if otter sends `Retry-After` and this time is longer than
-    /// `retry_for`.
+    /// The maximum time for repeating a request if otter answers with `Retry-After`. It counts only
+    /// if it is longer than `retry_for`.
     pub queue_for: Duration,
 }
 
 impl LeaseClient {
-    /// Creates the lease and stores it in `held`, where it is found even after a panic.
+    /// Creates the lease and stores it in `held`, where the caller finds it even after a panic.
     ///
     /// # Errors
     /// Fails if otter refuses the lease or does not answer.
@@ -182,13 +185,13 @@ impl LeaseClient {
         };
         let credential = SecretString::from(format!("{}.{}", remote.id, secret.expose_secret()));
         let queued = Cell::new(remote.state() == Some(LeaseState::Queued));
-        // The cell is empty: `create` is called once.
+        // The result is ignored: `create` is called once, so the cell is empty.
         let _ = held.set(Lease { id: remote.id.clone(), credential: Some(credential), queued });
         Ok(remote)
     }
 
     /// Waits until the lease is active, and prints the progress meanwhile. Returns the active lease
-    /// and the answer that it came in.
+    /// and the HTTP answer that contained it.
     ///
     /// # Errors
     /// Fails if the lease ends, or if otter does not answer.
@@ -200,7 +203,8 @@ impl LeaseClient {
         let poll = if progress.is_redrawn() { POLL_ON_TERMINAL } else { POLL_IN_LOG };
         let path = format!("/leases/{}/wait?wait={}s", lease.id, poll.as_secs());
         loop {
-            // A wait timeout is a normal answer: the lease is not active yet.
+            // A wait timeout means that the lease is not active yet. It is a normal answer, so the
+            // request is not repeated as after a failure.
             let wait = || self.http.request(Method::GET, &path);
             let answer = self
                 .send_with_retry(wait, poll, |answer| {
@@ -228,7 +232,7 @@ impl LeaseClient {
         }
     }
 
-    /// Reads the lease. `None` if otter does not know it.
+    /// Reads the lease. `None` if otter does not know the lease.
     ///
     /// # Errors
     /// Fails if otter refuses the request or does not answer.
@@ -246,7 +250,7 @@ impl LeaseClient {
         }
     }
 
-    /// The IP address of a machine. `None` if none is known.
+    /// The IP address of a machine. `None` if otter knows no address.
     ///
     /// # Errors
     /// Fails if otter refuses the request or does not answer.
@@ -257,7 +261,7 @@ impl LeaseClient {
     async fn machine(&self, machine: &str) -> Result<RemoteMachine, Failure> {
         let mut path = reqwest::Url::parse("http://localhost/machines")
             .map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
-        // An id may hold characters that a path must escape.
+        // The id of a machine may contain characters that must be escaped in a path.
         if let Ok(mut segments) = path.path_segments_mut() {
             segments.push(machine);
         }
@@ -269,8 +273,8 @@ impl LeaseClient {
     /// Releases the lease, and waits at most `RELEASE_TIMEOUT` until its machine is released.
     ///
     /// # Parameters
-    /// - `failed`: whether the command failed, so that otter keeps the lease if it was requested
-    ///   with `keep_on_failure`.
+    /// - `failed`: whether the command failed. If so, and if the lease was requested with
+    ///   `keep_on_failure`, otter keeps the lease.
     ///
     /// # Errors
     /// Fails if otter refuses the release or does not answer.
@@ -292,13 +296,13 @@ impl LeaseClient {
             path.push_str("?outcome=failed");
             separator = '&';
         }
-        // The first request does not wait: otter stores the end of the lease even if later requests
-        // fail.
+        // The first request does not wait for the release of the machine. So otter stores the end
+        // of the lease even if later requests fail.
         let mut answer = delete(&path, Duration::ZERO, progress).await?;
         let end = self.clock.elapsed() + RELEASE_TIMEOUT;
         loop {
             match answer.status.as_u16() {
-                // otter does not know the lease any more, so the lease holds nothing.
+                // otter does not know the lease any more, so the lease holds no machine.
                 404 => return Ok(ReleaseOutcome::Free),
                 504 => {}
                 _ if !answer.status.is_success() => return Err(answer.failure()),
@@ -323,7 +327,7 @@ impl LeaseClient {
         }
     }
 
-    /// The outcome of the release of a lease that has ended.
+    /// What became of the machine of a lease that has ended.
     async fn release_outcome(&self, remote: &RemoteLease) -> ReleaseOutcome {
         let Some(machine) = &remote.machine else {
             let released = remote.state() == Some(LeaseState::Released);
@@ -337,7 +341,7 @@ impl LeaseClient {
             Ok(RemoteMachine { quarantine: Some(RemoteQuarantine { reason }), .. }) => {
                 ReleaseOutcome::Quarantined(reason)
             }
-            // A lease that has ended counts as released even if its machine cannot be read.
+            // The lease has ended, so it counts as released even if its machine cannot be read.
             _ => ReleaseOutcome::Free,
         }
     }
@@ -361,7 +365,8 @@ impl LeaseClient {
         Ok(())
     }
 
-    /// Sends a request with retries. Fails if the answer is not a success.
+    /// Sends a request, and sends it again after a failure that may pass. Fails if the last answer
+    /// is not a success.
     async fn send_expecting_success(
         &self,
         request: impl Fn() -> RequestBuilder,
@@ -370,9 +375,9 @@ impl LeaseClient {
         if answer.status.is_success() { Ok(answer) } else { Err(answer.failure()) }
     }
 
-    /// Sends a request, and repeats it while no answer comes or while `may_retry` holds for the
-    /// answer. The retries end after `retry_for`, or after `queue_for` if otter sends
-    /// `Retry-After`. Returns the last answer.
+    /// Sends a request. Sends it again while no answer comes, and while `may_retry` holds for the
+    /// answer. This ends after `retry_for`, or after `queue_for` if otter sends `Retry-After`.
+    /// Returns the last answer.
     ///
     /// # Parameters
     /// - `server_wait`: how long the request asks otter to wait before it answers.
@@ -408,7 +413,7 @@ impl LeaseClient {
     }
 }
 
-/// Whether the same request may succeed later. Prints the reason if otter sends `Retry-After`.
+/// Whether the same request may succeed later. If otter has sent `Retry-After`, prints the reason.
 fn may_retry(answer: &Answer, progress: &mut Progress) -> bool {
     let may_retry = answer.is_temporary();
     if may_retry && answer.retry_after.is_some() {
@@ -419,17 +424,18 @@ fn may_retry(answer: &Answer, progress: &mut Progress) -> bool {
 }
 
 impl RemoteLease {
-    /// `None` if this version does not know the state.
+    /// The state of the lease. `None` if this version of otter does not know the state.
     fn state(&self) -> Option<LeaseState> {
         LeaseState::parse(&self.state)
     }
 
-    /// `None` if the lease has no end, or if this version does not know its reason.
+    /// Why the lease ended. `None` if it has not ended, or if this version of otter does not know
+    /// the reason.
     fn reason(&self) -> Option<EndReason> {
         self.end.as_ref().and_then(|end| EndReason::parse(&end.reason))
     }
 
-    /// What the lease is waiting for, before it is active.
+    /// A text that says what the lease is waiting for before it becomes active.
     pub fn progress_text(&self) -> String {
         let name = self.machine_name.as_deref().unwrap_or("a machine");
         match (self.state(), self.position) {
@@ -442,12 +448,12 @@ impl RemoteLease {
         }
     }
 
-    /// Whether the holder may use the machine.
+    /// Whether the lease is active, so that its holder may use the machine.
     pub fn is_active(&self) -> bool {
         self.state() == Some(LeaseState::Active)
     }
 
-    /// A sentence about how the lease ended.
+    /// A sentence that says how the lease ended.
     pub fn end_text(&self) -> String {
         let Some(RemoteLeaseEnd { reason, by, detail }) = &self.end else {
             return format!("the lease is {}", self.state);
@@ -456,7 +462,7 @@ impl RemoteLease {
         format!("the lease ended: {reason}, by {by}{detail}")
     }
 
-    /// A sentence about how the lease ended before it was active.
+    /// A sentence that says how the lease ended before it became active.
     fn failure_text(&self) -> String {
         let text = match self.reason() {
             Some(EndReason::QueueTimeout) => "The lease failed: no machine became free in time.",
@@ -474,7 +480,7 @@ impl RemoteLease {
         detail.map_or_else(|| text.to_owned(), |detail| format!("{text} {detail}"))
     }
 
-    /// The exit code for a lease that ended before it was active.
+    /// The exit code of `otter run` if the lease ended before it became active.
     fn exit(&self) -> Exit {
         match self.reason() {
             Some(EndReason::PrepareFailed | EndReason::MachineGone) => Exit::NotReady,

@@ -1,14 +1,14 @@
 //! `otter run`: takes a lease of a machine, runs a command, and releases the lease however the
-//! command ends. `otter release` (`release`) ends a lease that was kept.
+//! command ends. `otter release` (the module `release`) ends a lease that was kept.
 //!
 //! ```text
 //! create the lease ─► wait ─► run the command ─► release ─► exit with the command's status
 //!  │                   │        │ lease lost, signal: the command is ended first
 //!  └───────────────────┴────────┴── failure, signal, panic ─► release (a second signal: exit)
 //! ```
-//! If the command fails by itself, and `--keep-on-failure` is given, otter keeps the lease at the
-//! release.
-//! It is a client of the HTTP API and uses no service of the daemon.
+//! If the command fails by itself and the user has given `--keep-on-failure`, otter keeps the lease
+//! instead of releasing it. `otter run` is a client of the HTTP API. It uses no service of the
+//! daemon.
 
 mod arguments;
 mod client;
@@ -45,12 +45,14 @@ use crate::clock::Clock;
 use crate::fail_points::fail_point;
 use crate::supervisor::{Signal, Signals};
 
-/// The longest wait for the answer to the lease request after a signal.
+/// The maximum time that `otter run` waits for the answer to its lease request after it got a
+/// signal.
 const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest wait for the end of a killed command.
+/// The maximum time that `otter run` waits for the end of a command that it has killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The reason why the command did not run, or did not end by itself, and the exit code for it.
+/// Why the command did not run, or did not end by itself, with the exit code of `otter run` for
+/// this reason.
 #[derive(Debug)]
 pub struct Failure {
     exit: Exit,
@@ -71,28 +73,30 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// The end of the command.
+/// How the command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct CommandEnd {
     /// The exit code of `otter run`.
     code: u8,
-    /// Whether the command ended by itself and failed.
+    /// Whether the command ended by itself with a failure. False if a signal or otter ended the
+    /// command.
     failed: bool,
 }
 
 impl CommandEnd {
-    /// The end of a command that a signal or otter ended, or that did not run.
+    /// The end of a command that did not run, or that a signal or otter ended.
     const fn interrupted(code: u8) -> Self {
         Self { code, failed: false }
     }
 }
 
-/// Runs `otter run` on its own runtime. Does not wait for background tasks at the end.
+/// Runs `otter run` on a runtime of its own. At the end, it does not wait for background tasks.
 pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("the runtime cannot be started")?;
     let code = runtime.block_on(take_run_release(command));
-    // A DNS lookup runs in a thread that cannot be cancelled.
+    // A DNS lookup runs in a thread that cannot be cancelled, so the runtime must not wait for its
+    // threads.
     runtime.shutdown_background();
     Ok(ExitCode::from(code))
 }
@@ -112,7 +116,8 @@ async fn take_run_release(command: &RunCommand) -> u8 {
         Ok(client) => client,
         Err(failure) => return report_failure(&mut progress, failure),
     };
-    // The cell is outside of `catch_unwind`, so that the lease is released after a panic too.
+    // The cell is outside of the future that may panic, so that the lease is released after a panic
+    // too.
     let lease = OnceCell::new();
     let outcome =
         AssertUnwindSafe(take_and_run(command, &client, &lease, &mut signals, &mut progress))
@@ -120,7 +125,7 @@ async fn take_run_release(command: &RunCommand) -> u8 {
     let CommandEnd { code, failed } = match outcome.await {
         Ok(Ok(end)) => end,
         Ok(Err(failure)) => CommandEnd::interrupted(report_failure(&mut progress, failure)),
-        // The panic hook has printed the message.
+        // The message of the panic is already printed, because the panic hook does so.
         Err(_) => CommandEnd::interrupted(Exit::Internal.code()),
     };
     let keeps = failed && command.keep_on_failure.is_some();
@@ -138,8 +143,10 @@ fn report_failure(progress: &mut Progress, failure: Failure) -> u8 {
     exit.code()
 }
 
+/// Makes the client for the lease.
+///
 /// # Parameters
-/// - `retry_for`, `queue_for`: as in [`LeaseClient`].
+/// - `retry_for`, `queue_for`: the limits for repeating requests, as in [`LeaseClient`].
 async fn lease_client(
     server: &ServerArguments,
     retry_for: Duration,
@@ -179,7 +186,7 @@ pub async fn connect(server: &ServerArguments) -> Result<OtterClient, Failure> {
     otter_client(server, &mut Progress::new(false)).await
 }
 
-/// A variable of the environment. `None` if it is not set or empty.
+/// The value of an environment variable. `None` if the variable is not set or empty.
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
@@ -192,7 +199,7 @@ fn address(server: &ServerArguments) -> Result<String, Failure> {
 }
 
 /// Takes the lease and runs the command. Stores the lease in `held`, so that the caller can release
-/// it however this ends.
+/// it however this function ends.
 async fn take_and_run(
     command: &RunCommand,
     client: &LeaseClient,
@@ -208,8 +215,8 @@ async fn take_and_run(
         tokio::select! {
             created = &mut creating => created?,
             signal = signals.next() => {
-                // otter may have granted the lease already. Only the answer has its secret, which
-                // the release needs.
+                // otter may already have granted the lease. `otter run` waits for the answer,
+                // because only the answer contains the secret that the release needs.
                 tokio::select! {
                     _ = creating => {}
                     () = client.clock.sleep(LAST_ANSWER_TIMEOUT) => progress.warn(
@@ -256,7 +263,8 @@ async fn take_and_run(
     wait_for_command(command, client, lease, expiry, running, signals, progress).await
 }
 
-/// Waits until the command ends. Forwards signals to it, and ends it if the lease is lost.
+/// Waits until the command ends. Forwards signals to the command, and ends the command if the lease
+/// is lost.
 async fn wait_for_command(
     command: &RunCommand,
     client: &LeaseClient,
@@ -330,18 +338,19 @@ fn kill(
     Termination::Killed(now + KILL_TIMEOUT)
 }
 
-/// How far the termination of the command has come.
+/// How far `otter run` has come with ending the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Termination {
     NotRequested,
-    /// The command got a signal, and is killed at this time.
+    /// The command got a signal to end. It will be killed at this time.
     Requested(Duration),
-    /// The command was killed. `otter run` exits at this time even if the command has not ended.
+    /// The command was killed. `otter run` exits at this time, even if the command has not ended.
     Killed(Duration),
 }
 
 impl Termination {
-    /// Sets the time to kill the command, unless its termination was requested before.
+    /// Sets the time at which the command will be killed, unless the command already got a signal
+    /// to end.
     const fn kill_at(self, time: Duration) -> Self {
         match self {
             Self::NotRequested => Self::Requested(time),
@@ -359,8 +368,8 @@ impl Termination {
     }
 }
 
-/// Releases the lease and prints the outcome. Returns an exit code if a second signal interrupts
-/// the release, else `None`.
+/// Releases the lease and prints the outcome. If a second signal interrupts the release, returns
+/// the exit code for it, otherwise `None`.
 ///
 /// # Parameters
 /// - `failed`: whether otter may keep the lease, because the command failed.
@@ -416,7 +425,8 @@ fn report_release(
         Ok(ReleaseOutcome::InProgress) => progress.warn(&format!(
             "otter is still releasing the machine, and will finish the release (lease {id})"
         )),
-        // otter ends the queued leases of a token that is not valid any more.
+        // If a token is no longer valid, otter itself ends the queued leases of this token. So the
+        // lease needs no release.
         Err(failure) if lease.is_queued() && failure.exit == Exit::NotAllowed => {
             progress.warn("the lease ends: it was still queued and held no machine");
         }
@@ -432,7 +442,7 @@ fn report_release(
     }
 }
 
-/// The signals of the process, and the number of received signals.
+/// The signals that the process gets, and how many of them it has got.
 struct CountedSignals {
     signals: Signals,
     count: u32,

@@ -1,22 +1,24 @@
-//! The messages of `otter run` on the standard error: on a terminal one line that is redrawn,
-//! otherwise one line for each change.
+//! The messages of `otter run` on the standard error. On a terminal, one line is redrawn. Otherwise
+//! each change is a new line.
 
 use std::io::{IsTerminal, Write};
 
 use crate::domain::terminal::printable;
 
-/// Prints messages. A closed standard error is ignored.
+/// Prints messages to the standard error. If the standard error is closed, the messages are lost
+/// without a failure.
 pub struct Progress {
     quiet: bool,
-    /// Whether the line is redrawn, which needs a terminal and escape sequences.
+    /// Whether the progress line is redrawn. This needs a terminal that understands escape
+    /// sequences.
     terminal: bool,
-    /// The last text that `show` printed.
+    /// The last text that [`show`](Self::show) printed.
     last_text: String,
-    /// Whether the cursor is at the end of a line that will be redrawn.
+    /// Whether the cursor is at the end of a progress line that a later message must redraw.
     has_open_line: bool,
 }
 
-/// The width of a terminal whose width is not known.
+/// The number of columns that is assumed if the width of the terminal is not known.
 const DEFAULT_WIDTH: usize = 80;
 
 impl Progress {
@@ -29,18 +31,18 @@ impl Progress {
         }
     }
 
-    /// Whether only errors are printed.
+    /// Whether the user wants to see only errors and warnings.
     pub fn is_quiet(&self) -> bool {
         self.quiet
     }
 
-    /// Whether progress is redrawn on a terminal, so that frequent changes are useful.
+    /// Whether the progress line is redrawn on a terminal, so that frequent changes are useful.
     pub fn is_redrawn(&self) -> bool {
         self.terminal && !self.quiet
     }
 
-    /// Prints the current activity if it differs from the last one. A terminal also shows the
-    /// percentage.
+    /// Prints what `otter run` is doing now, if it is something else than before. On a terminal the
+    /// line also shows the percentage.
     pub fn show(&mut self, text: &str, percent: Option<u8>) {
         if self.quiet {
             return;
@@ -64,14 +66,15 @@ impl Progress {
         self.last_text = text;
     }
 
-    /// Prints a line that stays, unless only errors are printed.
+    /// Prints a line that stays on the screen, unless the user wants to see only errors and
+    /// warnings.
     pub fn info(&mut self, text: &str) {
         if !self.quiet {
             self.warn(text);
         }
     }
 
-    /// Prints a line that stays.
+    /// Prints a line that stays on the screen.
     pub fn warn(&mut self, text: &str) {
         let begin = if std::mem::take(&mut self.has_open_line) { "\r\u{1b}[K" } else { "" };
         write(&format!("{begin}otter: {}\n", printable(text)));

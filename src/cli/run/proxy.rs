@@ -1,11 +1,12 @@
-//! The proxy between `otter run` and otter: from `--proxy`, or from the environment by the rules of
-//! curl.
+//! Chooses the proxy between `otter run` and otter, from `--proxy` or from the environment by the
+//! rules of curl. The first of these that is set decides:
 //!
 //! ```text
 //! --proxy ─► https_proxy, HTTPS_PROXY (https) or http_proxy (http) ─► all_proxy, ALL_PROXY
 //! ```
-//! `no_proxy` or `NO_PROXY` names hosts without a proxy, for `--proxy` too. `HTTP_PROXY` in upper
-//! case does not count, because a web server sets it from the header `Proxy` of a request (CGI).
+//! `no_proxy` or `NO_PROXY` names hosts that are reached without a proxy, even if `--proxy` is
+//! given. `HTTP_PROXY` in upper case is ignored, because a web server sets it from the header
+//! `Proxy` of a request (CGI).
 
 use std::net::IpAddr;
 
@@ -15,14 +16,16 @@ use crate::domain::network::Network;
 use crate::domain::proxy_url::ProxyUrl;
 use crate::esx::client_proxy;
 
-/// The proxy for this address of otter. `None` if there is none.
+/// The proxy through which `otter run` reaches this address of otter. `None` if it connects
+/// directly.
 ///
 /// # Parameters
 /// - `flag`: the value of `--proxy`. An empty value means no proxy.
 /// - `variable`: reads a variable of the environment.
 ///
 /// # Errors
-/// Fails with `Exit::Usage` if the flag or the variable names no HTTP proxy.
+/// Fails with `Exit::Usage` if the flag or the variable does not contain the address of an HTTP
+/// proxy.
 pub fn proxy_for(
     url: &str,
     flag: Option<&str>,
@@ -41,7 +44,7 @@ pub fn proxy_for(
     client_proxy(&proxy).map(Some).map_err(|error| wrong(error.to_string()))
 }
 
-/// The name of the flag or of the variable that decides, and its value.
+/// The flag or the variable that decides which proxy is used: its name and its value.
 fn select(
     url: &str,
     flag: Option<&str>,
@@ -59,7 +62,7 @@ fn select(
     first(of_scheme, variable).or_else(|| first(&["all_proxy", "ALL_PROXY"], variable))
 }
 
-/// The first variable that is set and not empty.
+/// The first of the variables `names` that is set and not empty, with its value.
 fn first(
     names: &[&'static str],
     variable: &impl Fn(&str) -> Option<String>,
@@ -70,10 +73,11 @@ fn first(
     })
 }
 
-/// Whether `no_proxy` names the host of this address.
+/// Whether `no_proxy` names the host of the address `url`.
 ///
-/// `*` alone names every host. Otherwise the hosts are separated by commas or spaces. A name also
-/// stands for all names below it, with or without a dot before it. An address can be a network.
+/// The single character `*` names every host. Otherwise `no_proxy` is a list of hosts that are
+/// separated by commas or spaces. A name in the list also stands for all names below it, with or
+/// without a dot before it. An address in the list may be a network.
 fn is_exception(no_proxy: &str, url: &str) -> bool {
     let Some(host) =
         reqwest::Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned))
@@ -95,7 +99,7 @@ fn is_exception(no_proxy: &str, url: &str) -> bool {
     })
 }
 
-/// Whether a host name equals a name or is below it.
+/// Whether the name `host` equals `name` or is a DNS name below it.
 fn is_below(host: &str, name: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();

@@ -1,5 +1,5 @@
-//! `otter release`: ends a lease, such as one that `otter run` kept after a failure, and waits
-//! until its machine is given back.
+//! `otter release`: ends a lease, for example one that `otter run` kept after a failure, and waits
+//! until the machine of the lease is given back.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub struct ReleaseCommand {
     quiet: bool,
 }
 
-/// Runs `otter release` on its own runtime.
+/// Runs `otter release` on a runtime of its own.
 pub fn release_lease(command: &ReleaseCommand) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("the runtime cannot be started")?;
@@ -43,12 +43,13 @@ pub fn release_lease(command: &ReleaseCommand) -> anyhow::Result<ExitCode> {
             Err(failure) => report_failure(&mut progress, failure),
         }
     });
-    // A DNS lookup runs in a thread that cannot be cancelled.
+    // A DNS lookup runs in a thread that cannot be cancelled, so the runtime must not wait for its
+    // threads.
     runtime.shutdown_background();
     Ok(ExitCode::from(code))
 }
 
-/// Ends the lease. Returns the exit code.
+/// Ends the lease that the command line names. Returns the exit code.
 async fn release(command: &ReleaseCommand, progress: &mut Progress) -> Result<u8, Failure> {
     let lease = named_lease(command.lease.as_deref(), variable("OTTER_LEASE").as_deref())?;
     let client = lease_client(&command.server, command.retry_for, Duration::ZERO, progress).await?;
@@ -62,15 +63,15 @@ async fn release(command: &ReleaseCommand, progress: &mut Progress) -> Result<u8
     Ok(code)
 }
 
-/// The lease of the command line.
+/// The lease that the command line or the environment names.
 ///
 /// # Parameters
-/// - `given`: the argument.
-/// - `held`: the value of `OTTER_LEASE`. If both name the same lease, its secret is used for an
-///   argument without one.
+/// - `given`: the argument of the command line.
+/// - `held`: the value of `OTTER_LEASE`. If the argument names the same lease without a secret, the
+///   secret is taken from here.
 ///
 /// # Errors
-/// Fails if no lease is named.
+/// Fails if neither names a lease.
 fn named_lease(given: Option<&str>, held: Option<&str>) -> Result<Lease, Failure> {
     let id_of = |text: &str| text.split('.').next().unwrap_or_default().to_owned();
     let Some(named) = given.or(held) else {
@@ -81,7 +82,7 @@ fn named_lease(given: Option<&str>, held: Option<&str>) -> Result<Lease, Failure
     let held = held.filter(|held| id_of(held) == id);
     let secret = [Some(named), held].into_iter().flatten().find(|text| text.contains('.'));
     if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
-        // The text may hold a secret, so it is not printed.
+        // The text may contain a secret, so the message does not repeat it.
         let reason = "the lease is not the id of a lease, nor <id>.<secret>";
         return Err(Failure::new(Exit::Usage, reason));
     }

@@ -1,5 +1,5 @@
-//! Holds a lease while the command runs: renews it in time, and watches the event stream for its
-//! end.
+//! Holds a lease while the command of `otter run` runs: renews the lease in time, and watches the
+//! event stream for its end.
 //!
 //! ```text
 //!         half of the rest of the lease            200
@@ -8,8 +8,8 @@
 //!    └──────────────────────────────────────┤
 //!                                           └── 423, 404, expiry, or an event ─► lost
 //! ```
-//! The remaining time is the difference of two times of otter's clock. It is then counted on the
-//! local monotonic clock. The two clocks are never compared.
+//! The remaining time of the lease is the difference between two times of otter's clock. From then
+//! on it is counted down on the local monotonic clock. So the two clocks are never compared.
 
 use std::time::Duration;
 
@@ -20,29 +20,30 @@ use super::client::{ANSWER_TIMEOUT, Answer, NoAnswer, OtterClient};
 use super::lease::{Lease, LeaseClient, RemoteLease};
 use super::progress::Progress;
 
-/// The shortest pause between two renewals.
+/// The minimum pause between two renewals.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
-/// The pause before the event stream is opened again.
+/// The pause before the event stream is opened again after it broke.
 const REOPEN_PAUSE: Duration = Duration::from_secs(2);
-/// The shortest and the longest pause after a failed renewal. Between them it is a tenth of the
-/// remaining time.
+/// The minimum and the maximum of the pause after a failed renewal. The pause is a tenth of the
+/// remaining time, as far as it lies between the two.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
-/// When a lease expires, and whether it can be renewed.
+/// When the lease expires, and whether a renewal can still extend it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseExpiry {
-    /// The time of the expiry on [`Clock::elapsed`](crate::clock::Clock::elapsed).
+    /// The time at which the lease expires, on [`Clock::elapsed`](crate::clock::Clock::elapsed).
     at: Duration,
-    /// Whether the lease has reached its longest duration, so that a renewal does not extend it.
+    /// Whether the lease has reached its maximum duration, so that a renewal no longer extends it.
     is_final: bool,
 }
 
 impl LeaseExpiry {
-    /// Reads the expiry from an answer.
+    /// Reads from an answer of otter when the lease expires.
     ///
     /// # Parameters
     /// - `asked`: when the request was sent, on the monotonic clock.
-    /// - `ttl`: the duration of the lease. The remaining time is at most this long.
+    /// - `ttl`: the duration that the lease asked for. The remaining time counts as at most this
+    ///   long.
     pub fn from_answer(
         remote: &RemoteLease,
         answer: &Answer,
@@ -58,8 +59,7 @@ impl LeaseExpiry {
     }
 }
 
-/// Holds the lease for as long as the future is polled. Returns when the lease is lost, with the
-/// reason.
+/// Holds the lease for as long as the future is polled. If the lease is lost, returns the reason.
 pub async fn hold_lease(
     client: &LeaseClient,
     lease: &Lease,
@@ -136,15 +136,15 @@ async fn renew_until_lost(
     }
 }
 
-/// A renewal that failed.
+/// A try to renew the lease that failed.
 struct FailedRenewal {
     reason: String,
-    /// The pause that otter asked for.
+    /// How long otter asks to wait before the next try.
     retry_after: Option<Duration>,
 }
 
 impl FailedRenewal {
-    /// The pause before the next attempt. It is at most half of the remaining time.
+    /// The pause before the next try, at most half of the remaining time `left`.
     fn pause(&self, left: Duration) -> Duration {
         let pause =
             self.retry_after.unwrap_or_else(|| (left / 10).clamp(RETRY_PAUSE.0, RETRY_PAUSE.1));
@@ -152,9 +152,9 @@ impl FailedRenewal {
     }
 }
 
-/// Watches the events of the lease, and returns the reason when it ends. If the stream cannot be
-/// opened or breaks, it is opened again. While the stream is closed, only the next renewal notices
-/// the end of the lease.
+/// Watches the events of the lease, and returns the reason when the lease ends. If the event stream
+/// cannot be opened or breaks, opens it again. While the stream is closed, only the next renewal
+/// can notice the end of the lease.
 async fn watch_events(client: &LeaseClient, lease: &Lease) -> String {
     let path = format!("/events?types=lease.changed&lease={}", lease.id);
     loop {
@@ -163,14 +163,16 @@ async fn watch_events(client: &LeaseClient, lease: &Lease) -> String {
         let mut pause = REOPEN_PAUSE;
         match OtterClient::stream(request).await {
             Err(NoAnswer { retry_after: Some(time), .. }) => pause = time.max(SHORTEST_PAUSE),
-            // otter refuses the stream of a lease that it does not know any more.
+            // otter refuses the stream if it does not know the lease any more, so the lease is read
+            // to find out.
             Err(_) => {
                 if let Some(reason) = fetch_end(client, lease).await {
                     return reason;
                 }
             }
             Ok(mut lines) => {
-                // The stream has no event from before it was opened.
+                // The stream contains no event from before it was opened, so the lease is read once
+                // to see whether it had already ended.
                 if let Some(reason) = fetch_end(client, lease).await {
                     return reason;
                 }
@@ -188,7 +190,7 @@ async fn watch_events(client: &LeaseClient, lease: &Lease) -> String {
     }
 }
 
-/// Reads the lease, and returns why it ended. `None` if it is active, or if no answer came.
+/// Reads the lease and returns why it ended. `None` if the lease is active, or if no answer came.
 async fn fetch_end(client: &LeaseClient, lease: &Lease) -> Option<String> {
     let request = client.http.request(Method::GET, &format!("/leases/{}", lease.id));
     let answer = OtterClient::answer(request, ANSWER_TIMEOUT).await.ok()?;

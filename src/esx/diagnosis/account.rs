@@ -1,5 +1,5 @@
-//! The checks that need a session: the licence, the inventory, the account's privileges, and the
-//! number of sessions.
+//! The checks of `otter doctor` that need a session: the licence, the inventory, the account's
+//! privileges, and the number of sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,13 +14,13 @@ use crate::esx::soap::request::{self, PropertySpec, Selection};
 use crate::esx::soap::xml::Element;
 use crate::hypervisor::{HostError, HostErrorKind};
 
-/// The checks that need a session.
+/// Runs the checks that need a session.
 pub struct AccountChecks<'a> {
     session: &'a Session,
     login: &'a Login,
 }
 
-/// The machines that are visible to the account.
+/// The machines that the account can see, or the error of reading them.
 pub type Machines = Result<Vec<VisibleMachine>, HostError>;
 
 pub struct VisibleMachine {
@@ -28,7 +28,7 @@ pub struct VisibleMachine {
     roles: Vec<i32>,
 }
 
-/// The privileges that otter's calls need.
+/// The privileges that the account needs for the calls that otter makes.
 const PRIVILEGES: [&str; 11] = [
     "System.View",
     "System.Read",
@@ -43,11 +43,11 @@ const PRIVILEGES: [&str; 11] = [
     "VirtualMachine.State.RenameSnapshot",
 ];
 
-/// The ids of the predefined roles Administrator and Read-only.
+/// The ids of the predefined roles Administrator (`ADMIN`) and Read-only.
 const ADMIN: i32 = -1;
 const READ_ONLY: i32 = -2;
 
-/// From this number of sessions on, the host is close to its limit of some hundreds.
+/// The number of sessions from which on the check warns, because a host accepts only some hundreds.
 const MANY_SESSIONS: usize = 400;
 
 impl<'a> AccountChecks<'a> {
@@ -77,8 +77,8 @@ impl<'a> AccountChecks<'a> {
         let Some((_, name)) = licences.first() else {
             return Ok("The host does not report its licence.".to_owned());
         };
-        // Decide by the edition key of the free licence, which is the same from ESX 5 to 8. The
-        // names differ.
+        // The edition key of the licence decides, because the key of the free licence is the same
+        // from ESX 5 to 8, while its name differs.
         if licences.iter().all(|(edition, _)| edition.starts_with("esx.hypervisor")) {
             return Err(problem(
                 format!("The host has the free licence ({name}), so its API is read-only."),
@@ -137,7 +137,7 @@ impl<'a> AccountChecks<'a> {
     }
 
     /// Checks whether the account's roles on the machines have all [`PRIVILEGES`]. If the host does
-    /// not report the roles, the check passes and says so.
+    /// not report the roles, the check passes, and its text says that it could not check.
     pub async fn rights(&self, machines: &Machines) -> CheckResult {
         let machines = match machines {
             Ok(machines) if machines.is_empty() => {
@@ -199,7 +199,8 @@ impl<'a> AccountChecks<'a> {
         ))
     }
 
-    /// The privileges of each role. Empty if they cannot be read.
+    /// The privileges of each role, by the id of the role. Empty if the host does not let the
+    /// account read them.
     async fn roles(&self) -> BTreeMap<i32, Vec<String>> {
         let Some(manager) = &self.login.content.authorization_manager else {
             return BTreeMap::new();
@@ -244,7 +245,7 @@ impl<'a> AccountChecks<'a> {
         Ok(text)
     }
 
-    /// Reads one property of an object.
+    /// Reads one property of an object on the host.
     async fn read(&self, object: &Reference, path: &str) -> Result<Contents, HostError> {
         let properties = [PropertySpec { object_type: &object.kind, paths: vec![path] }];
         let contents = read_once(
@@ -265,7 +266,7 @@ impl<'a> AccountChecks<'a> {
         }
     }
 
-    /// Reads properties of all objects of a type below the root folder.
+    /// Reads properties of all objects of one type that are below the root folder of the host.
     async fn below_root(&self, object_type: &str, paths: &[&str]) -> Result<Contents, HostError> {
         let prefix = "The host refused to read its inventory";
         let content = &self.login.content;
@@ -286,7 +287,7 @@ impl<'a> AccountChecks<'a> {
             )
         })?;
         let properties = [PropertySpec { object_type, paths: paths.to_vec() }];
-        // The host destroys the view with the session.
+        // otter does not destroy the view, because the host destroys it at the end of the session.
         let selection = Selection::View(&view);
         read_once(self.session, self.login, &properties, selection, Lane::Reserved)
             .await
@@ -294,7 +295,7 @@ impl<'a> AccountChecks<'a> {
     }
 }
 
-/// The number with the noun, such as `1 machine` or `2 machines`.
+/// A number with its noun, for example `1 machine` or `2 machines`.
 fn count_text(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

@@ -1,4 +1,4 @@
-//! The checks of the API and of the login.
+//! The checks of `otter doctor` for the API of the host and for the login.
 
 use std::error::Error;
 
@@ -16,7 +16,7 @@ const NO_HOST: &str = "The server is neither an ESX nor a vCenter: correct esx.u
 /// Checks whether the server speaks vim25.
 ///
 /// # Parameters
-/// - `is_of_vmware`: whether the certificate shows that the server is a VMware product.
+/// - `is_of_vmware`: whether the server's certificate shows that the server is a VMware product.
 pub async fn identify(
     options: &EsxOptions,
     session: &Session,
@@ -51,7 +51,7 @@ pub async fn identify(
     Err(problem(error.message, advice))
 }
 
-/// Logs in once.
+/// Logs in to the host once.
 pub async fn log_in(
     options: &EsxOptions,
     session: &Session,
@@ -82,8 +82,9 @@ pub async fn log_in(
     }
 }
 
-/// What to do about a server that does not identify itself. The statuses of a host that is not
-/// ready are also those of any web server, so the advice depends on other signs of a host.
+/// The advice for a server that does not answer as a vim25 host does. A host that is not ready
+/// answers with HTTP statuses that any web server may send, so the advice also depends on other
+/// signs of a host.
 fn advice(error: &HostError, is_of_vmware: bool) -> &'static str {
     let answer = Error::source(error).and_then(|source| source.downcast_ref::<AnswerError>());
     match answer.and_then(AnswerError::status) {

@@ -1,4 +1,5 @@
-//! The checks from the address of the host to the connection, and the order of those to the login.
+//! The checks of `otter doctor` from the host's address to the connection, and the order of all
+//! checks up to the login.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,7 +20,8 @@ use crate::esx::tls::{Endpoint, handshake};
 use crate::esx::tunnel;
 use crate::hypervisor::{HostError, HostErrorKind};
 
-/// The checks from the address to the login. `None` if one of them failed.
+/// Runs the checks from the host's address to the login, and returns the login. `None` if one of
+/// the checks failed.
 pub async fn connect_and_log_in(
     options: &EsxOptions,
     clock: &Clock,
@@ -53,7 +55,8 @@ fn endpoint(options: &EsxOptions) -> Result<(Endpoint, String), Problem> {
     Ok((endpoint, format!("The host's API is at {url}.")))
 }
 
-/// Opens a tunnel through the proxy, which resolves the name of the host itself.
+/// Opens a tunnel to the host through the configured proxy. The proxy resolves the name of the
+/// host.
 async fn open_tunnel(
     options: &EsxOptions,
     endpoint: &Endpoint,
@@ -74,7 +77,7 @@ async fn open_tunnel(
     }
 }
 
-/// The text with a capital letter and a full stop.
+/// Makes a sentence of a text: it begins with a capital letter and ends with a full stop.
 fn sentence(text: &str) -> String {
     let mut characters = text.chars();
     let first = characters.next().map(|first| first.to_uppercase().to_string());
@@ -145,8 +148,9 @@ async fn connect(
     Err(problem(format!("No connection to {address}: {error}."), advice))
 }
 
-/// The fingerprint of the certificate that the host presents now, for an operator who wants to pin
-/// it. Compare it with the fingerprint on the console of the host before you trust it.
+/// Reads the fingerprint of the certificate that the host presents now, for an operator who wants
+/// to pin it. The operator should compare the fingerprint with the one on the console of the host,
+/// because another server may have answered.
 ///
 /// # Errors
 /// `Unreachable` if no TLS handshake succeeds in time.

@@ -1,13 +1,14 @@
-//! The checks of `otter doctor`: each part of the connection to the host once, in order, with
-//! findings and advice for people.
+//! The checks of `otter doctor`. They test each part of the connection to the host once, in order,
+//! and give findings and advice for people.
 //!
 //! ```text
 //! name ─► connection ─► TLS ─► API ─► login ─► licence, inventory, rights, sessions ─► logout
 //!   └──────────┴─────────┴──────┴───────┴─ a failure here ends the diagnosis
 //! ```
-//! With a proxy, which resolves the name and connects, the check `proxy` replaces the first two.
-//! The password is never sent to a host whose certificate is rejected, and a refused login is never
-//! repeated. A warning, such as for a certificate that is not checked, ends nothing.
+//! If a proxy is configured, the proxy resolves the name and connects, so the check `proxy`
+//! replaces the checks `name` and `connection`. The password is never sent to a host whose
+//! certificate is rejected, and a refused login is never repeated. A warning, for example about a
+//! certificate that is not checked, does not end the diagnosis.
 
 mod account;
 mod api;
@@ -25,12 +26,12 @@ pub use connection::presented_fingerprint;
 /// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// The name of the check, such as `login`.
+    /// The name of the check, for example `login`.
     pub check: &'static str,
     pub outcome: Outcome,
-    /// The finding, in sentences.
+    /// What the check found, in sentences.
     pub found: String,
-    /// What to do if something is wrong.
+    /// What a person should do. `None` if nothing is wrong.
     pub advice: Option<String>,
 }
 
@@ -43,10 +44,11 @@ pub enum Outcome {
     Failed,
 }
 
-/// Runs all checks, passes each finding to `on_finding`, and returns whether no check failed.
+/// Runs all checks in order and passes each finding to `on_finding`. Returns whether no check
+/// failed.
 ///
 /// # Errors
-/// As [`EsxOptions::check`].
+/// Fails for the reasons that [`EsxOptions::check`] gives.
 pub async fn diagnose(
     options: &EsxOptions,
     clock: &Clock,
@@ -69,7 +71,7 @@ pub async fn diagnose(
     Ok(report.none_failed)
 }
 
-/// The finding of a good check, or the problem.
+/// The result of a check: the text of a good finding, or the problem.
 type CheckResult = Result<String, Problem>;
 
 struct Problem {
@@ -103,7 +105,8 @@ impl CheckReport<'_> {
         (self.on_finding)(finding);
     }
 
-    /// Adds a check whose value the next check needs. `None` if the check failed.
+    /// Records the finding of a check and returns the value that the next check needs. `None` if
+    /// the check failed.
     fn step<T>(&mut self, check: &'static str, result: Result<(T, String), Problem>) -> Option<T> {
         let (value, text) = match result {
             Ok((value, found)) => (Some(value), Ok(found)),

@@ -1,4 +1,4 @@
-//! The check of TLS and of the certificate.
+//! The check of `otter doctor` for TLS and for the certificate of the host.
 
 use std::io;
 
@@ -16,12 +16,14 @@ use crate::esx::tls::{self, Endpoint};
 use crate::esx::tunnel;
 use crate::telemetry::metrics::Metrics;
 
-/// The result of the check.
+/// The result of the check of TLS and of the certificate.
 pub struct TlsCheck {
     pub result: CheckResult,
-    /// Whether the diagnosis may continue: if the certificate is accepted, or not verified at all.
+    /// Whether the diagnosis may continue. It may if the certificate is accepted, or if the
+    /// configuration does not verify it.
     pub may_continue: bool,
-    /// Whether VMware made the certificate, as in the factory state of a host.
+    /// Whether VMware made the certificate. This is so on a host whose certificate was never
+    /// replaced.
     pub is_of_vmware: bool,
 }
 
@@ -33,7 +35,7 @@ enum Product {
     Unknown,
 }
 
-/// Checks TLS and the certificate.
+/// Checks whether the server speaks TLS and whether its certificate is accepted.
 pub async fn check(options: &EsxOptions, clock: &Clock, endpoint: &Endpoint) -> TlsCheck {
     let stop = |result| TlsCheck { result, may_continue: false, is_of_vmware: false };
     if !endpoint.is_tls {
@@ -70,8 +72,9 @@ pub async fn check(options: &EsxOptions, clock: &Clock, endpoint: &Endpoint) -> 
         (verify, Err(error)) => match HandshakeError::from_io(&error) {
             HandshakeError::Certificate(refused) => {
                 let product = match verify {
-                    // Another server may answer at the host's address, so its product does not
-                    // matter.
+                    // A fingerprint is pinned and does not match, so another server may answer at
+                    // the host's address. The advice then does not depend on the product of that
+                    // server.
                     Verify::Fingerprint(_) => Product::Unknown,
                     _ => product(options, clock).await,
                 };
@@ -96,10 +99,11 @@ pub async fn speaks_tls(options: &EsxOptions, endpoint: &Endpoint) -> bool {
     }
 }
 
-/// The problem of a server with which no TLS handshake succeeds.
+/// Says what is wrong with a server with which no TLS handshake succeeds.
 async fn no_tls(error: &HandshakeError, options: &EsxOptions, endpoint: &Endpoint) -> Problem {
     let Endpoint { host, port, .. } = endpoint;
-    // Some HTTP servers answer a handshake with text, and others close the connection.
+    // Some HTTP servers answer a TLS handshake with text, and others close the connection. Either
+    // may mean that the server speaks plain HTTP.
     let may_be_http =
         matches!(error, HandshakeError::NotTls | HandshakeError::Closed | HandshakeError::Reset);
     if may_be_http && speaks_plain_http(options, endpoint).await {
@@ -163,8 +167,8 @@ async fn speaks_plain_http(options: &EsxOptions, endpoint: &Endpoint) -> bool {
     matches!(tokio::time::timeout(options.connect_timeout, asked).await, Ok(Ok(true)))
 }
 
-/// The product that the server reports. otter sends it neither the password nor the configured
-/// headers, because it may be another server.
+/// Reads which product the server reports. otter sends the server neither the password nor the
+/// configured headers, because it may not be the host.
 async fn product(options: &EsxOptions, clock: &Clock) -> Product {
     let anonymous = EsxOptions {
         verify: Verify::Off,
@@ -182,7 +186,7 @@ async fn product(options: &EsxOptions, clock: &Clock) -> Product {
     }
 }
 
-/// What to do about a certificate that is not accepted.
+/// The advice for a certificate that is not accepted.
 fn advice(
     refused: &RefusedCertificate,
     product: Product,

@@ -1,5 +1,6 @@
-//! Faults of vim25 and the kind of failure that each is. The most derived type decides:
-//! `NotAuthenticated` extends `NoPermission`, and `InvalidPowerState` extends `InvalidState`.
+//! Faults of vim25, and which kind of failure each of them is. The most derived type decides:
+//! `NotAuthenticated` has a kind of its own although it extends `NoPermission`, and so has
+//! `InvalidPowerState`, which extends `InvalidState`.
 
 use std::collections::BTreeMap;
 
@@ -9,32 +10,36 @@ use crate::domain::failure::Fault;
 use crate::domain::ids::TaskId;
 use crate::hypervisor::{HostError, HostErrorKind};
 
-/// The fields that contain other faults. Only the types and the messages of the causes are kept.
+/// The fields of a fault that contain its causes. Only the types and the messages of the causes are
+/// kept.
 const NESTED: [&str; 2] = ["faultCause", "fault"];
 
-/// The largest number of nested causes that are read, and of the messages and keys that are kept.
+/// The maximum number of nested causes that are read. `MAX_MESSAGES` is the maximum number of
+/// messages, and also of message keys, that are kept.
 const MAX_CAUSES: usize = 8;
 const MAX_MESSAGES: usize = 16;
 
-/// A fault of an answer, of a task, or of a property that cannot be read.
+/// A vim25 fault. An answer, a task, or a property that the host cannot read can contain one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VimFault {
-    /// The vim25 type, empty if the host sent only a text.
+    /// The vim25 type of the fault. Empty if the host sent only a text.
     pub name: String,
-    /// The message of the host; can be empty.
+    /// The message of the host. It can be empty.
     pub message: String,
-    /// The simple fields, references as their ids. `faultCause` has the types of the causes,
-    /// `faultMessage` the messages, and `faultMessageKey` their keys, each separated by spaces.
+    /// The simple fields of the fault. A reference is shown by its id. `faultCause` holds the types
+    /// of the causes, `faultMessage` their messages, and `faultMessageKey` the keys of the
+    /// messages. Several values are separated by spaces.
     pub details: BTreeMap<String, String>,
 }
 
-/// Why a host refuses an account. Only a person can change it, and further logins can lock the
+/// Why a host refuses an account. Only a person can change this, and further logins could lock the
 /// account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccountRefusal {
-    /// The user name or the password is wrong, or the account is locked: hosts answer both alike.
+    /// The user name or the password is wrong, or the account is locked: a host answers in the same
+    /// way to all of these.
     Credentials,
-    /// The account is locked, and the host says so.
+    /// The account is locked, and the answer of the host says so.
     Locked,
     PasswordExpired,
     /// The account has no role on the host.
@@ -42,7 +47,7 @@ pub enum AccountRefusal {
 }
 
 impl AccountRefusal {
-    /// What a person can do, in one sentence.
+    /// What a person can do about the refusal, in one sentence.
     #[must_use]
     pub const fn advice(self) -> &'static str {
         match self {
@@ -58,7 +63,7 @@ impl AccountRefusal {
 }
 
 impl VimFault {
-    /// Reads `<soapenv:Fault>`.
+    /// Reads the fault from the element `<soapenv:Fault>` of an answer.
     #[must_use]
     pub fn from_soap(fault: Element<'_>) -> Self {
         let message = fault.child_text("faultstring").unwrap_or_default();
@@ -68,20 +73,23 @@ impl VimFault {
         }
     }
 
-    /// Reads a `LocalizedMethodFault`: the error of a task, or the fault of a missing property.
+    /// Reads the fault from a `LocalizedMethodFault`. A task has its error in this form, and so has
+    /// a property that the host cannot read.
     #[must_use]
     pub fn from_localized(error: Element<'_>) -> Self {
         let message = error.child_text("localizedMessage").unwrap_or_default();
         Self::from_element(error.child("fault").unwrap_or(error), message)
     }
 
-    /// Whether the host has no session for the call, or the account lacks System.View.
+    /// Whether the fault is `NotAuthenticated`: the host has no session for the call, or the
+    /// account lacks the privilege System.View.
     #[must_use]
     pub fn is_not_authenticated(&self) -> bool {
         self.name == "NotAuthenticated"
     }
 
-    /// Whether a lost session can cause this fault. The caller must then check the session.
+    /// Whether a lost session can be the reason for this fault. If so, the caller must check the
+    /// session.
     #[must_use]
     pub fn may_mean_lost_session(&self) -> bool {
         matches!(
@@ -90,8 +98,8 @@ impl VimFault {
         )
     }
 
-    /// Whether the call may have run although it faulted. A vCenter answers with these faults if it
-    /// loses its connection to the host.
+    /// Whether the call may have run although the host answered with this fault. A vCenter answers
+    /// with such faults if it loses its connection to the ESX host.
     #[must_use]
     pub fn may_have_run(&self) -> bool {
         matches!(
@@ -100,7 +108,7 @@ impl VimFault {
         )
     }
 
-    /// The kind of failure.
+    /// The kind of failure that this fault is for callers.
     #[must_use]
     pub fn kind(&self) -> HostErrorKind {
         match self.name.as_str() {
@@ -120,7 +128,7 @@ impl VimFault {
             "HostCommunication" | "HostNotConnected" | "HostNotReachable" => {
                 HostErrorKind::Unreachable
             }
-            // The other members of the family of InsufficientResourcesFault.
+            // The remaining types that extend `InsufficientResourcesFault`.
             "InvalidResourcePoolStructureFault"
             | "NumVirtualCpusExceedsLimit"
             | "VmFaultToleranceTooManyFtVcpusOnHost"
@@ -131,13 +139,13 @@ impl VimFault {
         }
     }
 
-    /// Why the host refuses the account, if this is a fault of `Login` that says so. Every other
-    /// fault of a login is an outage of the host, which passes without a person.
+    /// Why the host refuses the account, if this is a fault of `Login` that means a refusal. `None`
+    /// for every other fault of a login, which is an outage of the host that ends without a person.
     ///
     /// | fault | meaning |
     /// | --- | --- |
     /// | `InvalidLogin` | wrong user name or password, or a locked account |
-    /// | `PasswordExpired`, which extends it | the password is right and too old |
+    /// | `PasswordExpired`, which extends `InvalidLogin` | the password is right and too old |
     /// | `NoPermission` | right credentials without any role on the host |
     /// | any, with a text about a locked account | a locked account |
     /// | no type, with a text about the user name or password | as `InvalidLogin` |
@@ -156,8 +164,8 @@ impl VimFault {
         }
     }
 
-    /// Converts the fault to a [`HostError`]. `prefix` says what failed, such as "The host refused
-    /// to power it on".
+    /// Converts the fault to a [`HostError`]. `prefix` says what failed, for example "The host
+    /// refused to power it on".
     #[must_use]
     pub fn into_error(self, prefix: &str) -> HostError {
         let kind = self.kind();
@@ -207,13 +215,13 @@ impl VimFault {
     }
 }
 
-/// What a fault and its causes say, the outermost first.
+/// The texts of a fault and of its causes, the outermost first.
 #[derive(Default)]
 struct Texts<'d> {
-    /// The types of the causes.
+    /// The vim25 types of the causes.
     causes: Vec<&'d str>,
     messages: Vec<&'d str>,
-    /// The keys of the messages, such as `msg.hbacommon.outofspace`.
+    /// The keys of the messages, for example `msg.hbacommon.outofspace`.
     keys: Vec<&'d str>,
 }
 
@@ -240,8 +248,8 @@ impl<'d> Texts<'d> {
     }
 }
 
-/// The type of a fault. Hosts always send it. Without it, the element's name is the type plus
-/// `Fault`.
+/// The vim25 type of a fault. Hosts always send the type in `xsi:type`. If it is absent, it is
+/// taken from the name of the element, which is the type followed by `Fault`.
 fn type_name(fault: Element<'_>) -> &str {
     match fault.type_name() {
         Some(name) => name,

@@ -1,8 +1,9 @@
 //! Converts any vim25 value to JSON.
 //!
-//! A value becomes a number or a boolean only if it has an `xsi:type`. Other fields are strings,
-//! because only the WSDL knows their type. A reference becomes `{"type", "value"}`, an `ArrayOf…`
-//! an array, and an object has its type in `_type`.
+//! A value becomes a number or a boolean only if it has an `xsi:type`. Other simple values become
+//! strings, because only the WSDL knows their types. A reference becomes `{"type", "value"}`, and a
+//! value of a type `ArrayOf…` becomes an array. The JSON of an object has the object's type in
+//! `_type`.
 
 use std::collections::HashMap;
 
@@ -10,10 +11,11 @@ use serde_json::{Map, Value};
 
 use super::xml::Element;
 
-/// Deeper values are replaced by a note, because JSON is written and dropped recursively.
+/// The maximum depth of the JSON. A value that is nested more deeply is replaced by a note, because
+/// JSON is written and dropped recursively.
 const MAX_DEPTH: usize = 200;
 
-/// Converts a value to JSON.
+/// Converts the value in an XML element to JSON.
 #[must_use]
 pub fn to_json(element: Element<'_>) -> Value {
     at_depth(element, 0)
@@ -42,7 +44,8 @@ fn at_depth(element: Element<'_>, depth: usize) -> Value {
     }
     for child in element.children() {
         let value = at_depth(child, depth + 1);
-        // A repeated element is a list. A list of one element looks like a single value.
+        // A child element that occurs several times is a list. A list with a single element cannot
+        // be told from a single value, so it becomes a single value.
         if times.get(child.name()).is_some_and(|times| *times > 1) {
             let list = object.entry(child.name()).or_insert_with(|| Value::Array(Vec::new()));
             if let Value::Array(list) = list {

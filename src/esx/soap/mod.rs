@@ -1,5 +1,5 @@
-//! Encodes vim25 requests and parses vim25 answers. Pure functions: no sockets, no clock, no
-//! session.
+//! Encodes vim25 requests and parses vim25 answers. All functions are pure: they need no sockets,
+//! no clock and no session.
 
 pub mod fault;
 pub mod json;
@@ -28,7 +28,8 @@ impl Reference {
         Self { kind: kind.into(), value: value.into() }
     }
 
-    /// Reads `<x type="VirtualMachine">16</x>`. `None` if the id is empty.
+    /// Reads a reference from an element such as `<x type="VirtualMachine">16</x>`. `None` if the
+    /// id is empty.
     #[must_use]
     pub fn from_element(element: Element<'_>) -> Option<Self> {
         let value = element.text();
@@ -36,7 +37,7 @@ impl Reference {
             .then(|| Self::new(element.attribute("type").unwrap_or_default(), value.trim()))
     }
 
-    /// Reads the reference in the child of this name. `None` if there is none.
+    /// Reads a reference from the child element with this name. `None` if there is no such child.
     #[must_use]
     pub fn in_child(element: Element<'_>, name: &str) -> Option<Self> {
         element.child(name).and_then(Self::from_element)

@@ -1,5 +1,5 @@
 //! Parses the answers of the property collector: contents of objects, update sets, and the values
-//! in them.
+//! in both.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -17,24 +17,25 @@ pub struct ObjectContent<'d> {
     pub missing: Vec<MissingProperty<'d>>,
 }
 
-/// A property that could not be read.
+/// A property that the host could not read, with the reason.
 #[derive(Debug)]
 pub struct MissingProperty<'d> {
     pub path: &'d str,
     pub fault: VimFault,
 }
 
-/// The answer of `WaitForUpdatesEx` if there are updates.
+/// The update set in the answer to `WaitForUpdatesEx`.
 #[derive(Debug)]
 pub struct UpdateSet<'d> {
-    /// The version of this set. The next `WaitForUpdatesEx` sends it to get the changes after it.
+    /// The version of this set. A client sends it in the next `WaitForUpdatesEx` to get the changes
+    /// after this set.
     pub version: &'d str,
-    /// Whether the next call returns more of the same set.
+    /// Whether the set is truncated: the next call returns another part of it.
     pub truncated: bool,
     pub objects: Vec<ObjectUpdate<'d>>,
 }
 
-/// The update of one object.
+/// The changes of one object in an update set.
 #[derive(Debug)]
 pub struct ObjectUpdate<'d> {
     pub kind: UpdateKind,
@@ -43,18 +44,18 @@ pub struct ObjectUpdate<'d> {
     pub missing: Vec<MissingProperty<'d>>,
 }
 
-/// The kind of an object update.
+/// Whether an object entered a filter, changed, or left the filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpdateKind {
-    /// The object is new in the filter.
+    /// The filter selects the object, and did not select it before.
     Enter,
-    /// Properties changed.
+    /// Properties of the object have changed.
     Modify,
-    /// The object left the filter.
+    /// The filter no longer selects the object.
     Leave,
 }
 
-/// One changed property.
+/// The change of one property of an object.
 #[derive(Clone, Copy, Debug)]
 pub struct PropertyChange<'d> {
     pub path: &'d str,
@@ -67,11 +68,12 @@ pub enum ChangedValue<'d> {
     Assigned(Element<'d>),
     /// The property has no value now.
     Unset,
-    /// One element was added to a list, without the other elements: read the property again.
+    /// One element was added to a list, and the update has no other element. So the property must
+    /// be read again.
     Partial,
 }
 
-/// The objects of a `RetrieveResult`.
+/// Reads the objects in a `RetrieveResult`.
 pub fn object_contents(result: Element<'_>) -> impl Iterator<Item = ObjectContent<'_>> {
     result.children_named("objects").filter_map(|object| {
         Some(ObjectContent {
@@ -86,7 +88,7 @@ pub fn object_contents(result: Element<'_>) -> impl Iterator<Item = ObjectConten
 }
 
 impl<'d> UpdateSet<'d> {
-    /// Reads the `returnval`.
+    /// Reads an update set from the element `returnval` of an answer.
     #[must_use]
     pub fn from_element(set: Element<'d>) -> Self {
         let objects = set
@@ -151,15 +153,16 @@ pub fn number<T: std::str::FromStr>(element: Element<'_>) -> Option<T> {
     element.text().trim().parse().ok()
 }
 
-/// Reads a text. `None` if it is empty.
+/// Reads a text. `None` if the text is empty.
 #[must_use]
 pub fn text(element: Element<'_>) -> Option<String> {
     let text = element.text();
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// Reads an `xsd:dateTime`, with or without fraction and offset. Without offset it is UTC. Rounded
-/// down to the microsecond, the precision of otter's API. `None` for any other text.
+/// Reads an `xsd:dateTime`, with or without a fraction and an offset. A time without an offset is
+/// UTC. The result is rounded down to the microsecond, which is the precision of otter's API.
+/// `None` for any other text.
 #[must_use]
 pub fn timestamp(element: Element<'_>) -> Option<Timestamp> {
     let text = element.text().trim();

@@ -1,52 +1,53 @@
-//! Encodes vim25 requests as SOAP envelopes. Children are in the order of the WSDL, because hostd
-//! rejects any other order. Abstract types have their `xsi:type`.
+//! Encodes vim25 requests as SOAP envelopes. Child elements have the order of the WSDL, because
+//! hostd rejects any other order. Values of abstract types have an `xsi:type`.
 
 use std::fmt;
 
 use super::xml::Writer;
 use super::{ENVELOPE, Reference, VIM25};
 
-/// One encoded method call.
+/// One method call, encoded as a SOAP envelope.
 #[derive(Clone)]
 pub struct Request {
-    /// The method's name, such as `PowerOnVM_Task`.
+    /// The name of the method, for example `PowerOnVM_Task`.
     pub method: &'static str,
     pub envelope: String,
 }
 
 impl fmt::Debug for Request {
-    /// Leaves out the envelope, which can contain a password.
+    /// Formats the request without its envelope, because the envelope can contain a password.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Request").field("method", &self.method).finish_non_exhaustive()
     }
 }
 
-/// `PropertySpec` of vim25: a type and the paths to read of its objects.
+/// `PropertySpec` of vim25: a type, and the paths of the properties to read of its objects.
 #[derive(Clone, Debug)]
 pub struct PropertySpec<'a> {
     pub object_type: &'a str,
     pub paths: Vec<&'a str>,
 }
 
-/// The objects to read.
+/// The objects whose properties a request reads.
 #[derive(Clone, Copy, Debug)]
 pub enum Selection<'a> {
-    /// These objects.
+    /// Exactly these objects.
     Objects(&'a [Reference]),
-    /// These objects, and the object to which the property `path` of each refers.
+    /// These objects, and for each of them the object to which its property `path` refers.
     ObjectsAndReferenced { objects: &'a [Reference], object_type: &'a str, path: &'a str },
-    /// All objects of a `ContainerView` or a `ListView`.
+    /// All objects in a `ContainerView` or a `ListView`.
     View(&'a Reference),
 }
 
-/// `RetrieveServiceContent`: the product and the singletons of the host. Needs no session.
+/// `RetrieveServiceContent`: asks for the product of the host and the references to its singletons
+/// (its managers). The call needs no session.
 #[must_use]
 pub fn retrieve_service_content() -> Request {
     let this = Reference::new("ServiceInstance", "ServiceInstance");
     EnvelopeBuilder::new("RetrieveServiceContent", &this, None).finish()
 }
 
-/// `Login`. The envelope contains the password; it is never logged.
+/// `Login`. The envelope contains the password, so otter never logs it.
 #[must_use]
 pub fn login(session_manager: &Reference, username: &str, password: &str) -> Request {
     let mut call = EnvelopeBuilder::new("Login", session_manager, None);
@@ -60,7 +61,7 @@ pub fn logout(session_manager: &Reference) -> Request {
     EnvelopeBuilder::new("Logout", session_manager, None).finish()
 }
 
-/// `CreateContainerView`: all objects of `types` below `container`.
+/// `CreateContainerView`: creates a view of all objects below `container` that have one of `types`.
 #[must_use]
 pub fn create_container_view(
     view_manager: &Reference,
@@ -76,7 +77,7 @@ pub fn create_container_view(
     call.finish()
 }
 
-/// `CreateListView`: an empty list.
+/// `CreateListView`: creates a view that is an empty list.
 #[must_use]
 pub fn create_list_view(view_manager: &Reference) -> Request {
     EnvelopeBuilder::new("CreateListView", view_manager, None).finish()
@@ -101,7 +102,8 @@ pub fn destroy_view(view: &Reference) -> Request {
     EnvelopeBuilder::new("DestroyView", view, None).finish()
 }
 
-/// `CreateFilter` with `partialUpdates=false`: an update has the complete value of a property.
+/// `CreateFilter` with `partialUpdates=false`, so that an update contains the complete value of a
+/// changed property.
 #[must_use]
 pub fn create_filter(
     collector: &Reference,
@@ -119,7 +121,7 @@ pub fn destroy_property_filter(filter: &Reference) -> Request {
     EnvelopeBuilder::new("DestroyPropertyFilter", filter, None).finish()
 }
 
-/// `WaitForUpdatesEx`. With `max_wait_seconds` 0 the host answers at once.
+/// `WaitForUpdatesEx`. If `max_wait_seconds` is 0, the host answers at once.
 #[must_use]
 pub fn wait_for_updates(
     collector: &Reference,
@@ -163,7 +165,7 @@ pub fn continue_retrieve_properties(collector: &Reference, token: &str) -> Reque
     call.finish()
 }
 
-/// A method without parameters, of a machine or a task.
+/// A call of a method that takes no parameters, on a machine or a task.
 #[must_use]
 pub fn without_parameters(
     method: &'static str,
@@ -173,7 +175,7 @@ pub fn without_parameters(
     EnvelopeBuilder::new(method, object, operation_id).finish()
 }
 
-/// `RevertToSnapshot_Task`: reverts the machine of a snapshot to the snapshot.
+/// `RevertToSnapshot_Task`: reverts a machine to its snapshot `snapshot`.
 #[must_use]
 pub fn revert_to_snapshot(
     snapshot: &Reference,
@@ -185,8 +187,9 @@ pub fn revert_to_snapshot(
     call.finish()
 }
 
-/// `CreateSnapshot_Task`: the name (escaped by the caller) and the description, and whether to
-/// include the memory and to quiesce the guest.
+/// `CreateSnapshot_Task`: creates a snapshot with this name and description. `memory` and `quiesce`
+/// say whether it includes the memory and whether the guest is quiesced. The caller escapes the
+/// name.
 #[must_use]
 pub fn create_snapshot(
     machine: &Reference,
@@ -200,7 +203,7 @@ pub fn create_snapshot(
     call.finish()
 }
 
-/// `RemoveSnapshot_Task`: removes a snapshot, and its children if `children` is true.
+/// `RemoveSnapshot_Task`: removes a snapshot, and all snapshots below it if `children` is true.
 #[must_use]
 pub fn remove_snapshot(snapshot: &Reference, children: bool, operation_id: &str) -> Request {
     let mut call = EnvelopeBuilder::new("RemoveSnapshot_Task", snapshot, Some(operation_id));
@@ -208,7 +211,8 @@ pub fn remove_snapshot(snapshot: &Reference, children: bool, operation_id: &str)
     call.finish()
 }
 
-/// `RenameSnapshot`. The caller escapes the name. `None` keeps the name or the description.
+/// `RenameSnapshot`. The caller escapes the name. A name or a description that is `None` stays as
+/// it is.
 #[must_use]
 pub fn rename_snapshot(
     snapshot: &Reference,
@@ -226,7 +230,7 @@ pub fn rename_snapshot(
     call.finish()
 }
 
-/// `AnswerVM`: answers a question of a machine. `choice` is the key of a choice.
+/// `AnswerVM`: answers a question of a machine. `choice` is the key of the chosen answer.
 #[must_use]
 pub fn answer_question(
     machine: &Reference,
@@ -251,7 +255,7 @@ pub fn acquire_ticket(machine: &Reference, ticket_type: &str) -> Request {
     call.finish()
 }
 
-/// Builds one envelope.
+/// Builds the envelope of one request.
 struct EnvelopeBuilder {
     method: &'static str,
     writer: Writer,

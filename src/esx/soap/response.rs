@@ -1,26 +1,29 @@
-//! Parses an HTTP answer: it is the result of a method, a fault, or no vim25 answer.
+//! Parses an HTTP answer of a host. The answer is the result of a method, a fault, or no vim25
+//! answer at all.
 
 use super::fault::VimFault;
 use super::xml::{Document, Element, XmlError};
 use super::{ENVELOPE, Reference};
 
-/// The answer of a method that succeeded.
+/// The answer to a method that succeeded.
 #[derive(Clone, Debug)]
 pub struct Reply(Document);
 
-/// Why an HTTP answer is no vim25 answer. In each case the call may have run.
+/// Why an HTTP answer is not a vim25 answer. In all of these cases the call may have run.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
-    /// The proxy in front of hostd answered, because hostd is down or starting.
+    /// The proxy on the host answered in place of hostd, because hostd is down or starting. The
+    /// field is the HTTP status.
     #[error("HTTP status {0} without a SOAP answer: the host's service is down or starting")]
     Unavailable(u16),
-    /// There is no vim25 at this address, or the proxy does not know hostd yet.
+    /// The address has no vim25 API, or the proxy on the host does not know hostd yet. The field is
+    /// the HTTP status.
     #[error(
         "HTTP status {0} without a SOAP answer: the server has no vim25 API, or the host's service \
          is starting"
     )]
     Missing(u16),
-    /// A proxy other than the one in front of hostd answered.
+    /// A proxy between otter and the host answered. The field is the HTTP status.
     #[error("HTTP status {0} without a SOAP answer: a proxy does not reach the host")]
     Gateway(u16),
     #[error("HTTP status {0} without a SOAP answer")]
@@ -31,7 +34,7 @@ pub enum AnswerError {
     OtherMethod(String, &'static str),
 }
 
-/// Parses the answer to `method`. A SOAP fault is a fault with any HTTP status.
+/// Parses the HTTP answer to `method`. A SOAP fault counts as a fault whatever the HTTP status is.
 ///
 /// # Errors
 /// [`AnswerError`] if the answer is neither a result nor a fault.
@@ -64,7 +67,7 @@ pub fn parse_answer(
 }
 
 impl AnswerError {
-    /// The error for an answer without SOAP.
+    /// The error for an answer that contains no SOAP and has this HTTP status.
     #[must_use]
     pub const fn from_status(status: u16) -> Self {
         match status {
@@ -75,7 +78,7 @@ impl AnswerError {
         }
     }
 
-    /// The HTTP status. `None` if the answer is of another method.
+    /// The HTTP status of the answer. `None` if the answer belongs to another method.
     #[must_use]
     pub const fn status(&self) -> Option<u16> {
         match self {
@@ -88,8 +91,8 @@ impl AnswerError {
         }
     }
 
-    /// Whether the host itself may give this answer while it starts. A server that does not know
-    /// the method (501) is no host.
+    /// Whether a host itself may give this answer while it starts. This is not so for status 501: a
+    /// server that does not know the HTTP method is no host.
     #[must_use]
     pub const fn may_be_temporary(&self) -> bool {
         match self {
@@ -101,20 +104,22 @@ impl AnswerError {
 }
 
 impl Reply {
-    /// The `…Response` element.
+    /// The root element of the result, whose name ends in `Response`.
     #[must_use]
     pub fn response(&self) -> Element<'_> {
-        // `parse_answer` makes a reply only of a document with this element.
+        // `parse_answer` makes a `Reply` only of a document with this element, so the root is never
+        // used.
         body_content(self.0.root()).unwrap_or_else(|| self.0.root())
     }
 
-    /// The first `returnval`. `None` if the method returned null or has no result.
+    /// The first element `returnval` of the result. `None` if the method returned null or has no
+    /// result.
     #[must_use]
     pub fn return_value(&self) -> Option<Element<'_>> {
         self.response().child("returnval")
     }
 
-    /// The reference that the method returned. `None` if it returned none.
+    /// The reference that the method returned. `None` if the method returned no reference.
     #[must_use]
     pub fn reference(&self) -> Option<Reference> {
         self.return_value().and_then(Reference::from_element)
@@ -210,8 +215,8 @@ mod tests {
             let _ = parse_answer(status, &bytes, "Login");
         }
 
-        /// A damaged answer is parsed or refused. If it is parsed, the property cache and the JSON
-        /// conversion accept it.
+        /// A damaged answer is either parsed or refused, without a panic. If it is parsed, the
+        /// property cache and the conversion to JSON accept it too.
         #[test]
         fn damaged_answers_do_not_make_it_panic(
             at in 0_usize..900,

@@ -1,10 +1,11 @@
-//! Parses XML into a tree with resolved namespaces, and writes XML. Pure, bounded, not recursive.
+//! Parses XML into a tree with resolved namespaces, and writes XML. The code does no I/O, has
+//! limits for all sizes, and is not recursive.
 //!
 //! The tree is an arena, so that parsing and dropping a document need no stack: snapshot trees nest
-//! thousands of levels deep. Elements have no allocation of their own: names are kept once, and all
-//! texts together. Only the five predefined entities are expanded, and a document type is
-//! refused. Characters that XML forbids become U+FFFD, because hosts send them in annotations, and
-//! one of them must not make the whole answer unusable.
+//! thousands of levels deep. An element has no memory of its own: each name is stored once, and all
+//! texts are stored together. Only the five predefined entities are expanded, and a document with a
+//! document type is refused. Characters that XML forbids become U+FFFD. Hosts send such characters
+//! in annotations, and one of them must not make the whole answer unusable.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,13 +14,13 @@ use quick_xml::NsReader;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::name::{QName, ResolveResult};
 
-/// The namespace of `xsi:type`.
+/// The XML namespace of the attribute `xsi:type`.
 const SCHEMA_INSTANCE: &str = "http://www.w3.org/2001/XMLSchema-instance";
 
-/// The deepest nesting of a document. Each snapshot of a branch takes one level.
+/// The maximum nesting depth of a document. A chain of snapshots takes one level for each snapshot.
 pub const MAX_DEPTH: usize = 16_384;
 
-/// The most elements of a document. A host of 1,000 machines sends about 400,000.
+/// The maximum number of elements in a document. A host with 1,000 machines sends about 400,000.
 const MAX_ELEMENTS: usize = 8_000_000;
 
 /// Why a document cannot be parsed.
@@ -49,23 +50,24 @@ pub enum XmlError {
 #[derive(Clone, Debug)]
 pub struct Document {
     nodes: Vec<Node>,
-    /// Each namespace and each local name once. The first is empty.
+    /// The namespaces and local names, each stored once. The first one is the empty name.
     names: Vec<String>,
-    /// The attributes without a namespace, in the order of their elements.
+    /// The attributes that have no namespace, in the order of their elements.
     attributes: Vec<Attribute>,
-    /// The values of attributes and the texts of elements.
+    /// The values of all attributes, and the texts of those elements whose text is in one piece.
     texts: String,
-    /// The texts of elements that have text between their children.
+    /// The texts of those elements that have text between their children.
     mixed_texts: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
 struct Node {
-    /// The index of the namespace.
+    /// The index of the element's namespace in the names of the document.
     namespace: u32,
-    /// The index of the local name.
+    /// The index of the element's local name in the names of the document.
     name: u32,
-    /// The namespace and the local name of `xsi:type`, with its prefix resolved.
+    /// The namespace and the local name in the attribute `xsi:type`, as indices into the names of
+    /// the document. The prefix is resolved.
     type_name: Option<(u32, u32)>,
     attributes: Span,
     text: Text,
@@ -80,7 +82,7 @@ struct Attribute {
     value: Span,
 }
 
-/// A part of a list or of a text.
+/// A range in a list or in a text of the document.
 #[derive(Clone, Copy, Debug, Default)]
 struct Span {
     start: u32,
@@ -89,15 +91,17 @@ struct Span {
 
 #[derive(Clone, Copy, Debug)]
 enum Text {
-    /// A part of `texts`.
+    /// The text is this part of the document's `texts`.
     Span(Span),
-    /// The index in `mixed_texts`.
+    /// The text is the entry of the document's `mixed_texts` with this index.
     Mixed(u32),
 }
 
 impl Span {
+    /// Makes the range from `start` to `end`.
+    ///
     /// # Errors
-    /// The document is larger than 4 GiB.
+    /// Fails if the document is larger than 4 GiB.
     fn new(start: usize, end: usize) -> Result<Self, XmlError> {
         let index = |at| u32::try_from(at).map_err(|_| XmlError::TooManyElements);
         Ok(Self { start: index(start)?, end: index(end)? })
@@ -119,7 +123,8 @@ impl Document {
     /// Parses a document.
     ///
     /// # Errors
-    /// [`XmlError`]. Its message contains no input except the name of an entity or an encoding.
+    /// [`XmlError`] says what is wrong. Its message contains no part of the input, except the name
+    /// of an entity or an encoding.
     pub fn parse(bytes: &[u8]) -> Result<Self, XmlError> {
         if bytes.starts_with(&[0xFE, 0xFF]) || bytes.starts_with(&[0xFF, 0xFE]) {
             return Err(XmlError::Encoding("UTF-16".to_owned()));
@@ -128,7 +133,7 @@ impl Document {
         TreeBuilder::new().build(text.trim_start_matches('\u{feff}'))
     }
 
-    /// The root element.
+    /// The root element of the document.
     #[must_use]
     pub fn root(&self) -> Element<'_> {
         Element { document: self, index: 0 }
@@ -136,13 +141,13 @@ impl Document {
 }
 
 impl<'d> Element<'d> {
-    /// The local name.
+    /// The local name of the element.
     #[must_use]
     pub fn name(self) -> &'d str {
         &self.document.names[self.node().name as usize]
     }
 
-    /// The namespace, empty if there is none.
+    /// The namespace of the element. Empty if the element has no namespace.
     #[must_use]
     pub fn namespace(self) -> &'d str {
         &self.document.names[self.node().namespace as usize]
@@ -154,21 +159,23 @@ impl<'d> Element<'d> {
         self.name() == name && self.namespace() == namespace
     }
 
-    /// The local part of `xsi:type`. `None` without `xsi:type`.
+    /// The local name in the attribute `xsi:type`. `None` if the element has no `xsi:type`.
     #[must_use]
     pub fn type_name(self) -> Option<&'d str> {
         let (_, name) = self.node().type_name?;
         Some(&self.document.names[name as usize])
     }
 
-    /// The namespace of `xsi:type`, empty if its prefix is not declared. `None` without `xsi:type`.
+    /// The namespace in the attribute `xsi:type`. Empty if its prefix is not declared. `None` if
+    /// the element has no `xsi:type`.
     #[must_use]
     pub fn type_namespace(self) -> Option<&'d str> {
         let (namespace, _) = self.node().type_name?;
         Some(&self.document.names[namespace as usize])
     }
 
-    /// An attribute that has no namespace, such as the `type` of a moref.
+    /// The value of an attribute that has no namespace, for example `type` of a managed object
+    /// reference.
     #[must_use]
     pub fn attribute(self, name: &str) -> Option<&'d str> {
         let document = self.document;
@@ -178,7 +185,8 @@ impl<'d> Element<'d> {
         Some(&document.texts[found.value.range()])
     }
 
-    /// The text of the element without its children, with entities resolved and untrimmed.
+    /// The text of the element without the texts of its children. Entities are resolved, and space
+    /// at the ends is kept.
     #[must_use]
     pub fn text(self) -> &'d str {
         match self.node().text {
@@ -187,7 +195,7 @@ impl<'d> Element<'d> {
         }
     }
 
-    /// The child elements, in order.
+    /// The child elements, in the order of the document.
     pub fn children(self) -> impl Iterator<Item = Element<'d>> + use<'d> {
         let document = self.document;
         let mut next = self.node().first_child;
@@ -198,24 +206,25 @@ impl<'d> Element<'d> {
         })
     }
 
-    /// The first child of this local name.
+    /// The first child element with this local name.
     #[must_use]
     pub fn child(self, name: &str) -> Option<Element<'d>> {
         self.children().find(|child| child.name() == name)
     }
 
-    /// Every child of this local name.
+    /// All child elements with this local name.
     pub fn children_named(self, name: &str) -> impl Iterator<Item = Element<'d>> + use<'d, '_> {
         self.children().filter(move |child| child.name() == name)
     }
 
-    /// The text of the first child of this local name.
+    /// The text of the first child element with this local name.
     #[must_use]
     pub fn child_text(self, name: &str) -> Option<&'d str> {
         self.child(name).map(Element::text)
     }
 
-    /// The descendant that is reached through the first child of each name in turn.
+    /// The element that is reached by going, for each name in turn, to the first child with this
+    /// name.
     #[must_use]
     pub fn descend(self, names: &[&str]) -> Option<Element<'d>> {
         names.iter().try_fold(self, |element, name| element.child(name))
@@ -330,7 +339,8 @@ impl TreeBuilder {
             }
         }
         node.attributes = Span::new(first_attribute, self.document.attributes.len())?;
-        // MAX_ELEMENTS is far below the largest `u32`.
+        // The conversion always succeeds, because the limit MAX_ELEMENTS is far below the largest
+        // `u32`.
         let index =
             u32::try_from(self.document.nodes.len()).map_err(|_| XmlError::TooManyElements)?;
         self.document.nodes.push(node);
@@ -362,11 +372,12 @@ impl TreeBuilder {
                         push_allowed(texts, text);
                         *known = Text::Span(Span::new(span.start as usize, texts.len())?);
                     }
-                    // The text of a child is between the two parts of this text in `texts`.
+                    // The text of a child lies between the two parts of this text in `texts`, so
+                    // the two parts are joined in an entry of `mixed_texts`.
                     Text::Span(span) => {
                         let mut mixed = texts[span.range()].to_owned();
                         push_allowed(&mut mixed, text);
-                        // There are fewer mixed texts than elements.
+                        // The index always fits, because there are fewer mixed texts than elements.
                         let index = u32::try_from(mixed_texts.len()).unwrap_or(u32::MAX);
                         mixed_texts.push(mixed);
                         *known = Text::Mixed(index);
@@ -383,18 +394,19 @@ impl TreeBuilder {
     fn namespace(&mut self, resolved: &ResolveResult<'_>) -> u32 {
         let name = match resolved {
             ResolveResult::Bound(namespace) => namespace.as_ref(),
-            // An undeclared prefix is an error of the host, but the answer is usable.
+            // A prefix that is not declared is an error of the host, but the rest of the answer is
+            // usable, so the namespace counts as empty.
             ResolveResult::Unbound | ResolveResult::Unknown(_) => "",
         };
         self.name(name)
     }
 
-    /// The index of a name, which is added if it is new.
+    /// The index of a name in the names of the document. A new name is added.
     fn name(&mut self, name: &str) -> u32 {
         if let Some(index) = self.known_names.get(name) {
             return *index;
         }
-        // The text of a document has less than 4 GiB, so the number of its names fits.
+        // The index always fits: a document has less than 4 GiB of text, and so fewer names.
         let index = u32::try_from(self.document.names.len()).unwrap_or(0);
         self.document.names.push(name.to_owned());
         self.known_names.insert(name.to_owned(), index);
@@ -421,7 +433,7 @@ fn check_encoding(declaration: &quick_xml::events::BytesDecl<'_>) -> Result<(), 
     }
 }
 
-/// Appends an attribute's value, with its `&…;` references resolved.
+/// Appends the value of an attribute to `out`. References such as `&amp;` in it are resolved.
 fn unescape_into(out: &mut String, raw: &str) -> Result<(), XmlError> {
     let mut rest = raw;
     while let Some(at) = rest.find('&') {
@@ -434,9 +446,9 @@ fn unescape_into(out: &mut String, raw: &str) -> Result<(), XmlError> {
     Ok(())
 }
 
-/// Appends a text. Characters that XML forbids become U+FFFD.
+/// Appends a text to `out`. Characters that XML forbids become U+FFFD.
 fn push_allowed(out: &mut String, text: &str) {
-    // The forbidden characters above U+001F begin with this byte in UTF-8.
+    // Every forbidden character above U+001F begins with the byte 0xEF in UTF-8.
     let may_be_forbidden =
         |byte: &u8| *byte == 0xEF || (*byte < 0x20 && !matches!(byte, b'\t' | b'\n' | b'\r'));
     if text.as_bytes().iter().any(may_be_forbidden) {
@@ -446,7 +458,7 @@ fn push_allowed(out: &mut String, text: &str) {
     }
 }
 
-/// Resolves the text between `&` and `;`.
+/// The character for a reference such as `&amp;`. The parameter is the text between `&` and `;`.
 fn resolve(reference: &str) -> Result<char, XmlError> {
     let number = match reference {
         "lt" => return Ok('<'),
@@ -467,7 +479,7 @@ fn resolve(reference: &str) -> Result<char, XmlError> {
     Ok(replace_forbidden(character))
 }
 
-/// The character, or U+FFFD if XML 1.0 forbids it.
+/// Returns the character itself, or U+FFFD if XML 1.0 forbids the character.
 const fn replace_forbidden(character: char) -> char {
     match character {
         '\t' | '\n' | '\r' | '\u{20}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'.. => {
@@ -477,7 +489,7 @@ const fn replace_forbidden(character: char) -> char {
     }
 }
 
-/// Writes well-formed XML, whatever the texts contain.
+/// Writes XML that is well-formed whatever the texts contain.
 #[derive(Debug, Default)]
 pub struct Writer {
     out: String,
@@ -490,7 +502,8 @@ impl Writer {
         Self { out: String::from(r#"<?xml version="1.0" encoding="UTF-8"?>"#), open: Vec::new() }
     }
 
-    /// Opens an element. Names come from code, never from input.
+    /// Opens an element. Names are not escaped, because they come from otter's code and never from
+    /// input.
     pub fn start(&mut self, name: &str, attributes: &[(&str, &str)]) -> &mut Self {
         self.tag(name, attributes);
         self.out.push('>');
@@ -498,7 +511,7 @@ impl Writer {
         self
     }
 
-    /// Closes the innermost open element.
+    /// Closes the innermost element that is open.
     pub fn end(&mut self) -> &mut Self {
         if let Some(name) = self.open.pop() {
             self.out.push_str("</");
@@ -508,7 +521,7 @@ impl Writer {
         self
     }
 
-    /// Writes text into the open element.
+    /// Writes text into the innermost element that is open. The text is escaped.
     pub fn text(&mut self, text: &str) -> &mut Self {
         escape_into(&mut self.out, text);
         self
@@ -519,7 +532,7 @@ impl Writer {
         self.start(name, attributes).text(text).end()
     }
 
-    /// Closes all open elements and returns the document.
+    /// Closes all open elements and returns the XML text.
     #[must_use]
     pub fn finish(mut self) -> String {
         while !self.open.is_empty() {
@@ -548,7 +561,8 @@ fn escape_into(out: &mut String, text: &str) {
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
-            // A parser turns a bare carriage return into a line feed.
+            // A carriage return is written as a reference, because a parser would turn a bare one
+            // into a line feed.
             '\r' => out.push_str("&#13;"),
             character => out.push(character),
         }

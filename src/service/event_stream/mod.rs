@@ -25,11 +25,11 @@ use crate::domain::event::{Event, EventFilter, Subject};
 pub struct EventStreamSettings {
     /// The number of events that the ring buffer keeps.
     pub events: usize,
-    /// The approximate memory of these events, in bytes. The limit is reached only if ids or faults
-    /// are very long.
+    /// The largest approximate memory of these events, in bytes. The events reach this limit only
+    /// if ids or faults are very long.
     pub bytes: usize,
-    /// The number of unread events that a reader may have. Only events that match its filter and
-    /// were published after it began count.
+    /// The number of unread events that a reader may have. Only events count that match the
+    /// reader's filter and were published after the reader began.
     pub max_unread: usize,
 }
 
@@ -59,7 +59,7 @@ pub struct Version {
     sequence: u64,
 }
 
-/// The text is not a version.
+/// The error of a text that is not a version of the event stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it is no version; take one from a list's `version`, an event, or Otter-Version")]
 pub struct InvalidVersion;
@@ -83,7 +83,8 @@ pub struct EventReader {
 #[derive(Clone, Debug, PartialEq)]
 pub enum NextEvent {
     Event(Event),
-    /// Every event was read. [`EventReader::wait_for_more`] waits for the next.
+    /// There is no unread event at present. [`EventReader::wait_for_more`] waits for the next
+    /// event.
     Nothing,
     /// Too many events are unread, or the ring buffer has dropped some of them.
     TooSlow,
@@ -101,7 +102,8 @@ impl EventStream {
     pub fn with_settings(clock: &Clock, settings: &EventStreamSettings) -> Self {
         let &EventStreamSettings { events, bytes, max_unread } = settings;
         Self(Arc::new(StreamState {
-            // The random end of the UUID, so that two starts within one millisecond differ.
+            // The epoch is the random end of the UUID, so that two starts within one millisecond
+            // have different epochs.
             epoch: clock.uuid().simple().to_string()[20..].to_owned(),
             clock: clock.clone(),
             max_unread,
@@ -110,7 +112,8 @@ impl EventStream {
         }))
     }
 
-    /// Publishes an event for each subject, in this order. Call it once the changes can be read.
+    /// Publishes an event for each subject, in this order. Call this method only when the changes
+    /// can already be read.
     pub fn publish(&self, subjects: impl IntoIterator<Item = Subject>) {
         let at = self.0.clock.now();
         let mut buffer = self.buffer();
@@ -120,24 +123,26 @@ impl EventStream {
         self.wake_readers(&buffer);
     }
 
-    /// Makes every reader read all objects again, because any of them may have changed. Call it
-    /// once the changes can be read. A reader cannot resume at an earlier version.
+    /// Makes every reader read all objects again, because any of them may have changed. Call this
+    /// method only when the changes can already be read. A reader cannot resume at a version from
+    /// before this call.
     pub fn start_over(&self) {
         let mut buffer = self.buffer();
         buffer.start_over();
         self.wake_readers(&buffer);
     }
 
-    /// Tells the readers the number of the newest event. Call it under the lock of the buffer, so
-    /// that the number never decreases.
+    /// Tells the readers the number of the newest event. Call this method under the lock of the
+    /// buffer, so that the number never decreases.
     fn wake_readers(&self, buffer: &RingBuffer) {
         self.0.newest.send_if_modified(|newest| {
             std::mem::replace(newest, buffer.newest()) != buffer.newest()
         });
     }
 
-    /// The version of the newest event. Take the version of a list before the list is read: a
-    /// stream from that version may repeat a change that the list shows, but misses none.
+    /// The version of the newest event. A caller that reads a list takes its version before it
+    /// reads the list: a stream from this version may then repeat a change that the list shows, but
+    /// misses no change.
     #[must_use]
     pub fn version(&self) -> Version {
         self.at(*self.0.newest.borrow())
@@ -174,9 +179,9 @@ impl EventStream {
 }
 
 impl EventReader {
-    /// Moves back to a version, so that the next read gives the event after it. Returns `false`,
-    /// and does not move, if the version has another epoch or the ring buffer has dropped events
-    /// after it.
+    /// Moves the reader back to a version, so that its next read gives the event after this
+    /// version. Returns `false`, and does not move the reader, if the version has another epoch, or
+    /// if the ring buffer has dropped events after the version.
     #[must_use]
     pub fn resume(&mut self, since: &Version) -> bool {
         let can_resume = since.epoch == self.event_stream.0.epoch
@@ -187,7 +192,7 @@ impl EventReader {
         can_resume
     }
 
-    /// Reads the next event that matches the filter.
+    /// Reads the next unread event that matches the reader's filter.
     pub fn read(&mut self) -> NextEvent {
         let buffer = self.event_stream.buffer();
         let Some(events) = buffer.events_after(self.cursor) else { return NextEvent::TooSlow };
@@ -210,7 +215,7 @@ impl EventReader {
         NextEvent::Nothing
     }
 
-    /// Makes the current newest event the last one that the reader reads.
+    /// Ends the reader at the newest event of now: it reads no event that is published later.
     pub fn finish(&mut self) {
         self.end.get_or_insert(*self.newest.borrow());
     }
@@ -218,7 +223,7 @@ impl EventReader {
     /// Waits until there is an event after the cursor.
     pub async fn wait_for_more(&mut self) {
         let read = self.cursor;
-        // The sender lives as long as `self`, so this cannot fail.
+        // The wait cannot fail, because the sender lives as long as `self`.
         let _ = self.newest.wait_for(|newest| *newest > read).await;
     }
 
@@ -233,6 +238,14 @@ impl EventReader {
     pub fn skip_unread(&mut self) -> Version {
         self.cursor = *self.newest.borrow();
         self.version()
+    }
+
+    /// Skips all unread events. Returns whether one of them matches the filter, or may do so because
+    /// the ring buffer has dropped it.
+    pub fn take_unread(&mut self) -> bool {
+        let has_any = self.read() != NextEvent::Nothing;
+        self.skip_unread();
+        has_any
     }
 
     /// The filter of the events that the reader reads.
@@ -258,7 +271,7 @@ impl std::str::FromStr for Version {
             && epoch.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         let sequence = digits.parse().map_err(|_| InvalidVersion)?;
         let version = Self { epoch: epoch.to_owned(), sequence };
-        // A version is written without a sign and without leading zeros.
+        // Refuse a text that has a sign or leading zeros, which a version never has.
         if is_epoch && version.to_string() == text { Ok(version) } else { Err(InvalidVersion) }
     }
 }

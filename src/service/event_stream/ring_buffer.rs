@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::domain::event::Event;
 
-/// The newest events. It drops the oldest if there are too many or if they take too much memory.
+/// The newest events. If they are too many, or take too much memory, the oldest events are dropped.
 #[derive(Debug)]
 pub struct RingBuffer {
     events: VecDeque<Event>,
@@ -49,8 +49,8 @@ impl RingBuffer {
         self.newest
     }
 
-    /// The events after the event of this number, each with its number. `None` if some of them were
-    /// dropped, or if there was no event of this number yet.
+    /// The events after the event with this number, each with its number. `None` if the buffer has
+    /// dropped some of them, or if no event has had this number yet.
     pub fn events_after(&self, number: u64) -> Option<impl Iterator<Item = (u64, &Event)>> {
         let waiting = usize::try_from(self.newest.checked_sub(number)?).ok()?;
         let skipped = self.events.len().checked_sub(waiting)?;
@@ -72,9 +72,9 @@ mod tests {
     }
 
     proptest! {
-        /// Compared with a list of all pushed events: the buffer keeps the end of the list, in
-        /// order and within both limits. A reader at any number gets every event after it, or
-        /// `None`.
+        /// Compares the buffer with a list of all pushed events. The buffer must keep the end of
+        /// the list, in order and within both limits. A reader at any number must get every event
+        /// after this number, or `None`.
         #[test]
         fn the_ring_buffer_keeps_the_newest_events(
             ids in prop::collection::vec("[a-z]{0,40}", 0..60),

@@ -21,15 +21,16 @@ use crate::domain::snapshot::Snapshots;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressTrust {
     Trusted,
-    /// From `confirm_at` on (the elapsed time of the clock), a direct read may restore trust. If it
-    /// is `None`, only a new address or a start of the tools restores trust.
+    /// The addresses are not trusted. From the time `confirm_at` on (the elapsed time of the
+    /// clock), a direct read of the guest may restore trust. If `confirm_at` is `None`, only a new
+    /// address or a start of the tools restores trust.
     Untrusted {
         confirm_at: Option<Duration>,
     },
 }
 
 impl AddressTrust {
-    /// The trust when otter first sees the machine.
+    /// Whether the addresses are trusted when otter first sees the machine.
     #[must_use]
     pub fn at_first(machine: &Machine, now: Duration, settle: Duration) -> Self {
         match machine.power_state {
@@ -39,7 +40,8 @@ impl AddressTrust {
         }
     }
 
-    /// The trust after an update changed the machine from `before` to `after`.
+    /// Whether the addresses are trusted after an update changed the machine from `before` to
+    /// `after`.
     #[must_use]
     pub fn after_update(
         self,
@@ -57,7 +59,7 @@ impl AddressTrust {
         }
         let tools_started = !before.guest.tools_running && after.guest.tools_running;
         let tools_stopped = before.guest.tools_running && !after.guest.tools_running;
-        // While no tools run, a reported address is an old one.
+        // An address that the host reports while no tools run is an old one.
         let no_tools =
             matches!(after.guest.tools_status.as_deref(), Some("not_running" | "not_installed"));
         let arrived = !no_tools && after.guest.has_new_address_since(&before.guest);
@@ -68,9 +70,9 @@ impl AddressTrust {
         }
     }
 
-    /// The trust after a gap without updates that ended with a complete read. `before` is the
-    /// machine before the gap, `after` is the machine in the complete read. A gap alone does not
-    /// restore trust.
+    /// Whether the addresses are trusted after a gap without updates that ended with a complete
+    /// read. `before` is the machine before the gap, and `after` is the machine in the complete
+    /// read. A gap alone does not restore trust.
     #[must_use]
     pub fn after_gap(
         self,
@@ -85,7 +87,8 @@ impl AddressTrust {
             return Self::at_first(after, now, settle);
         }
         match self.after_update(before, after, now, settle) {
-            // An update that restores trust may have been lost in the gap.
+            // The update that would have restored trust may be lost in the gap, so a direct read
+            // may restore trust.
             Self::Untrusted { confirm_at: None } if after.power_state == Some(PowerState::On) => {
                 Self::untrusted_from(now, settle)
             }
@@ -93,7 +96,8 @@ impl AddressTrust {
         }
     }
 
-    /// The trust after a task that restarts the guest, even if no property changed.
+    /// Whether the addresses are trusted after a task that restarts the guest. The task counts even
+    /// if no property of the machine changed.
     #[must_use]
     pub fn after_restart(machine: &Machine, now: Duration, settle: Duration) -> Self {
         match machine.power_state {
@@ -102,7 +106,7 @@ impl AddressTrust {
         }
     }
 
-    /// The trust after a direct read of the guest at `now`.
+    /// Whether the addresses are trusted after a direct read of the guest at the time `now`.
     #[must_use]
     pub fn after_confirmation(
         self,
@@ -125,7 +129,8 @@ impl AddressTrust {
         }
     }
 
-    /// When a direct read may restore trust, as the elapsed time of the clock; `None` if it cannot.
+    /// When a direct read may restore trust, as the elapsed time of the clock. `None` if a direct
+    /// read cannot restore trust.
     #[must_use]
     pub const fn confirm_at(self) -> Option<Duration> {
         match self {
@@ -139,8 +144,9 @@ impl AddressTrust {
     }
 }
 
-/// Whether a revert changed the current snapshot. A new snapshot also becomes the current one, and
-/// so does the parent of a removed one, but neither changes the guest.
+/// Whether a revert changed the current snapshot. The current snapshot also changes when a snapshot
+/// is created (the new one becomes current) or removed (its parent becomes current), but neither
+/// changes the guest.
 pub fn reverted(before: &Snapshots, after: &Snapshots) -> bool {
     if before.current == after.current {
         return false;

@@ -1,5 +1,5 @@
-//! The contents of the inventory as an immutable value. Facts from the host produce the next value
-//! and the changes between both.
+//! The contents of the inventory as an immutable value. Facts from the host turn the contents into
+//! new contents, and give the list of changes between the two.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -24,10 +24,11 @@ use crate::domain::power::PowerState;
 use crate::domain::snapshot::Snapshots;
 use crate::hypervisor::{Fact, Facts};
 
-/// All machines and datastores of the host at one moment. A clone shares the objects.
+/// All machines and datastores of the host at one moment. A clone shares the machines and
+/// datastores with the original.
 #[derive(Clone, Debug, Default)]
 pub struct InventoryContents {
-    /// Whether the host was read completely once. Until then callers see no objects.
+    /// Whether otter has read the host completely once. Until then callers see no objects.
     pub loaded: bool,
     /// The wall-clock time of the last facts; `None` before the first.
     pub updated_at: Option<Timestamp>,
@@ -37,16 +38,18 @@ pub struct InventoryContents {
     pub datastores: Vec<Arc<Datastore>>,
     /// The index of each machine in `machines`.
     positions: Arc<HashMap<MachineId, usize>>,
-    /// Shared by all contents whose machines have the same keys. Built when it is first used.
+    /// The search index of `machines`, which is built when it is first used. All contents whose
+    /// machines have the same keys (ids, names, UUIDs and hardware addresses) share one index.
     index: Arc<OnceLock<MachineIndex>>,
 }
 
-/// The ids, names, UUIDs and hardware addresses of all machines. If two values are equal, the keys
-/// did not change between them. If they are unequal, the keys may still be the same.
+/// Stands for the keys of all machines: their ids, names, UUIDs and hardware addresses. If two
+/// values are equal, the keys did not change between them. If the values are not equal, the keys
+/// may still be the same.
 #[derive(Clone, Debug)]
 pub struct SharedKeys(Arc<OnceLock<MachineIndex>>);
 
-/// The place of a machine in the list: its name in lower case, then its id.
+/// The key that decides the place of a machine in the list: its name in lower case, then its id.
 type SortKey = (String, MachineId);
 
 impl PartialEq for SharedKeys {
@@ -101,7 +104,8 @@ impl InventoryContents {
         self.datastores.iter().find(|datastore| datastore.id == *id)
     }
 
-    /// All machines that a reference matches, and possibly others, in the order of their names.
+    /// All machines that a reference matches, and possibly others, in the order of their names. The
+    /// caller checks each of them.
     #[must_use]
     pub fn near_reference(&self, reference: &MachineReference) -> Vec<&Arc<Machine>> {
         if let MachineReference::Id(id) = reference {
@@ -138,8 +142,8 @@ impl InventoryContents {
             .filter(move |machine| name.is_none_or(|name| contains_loosely(&machine.name, name)))
     }
 
-    /// The ids, names, UUIDs and hardware addresses of all machines, to compare them with those of
-    /// later contents.
+    /// The keys of all machines (ids, names, UUIDs and hardware addresses), to compare them with
+    /// the keys of later contents.
     #[must_use]
     pub fn keys(&self) -> SharedKeys {
         SharedKeys(Arc::clone(&self.index))
@@ -155,8 +159,8 @@ impl InventoryContents {
         })
     }
 
-    /// The first of the guest's addresses (see [`Machine::addresses`]) that is inside the network
-    /// `within`, if a network is given. `None` if the addresses are not trusted.
+    /// The first address of the guest (see [`Machine::addresses`]), and if `within` is a network,
+    /// the first address inside it. `None` if the addresses are not trusted.
     #[must_use]
     pub fn ip_address(&self, id: &MachineId, within: Option<Network>) -> Option<IpAddr> {
         let machine = self.machine(id).filter(|_| self.has_trusted_addresses(id))?;
@@ -164,7 +168,7 @@ impl InventoryContents {
     }
 
     /// How often the guest tools stopped since otter first saw the machine; 0 if the machine does
-    /// not exist. If the number increases between two reads, the tools stopped in between.
+    /// not exist. If the number increases between two reads, the tools stopped between these reads.
     #[must_use]
     pub fn tools_stops(&self, id: &MachineId) -> u64 {
         self.entry(id).map_or(0, |entry| entry.guest.tools_stops)
@@ -184,7 +188,7 @@ impl InventoryContents {
         self.entry(id).and_then(|entry| entry.guest.restarted_at)
     }
 
-    /// The machines whose addresses a direct read can confirm, each with the earliest time of that
+    /// The machines whose addresses a direct read can confirm. Each has the earliest time for this
     /// read, as the elapsed time of the clock.
     pub fn confirmations(&self) -> impl Iterator<Item = (&MachineId, Duration)> {
         self.machines.entries().filter_map(|Entry { machine, guest }| {
@@ -192,11 +196,11 @@ impl InventoryContents {
         })
     }
 
-    /// The contents after these facts, and the changes.
+    /// The contents after these facts, and the changes between the old and the new contents.
     ///
     /// # Parameters
     /// - `now`: the elapsed time of the clock
-    /// - `settle`: `esx.guest_settle`
+    /// - `settle`: the setting `esx.guest_settle`
     #[must_use]
     pub fn apply(&self, facts: Facts, now: Duration, settle: Duration) -> (Self, Vec<Change>) {
         let mut next = Editor::new(self, now, settle);
@@ -214,7 +218,7 @@ impl InventoryContents {
         self.position(id).map(|position| self.machines.entry(position))
     }
 
-    /// The position at which a machine with this key belongs.
+    /// The position in the list of machines at which a machine with this key belongs.
     fn place_of(&self, key: &SortKey) -> usize {
         let (mut low, mut high) = (0, self.machines.len());
         while low < high {
@@ -237,16 +241,18 @@ impl InventoryContents {
     }
 }
 
-/// The contents while facts are applied. It has only what the facts change.
+/// The contents while facts are applied to them. An editor has only those objects that the facts
+/// change.
 struct Editor<'a> {
     before: &'a InventoryContents,
     now: Duration,
     settle: Duration,
-    /// The machines that may differ from `before`; `None` if removed.
+    /// The machines that may differ from those in `before`. The value is `None` if the machine was
+    /// removed.
     changed: HashMap<MachineId, Option<Entry>>,
-    /// The keys of `changed` in the order of the facts.
+    /// The keys of the map `changed`, in the order of the facts.
     touched: Vec<MachineId>,
-    /// `None` if they do not differ from `before`.
+    /// The new datastores. `None` if they do not differ from those in `before`.
     datastores: Option<Vec<Arc<Datastore>>>,
 }
 
@@ -256,7 +262,10 @@ impl<'a> Editor<'a> {
         Self { before, now, settle, changed, touched, datastores: None }
     }
 
-    /// Removes every object that a complete read does not contain.
+    /// Removes every object that a complete read of the host does not contain.
+    ///
+    /// # Parameters
+    /// - `changes`: the facts of the complete read.
     fn remove_unlisted(&mut self, changes: &[Fact]) {
         let mut machines = HashSet::new();
         let mut datastores = HashSet::new();
@@ -271,7 +280,8 @@ impl<'a> Editor<'a> {
                 _ => {}
             }
         }
-        // In the order of `machines`, so that the order of the published changes is deterministic.
+        // The loop goes through `machines` of `before`, which is sorted, so that the order of the
+        // published changes is deterministic.
         for machine in &self.before.machines {
             if !machines.contains(&machine.id) {
                 self.set(machine.id.clone(), None);
@@ -378,7 +388,8 @@ impl<'a> Editor<'a> {
         (contents, changes)
     }
 
-    /// The new list and its positions if each machine has kept its place.
+    /// The new list of machines, and the position of each machine, if each machine has kept its
+    /// place in the list.
     fn replaced(self) -> (MachineList, Arc<HashMap<MachineId, usize>>) {
         let positions = &self.before.positions;
         let replacements =
@@ -386,8 +397,8 @@ impl<'a> Editor<'a> {
         (self.before.machines.with_replaced(replacements), Arc::clone(positions))
     }
 
-    /// The new list and its positions if machines were added, removed or renamed. Those that stay
-    /// keep their order, and the others are inserted.
+    /// The new list of machines, and the position of each machine, if machines were added, removed
+    /// or renamed. The machines that stay keep their order, and the others are inserted.
     fn sorted(mut self) -> (MachineList, Arc<HashMap<MachineId, usize>>) {
         let stays = |changed: &Entry| {
             let before = self.before.machine(&changed.machine.id);
@@ -436,7 +447,8 @@ fn compare_machine(
     let old = before.map_or(&none, |entry| &entry.machine.snapshots);
     let new = after.map_or(&none, |entry| &entry.machine.snapshots);
     if old != new {
-        // The path of a snapshot contains the names of its ancestors, so it changes with them.
+        // Compare the paths too: the path of a snapshot contains the names of its ancestors, so it
+        // changes when an ancestor is renamed.
         let (old_paths, new_paths) = (old.paths(), new.paths());
         let old_by_id: HashMap<_, _> = old
             .items

@@ -1,4 +1,5 @@
-//! A machine of the inventory, with what follows from several reports about its guest.
+//! A machine of the inventory, together with what otter has concluded from several reports about
+//! its guest.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ pub struct Entry {
     pub guest: GuestHistory,
 }
 
-/// Data about a guest that follow from several reports of the host.
+/// Data about a guest that otter concludes from several reports of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestHistory {
     pub address_trust: AddressTrust,

@@ -1,5 +1,6 @@
 //! Indexes of the machines by the values with which callers search: hardware addresses, UUIDs and
-//! parts of names. An index is built when it is first used, and kept until such a value changes.
+//! parts of names. An index is built when it is first used. It is kept until one of the values
+//! changes.
 
 use uuid::Uuid;
 
@@ -9,10 +10,10 @@ use crate::domain::machine::Machine;
 use crate::domain::machine_reference::MachineReference;
 use crate::domain::machine_uuid::parse_uuid;
 
-/// Three bytes of a name in lower case.
+/// Three bytes that follow each other in a name in lower case.
 type Trigram = [u8; 3];
 
-/// Where machines are in a [`MachineList`], in its order and without repetitions.
+/// The positions of machines in a [`MachineList`], in ascending order and without repetitions.
 pub type Positions = Vec<u32>;
 
 /// The indexes of one list of machines.
@@ -21,15 +22,16 @@ pub struct MachineIndex {
     by_mac: SortedIndex<MacAddress>,
     by_uuid: SortedIndex<UuidKey>,
     by_trigram: SortedIndex<Trigram>,
-    /// The machines whose names have a `%`. They can have forms that the trigrams do not show.
+    /// The machines whose names have a `%`. Such a name can also match in an unescaped form, and
+    /// the trigrams do not contain that form.
     escaped: Positions,
 }
 
-/// Pairs of a value and the position of a machine that has it, sorted.
+/// Pairs of a value and the position of a machine that has this value. The pairs are sorted.
 #[derive(Debug)]
 struct SortedIndex<K>(Vec<(K, u32)>);
 
-/// A UUID in any spelling, or another text in lower case.
+/// The key of a text in the index of UUIDs: a UUID in any spelling, or another text in lower case.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum UuidKey {
     Uuid(Uuid),
@@ -122,14 +124,15 @@ impl<K: Ord> SortedIndex<K> {
 }
 
 impl UuidKey {
-    /// Two texts have the same key if they are equal without regard to case, or the same UUID.
+    /// The key of a text. Two texts have the same key if they are equal without regard to case, or
+    /// if they are the same UUID.
     fn new(text: &str) -> Self {
         parse_uuid(text).map_or_else(|| Self::Text(text.to_ascii_lowercase()), Self::Uuid)
     }
 }
 
-/// Whether a list keeps its indexes if `after` replaces `before`: the values by which callers
-/// search are equal.
+/// Whether a list of machines keeps its indexes when `after` replaces `before` in the list: the
+/// values by which callers search are equal.
 #[must_use]
 pub fn has_same_keys(before: &Machine, after: &Machine) -> bool {
     let macs = |machine: &Machine| -> Vec<Option<MacAddress>> {
@@ -142,7 +145,8 @@ pub fn has_same_keys(before: &Machine, after: &Machine) -> bool {
         && (before.network_cards == after.network_cards || macs(before) == macs(after))
 }
 
-/// Each run of three bytes of a text in Unicode lower case. A text of fewer bytes has none.
+/// The trigrams of a text: each run of three bytes of the text in Unicode lower case. A text of
+/// fewer than three bytes has none.
 fn trigrams_of(text: &str) -> impl Iterator<Item = Trigram> {
     let lower_case = text.to_lowercase().into_bytes();
     let trigrams = 2..lower_case.len();
@@ -178,8 +182,9 @@ mod tests {
     }
 
     proptest! {
-        /// Few letters, so that names and fragments match often; escapes, other scripts, and
-        /// letters that change their length in lower case.
+        /// The random names and fragments have few letters, so that they match often. They also
+        /// have escapes, letters of other scripts, and letters that change their length in lower
+        /// case.
         #[test]
         fn an_index_misses_no_machine_that_a_comparison_finds(
             names in prop::collection::vec("(a|b|B|-|%2f|%25|/|Ü|ü|İ|ß|Σ|1){0,7}", 0..30),

@@ -1,6 +1,6 @@
-//! The machines of the inventory in the order of their names. Lists share their parts, so that the
-//! next list, with one machine replaced, costs a few copies of pointers and not one for each
-//! machine.
+//! The machines of the inventory in the order of their names. A list is divided into parts, and
+//! lists share equal parts. So a new list in which one machine is replaced costs a few copies of
+//! pointers, and not one copy for each machine.
 
 use std::ops::Index;
 use std::sync::Arc;
@@ -8,13 +8,14 @@ use std::sync::Arc;
 use super::entry::Entry;
 use crate::domain::machine::Machine;
 
-/// The number of machines in a part. A replacement copies one part and the pointers to all parts.
+/// The number of machines in a part. The replacement of one machine copies one part, and the
+/// pointers to all parts.
 const PART: usize = 64;
 
-/// All machines of the host, sorted. A clone shares them.
+/// All machines of the host, sorted by name. A clone shares the machines with the original.
 #[derive(Clone, Default)]
 pub struct MachineList {
-    /// Every part but the last has [`PART`] machines.
+    /// The parts of the list. Every part but the last has [`PART`] machines.
     parts: Arc<[Arc<[Entry]>]>,
     len: usize,
 }
@@ -32,7 +33,7 @@ impl MachineList {
         Self { parts: entries.chunks(PART).map(Arc::from).collect(), len: entries.len() }
     }
 
-    /// The list with other machines at some positions.
+    /// A new list with other machines at some positions.
     ///
     /// # Parameters
     /// - `replacements`: positions in the list, each with its new machine.
@@ -54,19 +55,19 @@ impl MachineList {
         self.len
     }
 
-    /// Whether there is no machine.
+    /// Whether the list has no machine.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The machines in their order.
+    /// The machines in the order of the list.
     #[must_use]
     pub const fn iter(&self) -> Iter<'_> {
         Iter { list: self, next: 0 }
     }
 
-    /// The machines as a vector.
+    /// The machines as a vector, in the order of the list.
     #[must_use]
     pub fn to_vec(&self) -> Vec<Arc<Machine>> {
         self.iter().cloned().collect()
@@ -115,7 +116,7 @@ impl Index<usize> for MachineList {
     }
 }
 
-/// Compares only the machines. The histories of their guests do not count.
+/// Two lists are equal if their machines are equal. The histories of the guests do not count.
 impl PartialEq for MachineList {
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other)

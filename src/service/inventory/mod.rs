@@ -1,5 +1,5 @@
-//! The inventory: the machines and datastores as the host last reported them, in memory. The
-//! backend changes it by reporting facts.
+//! The inventory: the machines and datastores in memory, as the host last reported them. The
+//! backend reports facts, which change the inventory.
 
 mod address_trust;
 mod contents;
@@ -31,22 +31,23 @@ use crate::domain::machine_reference::MachineKeys;
 use crate::domain::pool::annotated_pools;
 use crate::hypervisor::{Facts, Observer, SessionState, SessionStatus};
 
-/// The contents of the inventory and the state of the session. Readers of the contents take no
-/// lock.
+/// The inventory: its contents, and the state of the session with the host. Readers of the contents
+/// take no lock.
 pub struct Inventory {
     clock: Clock,
     event_stream: EventStream,
     guest_settle: Duration,
     contents: ArcSwap<InventoryContents>,
-    /// Serialises the writers. The backend reports from one task, so the lock is never contended.
+    /// Makes writers wait for each other. Only one task of the backend reports facts, so in
+    /// practice no writer waits.
     writer: Mutex<()>,
     session: watch::Sender<ObservedSession>,
     watchers: Mutex<HashMap<MachineId, watch::Sender<()>>>,
     confirmations: Notify,
 }
 
-/// The session as the backend last reported it. `at` is when it connected or disconnected, as the
-/// elapsed time of the clock.
+/// The session as the backend last reported it. `at` is the time of the last connect or disconnect,
+/// as the elapsed time of the clock.
 #[derive(Clone, Debug)]
 struct ObservedSession {
     status: SessionStatus,
@@ -54,7 +55,10 @@ struct ObservedSession {
 }
 
 impl Inventory {
-    /// The empty inventory of a host that was not read yet. `guest_settle` is `esx.guest_settle`.
+    /// The empty inventory of a host that otter has not read yet.
+    ///
+    /// # Parameters
+    /// - `guest_settle`: the setting `esx.guest_settle`.
     #[must_use]
     pub fn new(clock: Clock, event_stream: EventStream, guest_settle: Duration) -> Self {
         let status = SessionStatus {
@@ -88,7 +92,8 @@ impl Inventory {
         self.session.borrow().status.clone()
     }
 
-    /// How long the session has not been connected; `None` while it is connected.
+    /// How long the session has been without a connection to the host. `None` while the session is
+    /// connected.
     #[must_use]
     pub fn away_for(&self) -> Option<Duration> {
         let observed = self.session.borrow();
@@ -101,24 +106,25 @@ impl Inventory {
     /// Waits until the session is connected.
     pub async fn connected(&self) {
         let mut session = self.session.subscribe();
-        // The sender lives as long as `self`, so this cannot fail.
+        // The wait cannot fail, because the sender lives as long as `self`.
         let _ = session.wait_for(|observed| observed.status.state == SessionState::Connected).await;
     }
 
-    /// Notifies of each change of this machine, including its removal. Subscribe before reading the
-    /// machine, so that no change is missed.
+    /// Notifies of each change of this machine, including its removal. A caller that reads the
+    /// machine must subscribe before the read, so that it misses no change.
     pub fn watch(&self, machine: &MachineId) -> watch::Receiver<()> {
         let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(watcher) = watchers.get(machine) {
             return watcher.subscribe();
         }
-        // Without this removal, the watchers of machines that never change again would accumulate.
+        // Remove the watchers that have no receivers. Without this, the watchers of machines that
+        // never change again would accumulate.
         watchers.retain(|_, watcher| watcher.receiver_count() > 0);
         watchers.entry(machine.clone()).or_insert_with(|| watch::Sender::new(())).subscribe()
     }
 
     /// Publishes that otter's own data about a machine changed (its lease, quarantine or jobs), and
-    /// wakes the watchers of the machine.
+    /// wakes the callers that watch the machine.
     pub fn wake_watchers(&self, machine: &MachineId) {
         if self.contents.load().machine(machine).is_some() {
             self.event_stream.publish([Subject::Machine(machine.clone())]);
@@ -126,8 +132,9 @@ impl Inventory {
         self.wake(&[Change::Machine(machine.clone())]);
     }
 
-    /// Makes every reader of events and every watcher read again, because otter's own data about
-    /// any machine may have changed (its pools, its protection).
+    /// Makes every reader of events, and every caller that watches a machine, read again. This is
+    /// necessary if otter's own data about any machine may have changed (its pools, its
+    /// protection).
     pub fn start_over(&self) {
         self.event_stream.start_over();
         let watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,14 +143,14 @@ impl Inventory {
         }
     }
 
-    /// Reads guests whose addresses are not trusted directly from the host, once their confirmation
-    /// is due. Runs until `stop`.
+    /// Confirms the addresses of guests that are not trusted: reads each such guest directly from
+    /// the host, once the time for this read has come. Runs until `stop` is cancelled.
     pub async fn confirm_guests(&self, hosts: Hosts, stop: CancellationToken) {
         let confirm = async {
             loop {
                 self.connected().await;
-                // Read each guest once, so that a guest that cannot be read does not delay the
-                // others.
+                // In each round, read every guest that is due only once, so that a guest that
+                // cannot be read does not delay the others.
                 let due = self.due_for_confirmation();
                 for machine in &due {
                     if let Err(error) = hosts.for_machine(machine).confirm_guest(machine).await {
@@ -152,7 +159,8 @@ impl Inventory {
                 }
                 let still_due = self.due_for_confirmation();
                 if due.iter().any(|machine| still_due.contains(machine)) {
-                    // The host is away, or the machine is being removed.
+                    // A guest that was read is still due, because the read failed: the host is
+                    // away, or the machine is being removed. Pause before the next round.
                     self.clock.sleep(Duration::from_secs(5)).await;
                     continue;
                 }
@@ -220,7 +228,8 @@ fn placement_change(
 ) -> Option<Subject> {
     let (Change::Machine(id) | Change::MachineRemoved(id)) = change else { return None };
     if !before.loaded {
-        // At the first load, each datastore has its own event.
+        // The first load of the inventory reports no changes of placements, because each datastore
+        // then has an event of its own.
         return None;
     }
     let known = before.machine(id);
@@ -251,7 +260,8 @@ impl Observer for Inventory {
     fn session(&self, status: SessionStatus) {
         let at = self.clock.elapsed();
         self.session.send_modify(|observed| {
-            // An outage lasts until the session is connected, also if its reason changes.
+            // The time `at` stays if the session was not connected and still is not: an outage
+            // lasts until the session is connected, even if the reason of the outage changes.
             let was_away = observed.status.state != SessionState::Connected;
             let is_away = status.state != SessionState::Connected;
             if !(was_away && is_away) {

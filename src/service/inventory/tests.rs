@@ -18,7 +18,8 @@ use crate::service::event_stream::EventStream;
 
 const SETTLE: Duration = Duration::from_secs(30);
 
-/// A fact about one of four machines. Few ids and names, so that they collide often.
+/// A fact about one of four machines. There are few ids and names, so that facts often concern the
+/// same machine.
 fn any_fact() -> impl Strategy<Value = Fact> {
     let id = prop::sample::select(vec!["1", "2", "3", "4"]);
     let name = prop::sample::select(vec!["Alpha", "alpha", "beta", "Gamma"]);
@@ -44,7 +45,8 @@ fn any_facts() -> impl Strategy<Value = Facts> {
     })
 }
 
-/// The last fact about each machine: a complete read contains each machine once.
+/// The last fact about each machine. A complete read is made of these, because it contains each
+/// machine only once.
 fn last_of_each(changes: Vec<Fact>) -> Vec<Fact> {
     let mut machines = BTreeMap::new();
     for fact in changes {
@@ -93,7 +95,8 @@ proptest! {
                 prop_assert_eq!(&contents.machine(id).unwrap().id, id);
             }
 
-            // The changes name every difference, and only real removals.
+            // The reported changes must contain every difference, and no removal of a machine that
+            // is still there.
             for (id, machine) in &model {
                 if before.get(id) != Some(machine) {
                     prop_assert!(changes.contains(&Change::Machine(id.clone())));

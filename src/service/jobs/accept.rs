@@ -24,17 +24,17 @@ use crate::service::storage_watch::{start_failure, store_failure, unconfirmed_st
 use crate::storage::{IdempotencyKey, KeyOwner};
 
 impl Jobs {
-    /// Claims a key for a call that starts a job. Waits until no other call has the key, and looks
-    /// up the job that an earlier call with the key started.
+    /// Claims an idempotency key for a call that starts a job. Waits until no other call has
+    /// claimed the key, and looks up the job that an earlier call with this key started.
     ///
     /// # Errors
-    /// `idempotency-mismatch` if the key was used for another request; errors of the store.
+    /// `idempotency-mismatch` if the key was used for another request; the errors of the store.
     pub async fn claim(&self, key: IdempotencyKey) -> Result<Claimed<JobId>, Failure> {
         self.0.keys.claim(key, KeyOwner::job).await
     }
 
-    /// Accepts a job. When this returns, the job is on disk, and it will have exactly one end. The
-    /// job is accepted even if the caller disconnects meanwhile.
+    /// Accepts a job. When this method returns a job id, the job is on disk, and the job will have
+    /// exactly one end. The job is accepted even if the caller disconnects meanwhile.
     ///
     /// # Errors
     /// `shutting-down`, `host-unreachable` after a long outage, `question-pending`, `queue-full`;
@@ -44,11 +44,13 @@ impl Jobs {
     /// [`JobAuthorizer::authorize`](super::authorization::JobAuthorizer::authorize).
     pub async fn start(&self, new: NewJob) -> Result<JobId, Failure> {
         let (id, has_key) = (JobId::new(self.0.parts.clock.uuid()), new.key.is_some());
-        // This runs in its own task, so that a client that disconnects cannot stop it halfway.
+        // The job is accepted in a task of its own, so that a client that disconnects cannot stop
+        // the acceptance halfway.
         let accepted =
             self.0.parts.supervisor.spawn_isolated("accept", self.clone().accept(id, new)).join();
         accepted.await.unwrap_or_else(|_| {
-            // The job may be committed.
+            // The task panicked, perhaps after it committed the job. So a call without an
+            // idempotency key must not be repeated.
             Err(if has_key {
                 Failure::new(FailureKind::Internal, "accepting the job panicked")
             } else {
@@ -58,11 +60,12 @@ impl Jobs {
     }
 
     async fn accept(self, id: JobId, new: NewJob) -> Result<JobId, Failure> {
-        // The jobs that otter starts for a lease are always accepted: they wait for the host.
+        // A job that otter itself starts is always accepted, even during an outage, and then waits
+        // for the host.
         if !new.requester.is_internal() {
             self.require_accepting()?;
         }
-        // The key stays claimed until the job is committed or refused.
+        // `claim` keeps the idempotency key claimed until the job is committed or refused.
         let (machine, claim, requester) =
             (Arc::clone(&new.machine), new.key.clone(), new.requester.clone());
         let clock = &self.0.parts.clock;
@@ -84,7 +87,8 @@ impl Jobs {
         }
         self.dispatch(&target);
         if committed.is_ok() && Lane::for_kind(kind) == Lane::Ordinary {
-            // The job is the last of its queue, so no other job has a new position.
+            // The new job is the last of its queue, so no other job of the queue has a new
+            // position.
             self.0.parts.inventory.wake_watchers(&machine.id);
         } else {
             self.queue_moved(&target);
@@ -102,17 +106,17 @@ impl Jobs {
         requester: &Requester,
         key: Option<&IdempotencyKey>,
     ) -> Result<Arc<Job>, Failure> {
-        // The job is in the queue already, so a grant of a lease that comes after this line finds
-        // it.
+        // The job is already in the queue. So a lease that is granted after this line finds the
+        // job.
         let authorization = self.0.parts.authorizer.authorize(machine, requester)?;
-        // The authorization comes first: a caller without access to the machine must not learn
-        // about its question.
+        // This check comes after the authorization: a caller without access to the machine must not
+        // learn about its question.
         has_question(machine, &job.request)?;
         job.lease = authorization.lease();
         let overrides_protection = self.check_snapshot_rules(&mut job, machine, requester).await?;
         let state_machine = JobStateMachine::from_queued(job.clone(), self.rules());
         self.0.table.show(state_machine, now.due(job.deadline_at));
-        // The job is in the queue already, so two concurrent calls count each other.
+        // The job is already in the queue, so two concurrent calls count each other's jobs.
         if let Some(most) = requester.caller.limits.queued_jobs
             && self.0.table.exceeds_caller_limit(job.id, most as usize)
         {
@@ -132,7 +136,7 @@ impl Jobs {
     }
 
     /// Checks whether the job may change the machine's snapshots. Returns whether only an override
-    /// allows this. In that case, adds a warning to the job.
+    /// allows the change. If so, adds a warning to the job.
     async fn check_snapshot_rules(
         &self,
         job: &mut Job,

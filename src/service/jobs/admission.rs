@@ -27,7 +27,7 @@ pub fn admit(
 ) -> Result<Job, Failure> {
     let NewJob { machine, request, requester, reference, deadline, key: _ } = new;
     let kind = request.kind();
-    // A job that otter starts for a lease waits for the answer.
+    // A job that otter itself starts is not refused because of a question: it waits for the answer.
     let waits_for_answer = !kind.ignores_blockers() && !requester.is_internal();
     if let Some(question) = machine.question.as_ref().filter(|_| waits_for_answer) {
         let detail = format!(

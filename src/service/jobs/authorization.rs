@@ -1,4 +1,5 @@
-//! Authorization of jobs: the requester with its role, its lease or its override, and the check.
+//! Authorization of jobs: the requester of a job with its role, its lease or its override, and the
+//! check whether the requester may change the machine.
 
 use crate::domain::access::{Authority, Role};
 use crate::domain::failure::Failure;
@@ -19,14 +20,14 @@ pub struct Requester {
     pub override_reason: Option<String>,
 }
 
-/// The lease that a requester presents.
+/// The lease that a requester presents to show that it may change a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseCredential {
     Absent,
-    /// A caller's lease. Its secret was checked.
+    /// A caller's lease, whose secret was checked.
     Lease(LeaseId),
-    /// otter prepares or releases this lease. The job is authorized only while the lease is in this
-    /// state.
+    /// otter prepares or releases the machine of this lease. The job is authorized only while the
+    /// lease is in this state.
     Internal(LeaseId, LeaseState),
     /// otter releases a machine that this lease held before. The job is authorized only while that
     /// release is recorded for the machine and no lease holds it.
@@ -43,12 +44,13 @@ pub enum Authorization {
     Unleased,
     /// The job belongs to this lease.
     Lease(LeaseId),
-    /// An operator overrides this lease. The job does not belong to it.
+    /// An operator overrides this lease, which holds the machine. The job does not belong to the
+    /// lease.
     Override(LeaseId),
 }
 
-/// Decides whether a job may change its machine. It is called after the job got its place in the
-/// queue, so that a concurrent grant of a lease finds the job.
+/// Decides whether a job may change its machine. The decision is made after the job has got its
+/// place in the queue, so that a lease that is granted at the same time finds the job.
 pub trait JobAuthorizer: Send + Sync {
     /// Authorizes a job on a machine.
     ///
@@ -63,9 +65,9 @@ pub trait JobAuthorizer: Send + Sync {
         None
     }
 
-    /// Checks, when the turn of a job has come, whether it may still start. A job that was
-    /// authorized by its lease must not run between the end of the lease and the release of the
-    /// machine, or after it.
+    /// Checks whether a job whose turn has come may still start. A job that was authorized by its
+    /// lease must not run between the end of the lease and the release of the machine, nor after
+    /// this release.
     ///
     /// # Errors
     /// `job-cancelled` if the lease of the job has ended.
@@ -73,7 +75,7 @@ pub trait JobAuthorizer: Send + Sync {
 }
 
 impl Authorization {
-    /// The lease that the job belongs to.
+    /// The lease to which the job belongs.
     #[must_use]
     pub const fn lease(self) -> Option<LeaseId> {
         match self {
@@ -93,7 +95,8 @@ impl Authorization {
 }
 
 impl Requester {
-    /// otter itself, which prepares or releases a lease that is in this state.
+    /// The requester otter itself, which prepares or releases the machine of a lease. The lease
+    /// must be in the given state.
     #[must_use]
     pub fn from_otter(lease: LeaseId, state: LeaseState) -> Self {
         Self {
@@ -103,7 +106,7 @@ impl Requester {
         }
     }
 
-    /// otter itself, which releases a machine that this lease held before.
+    /// The requester otter itself, which releases a machine that this lease held before.
     #[must_use]
     pub fn for_recovery(lease: LeaseId) -> Self {
         Self {
@@ -113,7 +116,7 @@ impl Requester {
         }
     }
 
-    /// otter itself, which answers a question by a rule of the configuration.
+    /// The requester otter itself, which answers a question by a rule of the configuration.
     #[must_use]
     pub fn for_rule() -> Self {
         Self {
@@ -143,8 +146,8 @@ impl Requester {
         }
     }
 
-    /// Whether otter itself requests the job. otter may start a job while the host is unreachable
-    /// or the machine waits for an answer.
+    /// Whether otter itself requests the job. Such a job may start while the host is unreachable or
+    /// the machine waits for an answer.
     #[must_use]
     pub const fn is_internal(&self) -> bool {
         matches!(

@@ -1,6 +1,6 @@
-//! The two clocks of a deadline. The deadline counts on the clock that never jumps, and otter shows
-//! and stores it by the wall clock. After a jump of the wall clock, otter computes the shown and
-//! stored time again.
+//! The two clocks of a deadline. A deadline counts on the clock that never jumps, and otter shows
+//! and stores the deadline as a time of the wall clock. After a jump of the wall clock, otter
+//! computes the shown and stored time again.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::domain::job::Job;
 
-/// The smallest difference that counts as a jump. Time synchronization causes smaller ones all the
-/// time.
+/// The smallest difference between the clocks that counts as a jump. Time synchronization causes
+/// smaller differences all the time.
 const MIN_JUMP: SignedDuration = SignedDuration::from_secs(1);
 
 /// One moment on two clocks: the wall clock, and the clock that never jumps.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     pub wall: Timestamp,
-    /// By the clock that never jumps.
+    /// The moment, as the elapsed time of the clock that never jumps.
     pub elapsed: Duration,
 }
 
@@ -28,7 +28,8 @@ impl Moment {
         Self { wall: clock.now(), elapsed: clock.elapsed() }
     }
 
-    /// The moment, by the clock that never jumps, at which this wall clock reads `at`.
+    /// The moment at which the wall clock will read `at`, as the elapsed time of the clock that
+    /// never jumps.
     pub fn due(&self, at: Timestamp) -> Duration {
         self.elapsed + Duration::try_from(at.duration_since(self.wall)).unwrap_or_default()
     }
@@ -40,14 +41,14 @@ impl Moment {
     }
 }
 
-/// Notices that the wall clock jumped.
+/// Notices jumps of the wall clock.
 #[derive(Clone, Debug)]
 pub struct JumpDetector {
     offset: SignedDuration,
 }
 
 impl JumpDetector {
-    /// Detects the jumps after this moment.
+    /// A detector of the jumps that happen after this moment.
     pub fn new(now: Moment) -> Self {
         Self { offset: now.offset() }
     }
@@ -64,11 +65,12 @@ impl JumpDetector {
     }
 }
 
-/// Reports the jumps of the wall clock to the jobs, as the sum of all jumps since otter started.
+/// Reports the jumps of the wall clock to the jobs. The reported value is the sum of all jumps
+/// since otter started.
 #[derive(Debug, Default)]
 pub struct JumpSender(watch::Sender<SignedDuration>);
 
-/// The jumps of the wall clock that a job's deadline has to follow.
+/// Receives the jumps of the wall clock for one job, whose deadline has to follow them.
 #[derive(Debug)]
 pub struct JumpReceiver {
     sum: watch::Receiver<SignedDuration>,
@@ -76,12 +78,12 @@ pub struct JumpReceiver {
 }
 
 impl JumpSender {
-    /// Reports a jump.
+    /// Reports a jump of the wall clock to all receivers.
     pub fn send(&self, by: SignedDuration) {
         self.0.send_modify(|sum| *sum = sum.saturating_add(by));
     }
 
-    /// Receives the jumps from now on.
+    /// A receiver of the jumps that are reported from now on.
     pub fn subscribe(&self) -> JumpReceiver {
         let sum = self.0.subscribe();
         let followed = *sum.borrow();
@@ -93,13 +95,13 @@ impl JumpReceiver {
     /// Waits for the next jump and returns its size.
     pub async fn next(&mut self) -> SignedDuration {
         if self.sum.changed().await.is_err() {
-            // The sender is gone: otter stops.
+            // The sender no longer exists, because otter stops. So no jump follows.
             std::future::pending::<()>().await;
         }
         self.take()
     }
 
-    /// The size of the jumps since the last call, zero if there were none.
+    /// The sum of the jumps since the last call; zero if there were none.
     pub fn take(&mut self) -> SignedDuration {
         let sum = *self.sum.borrow_and_update();
         let by = sum.saturating_sub(self.followed);
@@ -108,9 +110,9 @@ impl JumpReceiver {
     }
 }
 
-/// Subtracts otter's downtime, by the wall clock, from the job's time. The downtime is never
-/// negative: if the wall clock is behind the time at which otter last ran, the job keeps the time
-/// that it had left then. Returns whether the job changed.
+/// Subtracts otter's downtime, by the wall clock, from the time that the job has left. The downtime
+/// is never negative: if the wall clock is behind the time at which otter last ran, the job keeps
+/// the time that it had left then. Returns whether the job changed.
 ///
 /// # Parameters
 /// - `last_seen`: the last time at which otter is known to have run.
@@ -123,7 +125,7 @@ pub fn count_downtime(job: &mut Job, last_seen: Option<Timestamp>, now: Timestam
     true
 }
 
-/// Moves a deadline by the jump of the wall clock. The remaining time stays the same.
+/// Moves a deadline by a jump of the wall clock. The time until the deadline stays the same.
 pub fn shift_deadline(job: &mut Job, by: SignedDuration, now: Timestamp) {
     let limit = if by.is_negative() { Timestamp::MIN } else { Timestamp::MAX };
     job.deadline_at = job.deadline_at.saturating_add(by).unwrap_or(limit);

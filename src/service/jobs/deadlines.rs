@@ -16,11 +16,12 @@ use crate::domain::ids::JobId;
 use crate::domain::job::Job;
 use crate::storage::StorageError;
 
-/// Publishes which job's deadline is being stored. Dropping it publishes that none is, even if the
-/// task ends early.
+/// Publishes the id of the job whose deadline is being stored. When this value is dropped, it
+/// publishes that no deadline is being stored, even if its task ends early.
 struct StoringDeadline<'a>(&'a watch::Sender<Option<JobId>>);
 
-/// How often otter reads the wall clock. A crash just after a jump costs at most this much time.
+/// How often otter looks for a jump of the wall clock, and records that it runs. After a crash,
+/// otter knows to this precision when it last ran.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Jobs {
@@ -47,7 +48,8 @@ impl Jobs {
     }
 
     /// Detects jumps of the wall clock until `stop` is cancelled. After a jump, computes the shown
-    /// and stored deadlines again. While there are jobs, records that otter runs.
+    /// and stored deadlines again. While there are jobs, regularly records in the store that otter
+    /// runs.
     pub async fn follow_wall_clock(self, stop: CancellationToken) {
         let parts = &self.0.parts;
         let mut jumps = JumpDetector::new(Moment::now(&parts.clock));
@@ -62,8 +64,8 @@ impl Jobs {
                 self.wall_clock_jumped(by, now.wall).await;
             }
             if self.counts() != (0, 0) {
-                // Without this record, a start counts the downtime from the last change of each
-                // job.
+                // A failure of this write is ignored. Without the record, the next start counts the
+                // downtime from the last change of each job.
                 let _ = parts.store.record_last_seen(now.wall).await;
             }
             if stopping {
@@ -77,22 +79,23 @@ impl Jobs {
         let moved = self.0.table.shift_deadlines(by, now);
         let storing = StoringDeadline(&self.0.storing_deadline_of);
         for job in moved {
-            // A runner that takes the job from now on waits until the deadline is stored. Its
-            // commits and events come later.
+            // A runner that takes the job after this line waits until the deadline is stored, and
+            // commits the job only after that.
             storing.0.send_replace(Some(job.id));
             let Some(job) = self.0.table.pending_job(job.id) else { continue };
             self.0.parts.event_stream.publish([Subject::from_job(&job)]);
             if let Err(error) = self.0.parts.store.update_job(&job).await {
-                // If the job ended meanwhile, it needs no deadline. Otherwise the next start uses
-                // the old deadline.
+                // This failure is harmless. A job that ended meanwhile needs no deadline, and for
+                // any other job the next start uses the old deadline.
                 let error = &error as &dyn std::error::Error;
                 tracing::debug!(job = %job.id, error, "a deadline is not stored");
             }
         }
     }
 
-    /// Subtracts otter's downtime from the deadlines, see [`count_downtime`]. A store that refuses
-    /// writes does not stop the start; the next start computes the same again.
+    /// Subtracts otter's downtime from the time that jobs have left, as [`count_downtime`] says. If
+    /// the store refuses the new deadlines, otter starts nevertheless, and the next start computes
+    /// them again.
     pub(super) async fn count_downtime(&self, jobs: &mut [Job]) -> Result<(), StorageError> {
         let parts = &self.0.parts;
         let last_seen = parts.store.last_seen().await?;
@@ -116,7 +119,8 @@ impl Drop for StoringDeadline<'_> {
     }
 }
 
-/// Turns a refusal by the disk or the database into success. The store logs refusals.
+/// Makes a success of a refusal by the disk or the database, so that the refusal does not stop the
+/// start. The store logs refusals.
 fn unless_refused(written: Result<(), StorageError>) -> Result<(), StorageError> {
     written.or_else(|error| if error.refusal().is_some() { Ok(()) } else { Err(error) })
 }

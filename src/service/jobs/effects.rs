@@ -1,6 +1,7 @@
 //! Performs one effect of a [`JobStateMachine`](super::state_machine::JobStateMachine) with the
 //! host, the store and the inventory.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -24,7 +25,7 @@ use crate::hypervisor::{CallError, CallTerms, TaskStatus};
 use crate::service::host_failure::HostFailure;
 use crate::storage::StorageError;
 
-/// otter publishes the progress of a task at most this often.
+/// The least time between two published values of a task's progress.
 pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 impl Runner<'_> {
@@ -33,7 +34,8 @@ impl Runner<'_> {
     /// # Parameters
     /// - `tools_stops`: how often the guest's tools stopped before the last call was sent.
     /// - `due`: the deadline of the job.
-    /// - `task_ended`: whether the last effect, except commits, followed a task to its end.
+    /// - `task_ended`: whether the last effect followed a task to its end. Commits do not count as
+    ///   effects here.
     /// - `sight`: gets what the screen shows while the effect waits for a text on it.
     ///
     /// # Errors
@@ -53,6 +55,7 @@ impl Runner<'_> {
             Effect::Save => {
                 let [before, after] = fail_points_of_save(&job);
                 fail_point!(before);
+                self.follow_during_commit(&job).await;
                 self.save(&job).await?;
                 fail_point!(after);
                 Input::Saved
@@ -146,14 +149,14 @@ impl Runner<'_> {
                 fail_point!("synced");
                 Input::Synced(passed.is_ok().then(|| self.observed_machine()))
             }
-            // Not reached: the loop of `run` ends at this effect.
+            // This is never reached, because the loop of `run` ends at this effect.
             Effect::Finish => Input::Saved,
         };
         Ok(input)
     }
 
-    /// Commits the job, and tries again while the store refuses writes. Neither the next call nor
-    /// the publication of an end may come before the commit.
+    /// Commits the job, and tries again while the store refuses writes. The job makes its next
+    /// call, and its end is published, only after this commit.
     ///
     /// # Errors
     /// The error of the store if another try would fail as well.
@@ -163,8 +166,8 @@ impl Runner<'_> {
         let mut refused = false;
         loop {
             let error = match self.parts.store.update_job(job).await {
-                // The job on disk has ended: an earlier try was committed although it reported an
-                // error.
+                // `AlreadyEnded` is a success: the job on disk has ended, because an earlier try
+                // was committed although it reported an error.
                 Ok(()) | Err(StorageError::AlreadyEnded(_)) => break,
                 Err(error) => error,
             };
@@ -195,7 +198,8 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// The current rules for the machine's snapshots. Tries again while the store fails.
+    /// The rules that apply at present to changes of the machine's snapshots. Tries again while the
+    /// store fails.
     async fn snapshot_rules(&self, job: &Job) -> SnapshotRules {
         let mut pause = Duration::from_millis(100);
         loop {
@@ -219,8 +223,8 @@ impl Runner<'_> {
         tracing::debug!(job = %job.id, machine = %self.machine.id, call = kind, "asking the host");
         let terms = CallTerms {
             urgent: job.kind().ignores_blockers(),
-            // After the deadline, a job makes only calls that must be made, so they have no time
-            // limit.
+            // A call after the deadline has no time limit, because after its deadline a job makes
+            // only calls that must be made.
             not_after: (self.parts.clock.elapsed() < due).then_some(due),
         };
         match self.host.call_on_terms(&self.machine.id, call, job.id, terms).await {
@@ -230,8 +234,9 @@ impl Runner<'_> {
                 tracing::debug!(job = %job.id, error = cause, "the host refused");
                 CallResult::Refused(HostFailure::from(&error))
             }
-            // If the host itself sends this fault, the call did not run. The end of a task with
-            // this fault is treated in the same way.
+            // An error with `outcome_uncertain` leaves open whether the call ran only if a manager
+            // such as vCenter sends it. If the host itself sends the error, the call did not run.
+            // The end of a task with such an error is treated in the same way.
             Err(CallError::Lost(error))
                 if error.outcome_uncertain && !self.is_behind_a_manager() =>
             {
@@ -247,8 +252,28 @@ impl Runner<'_> {
         }
     }
 
+    /// Begins to follow the task whose reference the commit contains. The host then reports the
+    /// task while the commit is under way.
+    async fn follow_during_commit(&self, job: &Job) {
+        if let (Some(_), Some(task)) = (&job.intent, &job.host_task)
+            && !job.state.is_end()
+        {
+            let followed = Some((task.clone(), self.host.follow(task).await));
+            *self.followed.lock().unwrap_or_else(PoisonError::into_inner) = followed;
+        }
+    }
+
+    /// The status of a task, from [`Self::follow_during_commit`] or from the host.
+    async fn task_status(&self, task: &TaskId) -> watch::Receiver<TaskStatus> {
+        let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match followed {
+            Some((same, status)) if same == *task => status,
+            _ => self.host.follow(task).await,
+        }
+    }
+
     async fn follow_task(&self, task: &TaskId, status: &watch::Sender<JobStatus>) -> TaskEnd {
-        let mut task_status = self.host.follow(task).await;
+        let mut task_status = self.task_status(task).await;
         let mut last_published = None;
         loop {
             let now = task_status.borrow_and_update().clone();
@@ -282,7 +307,8 @@ impl Runner<'_> {
         }
     }
 
-    /// Whether otter talks to a manager such as vCenter, which may lose the connection to the host.
+    /// Whether otter talks to a manager such as vCenter, which may lose its own connection to the
+    /// host.
     fn is_behind_a_manager(&self) -> bool {
         self.parts.inventory.session().product.is_some_and(|product| !product.is_standalone_host())
     }
@@ -308,7 +334,7 @@ impl Runner<'_> {
 
     async fn await_task(&self, task: &TaskId) {
         let mut status = self.host.follow(task).await;
-        // The wait also ends if the host no longer knows the task, or if the backend is gone.
+        // The wait also ends if the host no longer knows the task, or if the backend has stopped.
         let _ = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. })).await;
         if matches!(*status.borrow(), TaskStatus::Vanished | TaskStatus::Running { .. }) {
             self.parts.clock.sleep(Duration::from_secs(1)).await;
@@ -323,7 +349,8 @@ impl Runner<'_> {
     ) -> GuestWatchResult {
         let machine = &self.machine.id;
         let mut changes = self.parts.inventory.watch(machine);
-        // The inventory may still show the state before the call.
+        // Wait until the inventory is up to date, because it may still show the guest as it was
+        // before the call.
         if known.is_none() {
             self.await_host().await;
         }
@@ -342,8 +369,8 @@ impl Runner<'_> {
         }
     }
 
-    /// Waits until the machine is ready. Returns false if the machine is off or gone, so that it
-    /// cannot become ready.
+    /// Waits until the machine is ready. Returns false if the machine cannot become ready, because
+    /// it is off or no longer on the host.
     ///
     /// # Parameters
     /// - `cidr`: the network in which an awaited address must be.
@@ -381,8 +408,8 @@ impl Runner<'_> {
             if observation::question(&self.parts.inventory.contents(), &self.machine.id).as_ref()
                 != Some(question)
             {
-                // Without this pause, a job reads the machine in a tight loop if the inventory
-                // never shows the question.
+                // The inventory never showed the question. Pause, because the job would otherwise
+                // read the machine again and again without a pause.
                 if !seen {
                     self.parts.clock.sleep(Duration::from_secs(1)).await;
                 }
@@ -401,7 +428,8 @@ impl Runner<'_> {
     }
 }
 
-/// The network of the address that a job waits for. `None` if any address is acceptable.
+/// The network in which the address must be for which a job waits. `None` if any address is
+/// acceptable.
 const fn awaited_network(job: &Job) -> Option<Network> {
     match &job.request {
         JobRequest::Prepare { cidr, .. } => *cidr,
@@ -409,14 +437,14 @@ const fn awaited_network(job: &Job) -> Option<Network> {
     }
 }
 
-/// The fail points before and after a commit. The job's progress selects them.
+/// The names of the fail points before and after a commit of the job. The progress of the job
+/// selects them.
 fn fail_points_of_save(job: &Job) -> [&'static str; 2] {
     match &job.intent {
         _ if job.state.is_end() => ["end", "end-committed"],
         Some(_) if job.host_task.is_some() => ["task", "task-committed"],
         Some(intent) if intent.asked > 1 => ["intent", "again-committed"],
         Some(_) => ["intent", "intent-committed"],
-        None if job.steps.is_empty() => ["start", "start-committed"],
         None => ["step-done", "step-done-committed"],
     }
 }

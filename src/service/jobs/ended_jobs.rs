@@ -1,5 +1,5 @@
-//! The jobs that ended last, in memory. An end never changes, so that readers share the job and its
-//! JSON, and reads of a job that has just ended do not read the store.
+//! The jobs that ended last, in memory. A job never changes after its end. So all readers share the
+//! job and its JSON, and a read of a job that has just ended does not need the store.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::domain::ids::JobId;
 use crate::domain::job::Job;
 
-/// The number of jobs that are kept.
+/// The number of ended jobs that are kept in memory.
 const CAPACITY: usize = 512;
 
 /// A job that ended. All its readers share it.
@@ -27,7 +27,7 @@ pub struct EncodedJob {
     pub digest: [u8; 12],
 }
 
-/// The jobs that ended last. The oldest make room for new ones.
+/// The jobs that ended last. When a new job is added, the oldest job is dropped.
 #[derive(Debug, Default)]
 pub struct EndedJobs(Mutex<Kept>);
 
@@ -35,11 +35,12 @@ pub struct EndedJobs(Mutex<Kept>);
 struct Kept {
     jobs: HashMap<JobId, Arc<EndedJob>>,
     order: VecDeque<JobId>,
-    /// How often all jobs were dropped.
+    /// How often all jobs were dropped from memory.
     generation: u64,
 }
 
-/// Marks a moment before a read of the store: the number of times that all jobs had been dropped.
+/// Marks the moment before a read of the store: the number of times that all jobs had been dropped
+/// from memory.
 #[derive(Clone, Copy, Debug)]
 pub struct BeforeRead(u64);
 
@@ -54,19 +55,20 @@ impl EndedJob {
         &self.job
     }
 
-    /// The job as JSON. Only the first call encodes it.
+    /// The job as JSON. Only the first call encodes the job; later calls return the same text.
     pub fn encoded(&self, encode: impl FnOnce() -> EncodedJob) -> &EncodedJob {
         self.encoded.get_or_init(encode)
     }
 }
 
 impl EndedJobs {
-    /// Keeps a job that ended now.
+    /// Adds a job that has ended just now.
     pub fn add(&self, ended: Arc<EndedJob>) {
         self.lock().add(ended);
     }
 
-    /// Keeps a job that was read from the store, unless jobs were deleted since.
+    /// Adds a job that was read from the store, unless the store deleted jobs after the moment
+    /// `before`.
     pub fn add_read(&self, ended: Arc<EndedJob>, before: BeforeRead) {
         let mut kept = self.lock();
         if kept.generation == before.0 {
@@ -74,17 +76,18 @@ impl EndedJobs {
         }
     }
 
-    /// The mark that [`add_read`](Self::add_read) needs. Call this before the read of the store.
+    /// The mark that [`add_read`](Self::add_read) needs. A caller takes the mark before it reads
+    /// the store.
     pub fn before_read(&self) -> BeforeRead {
         BeforeRead(self.lock().generation)
     }
 
-    /// The job, if it is kept.
+    /// The ended job with this id, if it is in memory.
     pub fn get(&self, id: JobId) -> Option<Arc<EndedJob>> {
         self.lock().jobs.get(&id).cloned()
     }
 
-    /// Drops all jobs, because the store has deleted some.
+    /// Drops all jobs from memory, because the store has deleted some of them.
     pub fn clear(&self) {
         let mut kept = self.lock();
         kept.generation += 1;

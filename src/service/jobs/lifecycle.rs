@@ -1,6 +1,6 @@
 //! Starts each job when its turn comes, and brings it to its end, even after a panic or a restart.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -22,19 +22,21 @@ use crate::fail_points::fail_point;
 use crate::hypervisor::TaskStatus;
 use crate::storage::{JobFilter, StorageError};
 
-/// How long a caller that cancels waits for the job's end to be committed.
+/// How long a call that cancels a job waits until the end of the job is committed.
 const CANCEL_WAIT: Duration = Duration::from_secs(5);
 
-/// The number of the latest `unknown` jobs that a start searches for tasks that still run.
+/// How many jobs with the end `unknown`, the latest first, a start of otter reads to find tasks
+/// that still run.
 const UNKNOWN_JOBS_READ: u32 = 100;
 
 /// The number of failed runs after which a job ends as `unknown`, so that it does not block its
 /// machine forever. A run fails if it panics or if a commit can never succeed.
 const MAX_FAILED_RUNS: u32 = 5;
 
-/// The state on disk of a job whose run failed.
+/// What is on disk of a job whose run failed.
 enum Reloaded {
-    /// The job has not ended. If it had started, this is its next effect.
+    /// The job has not ended. The value is the next effect of the job, or `None` if the job had not
+    /// started.
     Unfinished(Option<Effect>),
     Ended,
     Stopping,
@@ -44,7 +46,7 @@ impl Jobs {
     /// Resumes every job that had not ended when otter last stopped. Returns the number of jobs.
     ///
     /// # Errors
-    /// Errors of the store.
+    /// The errors of the store.
     pub async fn recover(&self) -> Result<usize, StorageError> {
         fail_point!("recover");
         let mut jobs = self.0.parts.store.unfinished_jobs().await?;
@@ -68,16 +70,16 @@ impl Jobs {
     }
 
     /// Cancels a job. A queued job ends at once. For a running job, otter asks the host to cancel
-    /// the task, and the job may still succeed. Cancelling again changes nothing; the job records
+    /// the task, and the job may still succeed. A second call changes nothing, and the job keeps
     /// the first requester. Returns the job after the request, or `None` if the job does not exist.
     ///
     /// # Errors
-    /// As [`Jobs::get`].
+    /// The errors of [`Jobs::get`].
     pub async fn cancel(&self, id: JobId, by: Actor) -> Result<Option<JobView>, Failure> {
         if let Some(queued) = self.0.table.withdraw(id) {
             self.end_queued(queued, |state_machine, now| state_machine.cancel_queued(by, now));
-            // If the disk refuses commits, the job ends later, and the caller does not wait for
-            // that.
+            // The caller does not wait longer than `CANCEL_WAIT`: if the disk refuses commits, the
+            // job ends only when a commit succeeds.
             tokio::select! {
                 biased;
                 ended = self.ended(id) => return ended,
@@ -87,8 +89,9 @@ impl Jobs {
         if let Some(mut changes) = self.0.table.follow(id) {
             fail_point!("cancel");
             self.0.table.interrupt(id, Interrupt::Cancel(by));
-            // The job shows the request as soon as the request is committed. A job that is being
-            // reloaded takes the request later.
+            // Wait until the job shows the request to cancel, which it does once the request is
+            // committed. If the job is just being read from disk again after a failed run, this
+            // takes longer.
             let is_taken = |status: &JobStatus| {
                 status.job.cancel_requested_at.is_some() || status.job.state.is_end()
             };
@@ -108,8 +111,8 @@ impl Jobs {
         }
     }
 
-    /// Publishes that a job entered or left a queue. The positions of the queued jobs and the
-    /// active job of the machine may have changed.
+    /// Publishes that a job entered or left the queue of a target. The positions of the queued jobs
+    /// and the active job of the machine may have changed.
     pub(super) fn queue_moved(&self, target: &TargetId) {
         self.0
             .parts
@@ -120,14 +123,15 @@ impl Jobs {
         }
     }
 
-    /// Runs a job in its own task. A panic is handled like a crash of otter: the job is reloaded
-    /// from disk and resumed from its last commit, at most [`MAX_FAILED_RUNS`] times.
+    /// Runs a job in a task of its own. A panic is handled like a crash of otter: the job is read
+    /// from disk again and continues after its last commit, at most [`MAX_FAILED_RUNS`] times.
     fn spawn(&self, target: TargetId, id: JobId, first: Option<Effect>) {
         let outer = self.clone();
-        // The handle is dropped, because the job on disk has the result.
+        // The handle of the task is not needed, because the result of the job is on disk.
         drop(self.0.parts.supervisor.spawn_isolated("job", async move {
             let mut first = first;
-            // A panic that recurs must not restart the job in a tight loop.
+            // The pause before the job runs again. Without a pause, a job that panics each time
+            // would be restarted again and again in a tight loop.
             let mut pause = Duration::from_secs(1);
             let mut failed_runs = 0;
             loop {
@@ -151,8 +155,8 @@ impl Jobs {
                     Reloaded::Stopping => return,
                 }
             }
-            // This removes a job that the store no longer has. An ended job is no longer in the
-            // table.
+            // Remove the job in case that the store no longer has it. A job that has ended is
+            // already gone from the table.
             outer.0.table.remove(&target, id);
             outer.dispatch(&target);
             outer.queue_moved(&target);
@@ -172,8 +176,8 @@ impl Jobs {
         self.run_to_end(pending, first).await
     }
 
-    /// Waits for `pause`, which this doubles, and reloads a job whose run failed from disk. Ends
-    /// the job after too many failed runs.
+    /// Waits for the time `pause`, doubles `pause`, and reads a job whose run failed from disk
+    /// again. If too many runs failed, ends the job instead.
     async fn reload(&self, id: JobId, failed_runs: u32, pause: &mut Duration) -> Reloaded {
         loop {
             tokio::select! {
@@ -222,7 +226,7 @@ impl Jobs {
         }
     }
 
-    /// Ends a job that otter cannot work on: commits the end, then publishes it.
+    /// Ends a job that otter cannot work on: commits the end of the job, then publishes it.
     async fn abandon(&self, job: Job, detail: &str) -> Result<(), StorageError> {
         let mut state_machine = JobStateMachine::from_queued(job, self.rules());
         state_machine.abandon(detail, self.0.parts.clock.now());
@@ -246,7 +250,8 @@ impl Jobs {
         let target = pending.state_machine.job().target.id();
         drop(self.0.parts.supervisor.spawn_isolated("job end", async move {
             let first = end(&mut pending.state_machine, inner.0.parts.clock.now());
-            // If the run is incomplete, the next start ends the job.
+            // The result is ignored: if the end cannot be committed, the next start of otter ends
+            // the job.
             let _ = inner.run_to_end(pending, first).await;
             inner.dispatch(&target);
             inner.queue_moved(&target);
@@ -257,7 +262,7 @@ impl Jobs {
     async fn run_to_end(&self, pending: PendingJob, first: Effect) -> Result<(), Incomplete> {
         let job = pending.state_machine.job();
         let mut storing = self.0.storing_deadline_of.subscribe();
-        // The sender lives as long as `self`, so this cannot fail.
+        // The wait cannot fail, because the sender lives as long as `self`.
         let _ = storing.wait_for(|storing| *storing != Some(job.id)).await;
         let Some(machine) = job.target.machine().cloned() else {
             let detail =
@@ -272,6 +277,7 @@ impl Jobs {
             host: self.0.parts.hosts.for_machine(&machine.id),
             machine,
             started: Moment::now(&self.0.parts.clock),
+            followed: Mutex::default(),
         };
         let job = runner.run(pending, first).await?;
         self.count_end(&job);
@@ -295,7 +301,8 @@ impl Jobs {
         self.0.parts.metrics.job_ended(job.kind().as_str(), job.state.as_str(), took);
     }
 
-    /// Follows an orphaned task, and releases its machine when the task has ended.
+    /// Follows an orphaned task, if there is one, and lets its machine become free when the task
+    /// has ended.
     fn track_orphaned_task(&self, orphaned: Option<OrphanedTask>) {
         let Some(orphaned) = orphaned else { return };
         let inner = self.clone();
@@ -304,8 +311,8 @@ impl Jobs {
             let mut status = inner.0.parts.hosts.for_machine(machine).follow(task).await;
             tokio::select! {
                 biased;
-                // The wait also ends if the host no longer knows the task, or if the backend is
-                // gone.
+                // The wait also ends if the host no longer knows the task, or if the backend has
+                // stopped.
                 _ = status.wait_for(|status| !matches!(status, TaskStatus::Running { .. })) => {}
                 () = inner.0.stop.cancelled() => return,
             }

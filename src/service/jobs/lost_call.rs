@@ -47,30 +47,33 @@ use crate::domain::job::Intent;
 use crate::domain::names::is_name;
 use crate::domain::power::PowerState;
 
-/// The maximum number of sendings of one call, including the first.
+/// The largest number of times that one call is sent, including the first time.
 pub const MAX_SENDS: u32 = 4;
 
-/// The resolution of a lost call.
+/// What becomes of a lost call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resolution {
-    /// The machine is in the state that the call causes.
+    /// The call succeeded: the machine is in the state that the call causes.
     Succeeded,
-    /// The call did not run, or running it twice has the same effect as once.
+    /// The call is sent again: it did not run, or two runs have the same effect as one.
     SendAgain,
-    /// The call created this snapshot.
+    /// The call succeeded: it created this snapshot.
     SnapshotCreated(SnapshotId),
     /// The call did not run and will not run. The text says why.
     NotDone(&'static str),
-    /// It is not known yet whether the guest executes the call. The job must wait to find out.
+    /// It is not known yet whether the guest does what the call asked of it. The job must wait to
+    /// find out.
     WaitForGuest,
-    /// The call's own task. The end of the task is the end of the call.
+    /// The host has this task for the call. The end of the task is the end of the call.
     FollowTask(TaskId),
     /// It cannot be known whether the call ran. The text says why.
     Unknown(&'static str),
 }
 
-/// Resolves a lost call from the evidence before the call and the evidence now. `known` are the
-/// tasks of otter's other jobs on the machine.
+/// Resolves a lost call by a comparison of the evidence before the call with the evidence now.
+///
+/// # Parameters
+/// - `known`: the tasks of otter's other jobs on the machine.
 #[must_use]
 pub fn resolve(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Resolution {
     if let Some(task) = own_task(intent, now, known) {
@@ -132,13 +135,14 @@ pub fn own_task(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Option<Tas
     candidates.next().is_none().then(|| only.id.clone())
 }
 
-/// The tasks that are not in the recorded evidence.
+/// The tasks that the evidence of now has and the recorded evidence does not have.
 fn new_tasks<'e>(intent: &'e Intent, now: &'e Evidence) -> impl Iterator<Item = &'e RecentTask> {
     let recorded = &intent.before.recent_tasks;
     now.recent_tasks.iter().filter(move |task| !recorded.iter().any(|known| known.id == task.id))
 }
 
-/// The snapshot that the call created. `None` if no snapshot, or more than one, can be it.
+/// The snapshot that the call created. `None` if no snapshot can be the created one, or more than
+/// one can.
 #[must_use]
 pub fn created_snapshot(intent: &Intent, now: &Evidence, name: &str) -> Option<SnapshotId> {
     let mut ours = new_snapshots_named(intent, now, name)
@@ -329,7 +333,8 @@ mod tests {
 
     #[test]
     fn a_revert_is_not_resolved_by_the_current_snapshot() {
-        // The requested snapshot is current, and it was current before.
+        // The requested snapshot is current now. This proves nothing, because it was already
+        // current before the call.
         assert_eq!(
             resolve(&intent(revert(), PowerState::Off), &evidence(PowerState::Off), &[]),
             Resolution::SendAgain
@@ -535,7 +540,7 @@ mod tests {
         })
     }
 
-    /// Whether the call is never sent again after a loss.
+    /// Whether a lost call of this kind must never be sent again.
     fn must_not_repeat(call: &HostCall) -> bool {
         matches!(
             call.kind(),
@@ -548,7 +553,8 @@ mod tests {
 
     fn any_tasks() -> impl Strategy<Value = Vec<RecentTask>> {
         let kind = prop::option::of(prop::sample::select(CallKind::ALL));
-        // A map, since a host names a task once.
+        // The ids of the tasks come from the keys of a map, so that they differ: a host names each
+        // task once.
         prop::collection::btree_map(0..6u8, (kind, any::<bool>(), any::<bool>()), 0..4).prop_map(
             |tasks| {
                 let task = |(id, (call, by_us, running))| RecentTask {
@@ -563,9 +569,9 @@ mod tests {
     }
 
     proptest! {
-        /// For any evidence: a call that must not be repeated is never sent again, no call is sent
-        /// more than `MAX_SENDS` times, a call succeeds only if the machine shows its effect, and
-        /// only a new task of otter's account is followed.
+        /// These rules hold for any evidence. A call that must not be repeated is never sent again.
+        /// No call is sent more than `MAX_SENDS` times. A call succeeds only if the machine shows
+        /// its effect. Only a new task that otter's account started is followed.
         #[test]
         fn a_resolution_is_proven_by_the_evidence(
             call in prop::sample::select(every_call()),

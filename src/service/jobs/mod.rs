@@ -32,8 +32,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::authorization::{JobAuthorizer, Requester};
 use self::ended_jobs::EndedJobs;
-use self::screen_watch::ScreenWatch;
 pub use self::ended_jobs::{EncodedJob, EndedJob};
+use self::screen_watch::ScreenWatch;
 use self::state_machine::JobRules;
 use self::table::JobTable;
 pub use self::table::MachineActivity;
@@ -51,7 +51,7 @@ use crate::storage::{JobCursor, Storage};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
 
-/// All jobs. Clones share them.
+/// All jobs. Clones share the same jobs.
 #[derive(Clone)]
 pub struct Jobs(Arc<Shared>);
 
@@ -62,8 +62,8 @@ struct Shared {
     /// The jobs that ended last.
     ended: EndedJobs,
     keys: IdempotencyKeys,
-    /// The pending job whose shifted deadline is being stored. Its runner waits until the deadline
-    /// is stored.
+    /// The id of the pending job whose new deadline is being stored after a jump of the wall clock.
+    /// The runner of this job waits until the deadline is stored.
     storing_deadline_of: watch::Sender<Option<JobId>>,
     stop: CancellationToken,
 }
@@ -90,7 +90,7 @@ pub struct JobSettings {
     pub settle: Duration,
     /// How long jobs are still accepted after the host became unreachable.
     pub outage_grace: Duration,
-    /// How long a preparation waits at a question.
+    /// How long a preparation waits for the answer to a question of its machine.
     pub question_grace: Duration,
     pub queue_per_machine: usize,
     pub queue_in_all: usize,
@@ -108,7 +108,7 @@ pub struct Deadlines {
     pub revert: Duration,
     /// Removals of snapshots.
     pub remove: Duration,
-    /// Prepares a machine for a lease, and releases it after one.
+    /// The jobs that prepare a machine for a lease, and that release it after the lease.
     pub prepare: Duration,
 }
 
@@ -120,7 +120,7 @@ pub struct NewJob {
     /// The caller, the lease that it presented, and the override.
     pub requester: Requester,
     pub reference: Option<String>,
-    /// `None` means the default of the job's kind.
+    /// The time limit of the job. `None` means the default of the job's kind.
     pub deadline: Option<Duration>,
     pub key: Option<KeyClaim>,
 }
@@ -154,8 +154,8 @@ impl Deadlines {
 }
 
 impl Jobs {
-    /// The service without jobs. The caller must call [`Jobs::recover`] before the first job is
-    /// accepted.
+    /// A service that has no jobs yet. Its owner must call [`Jobs::recover`] before the service
+    /// accepts a job.
     #[must_use]
     pub fn new(parts: JobsParts) -> Self {
         let JobSettings { queue_per_machine, queue_in_all, .. } = parts.settings;

@@ -25,13 +25,13 @@ pub fn guest(
     })
 }
 
-/// The question that the machine waits on.
+/// The question that the machine waits on. `None` if there is no question.
 #[must_use]
 pub fn question(contents: &InventoryContents, machine: &MachineId) -> Option<QuestionId> {
     contents.machine(machine)?.question.as_ref().map(|question| question.id.clone())
 }
 
-/// The machine's state as readers see it.
+/// The state of the machine as readers of the inventory see it.
 ///
 /// # Parameters
 /// - `cidr`: the network in which the machine's address must be.

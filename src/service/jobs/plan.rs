@@ -1,5 +1,5 @@
 //! Decides the next call of a job from its request, its finished steps and the machine's state.
-//! Pure; `tests` has the table.
+//! Pure; `tests` has a table of all cases.
 
 #[cfg(test)]
 mod tests;
@@ -18,11 +18,11 @@ use crate::service::jobs::lost_call::MAX_SENDS;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
     Call(HostCall),
-    /// Wait until the machine is ready.
+    /// Wait until the machine is ready in this sense.
     Await(Readiness),
     /// Wait this long.
     Settle(Duration),
-    /// The request is fulfilled.
+    /// Nothing: the request of the job is fulfilled.
     Done,
     Fail(Failure),
 }
@@ -47,12 +47,14 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
         JobRequest::Shutdown { .. } if on && !has_attempted(job, CallKind::ShutdownGuest) => {
             Plan::Call(HostCall::ShutdownGuest)
         }
-        // The guest did not shut down, or it cannot because it has no tools.
+        // Power the machine off, because its guest did not shut down, or cannot because it has no
+        // tools.
         JobRequest::Shutdown { force_after: Some(_) } => Plan::Call(HostCall::PowerOff),
         JobRequest::Shutdown { force_after: None } => fail_not_on("shut down by its guest"),
         JobRequest::Reboot if on => Plan::Call(HostCall::RebootGuest),
         JobRequest::Reboot => fail_not_on("restarted by its guest"),
-        // The host checks whether the question is still there.
+        // The call is made in any case, because the host itself checks whether the question is
+        // still there.
         JobRequest::Answer { question, choice } => {
             Plan::Call(HostCall::Answer { question: question.clone(), choice: choice.clone() })
         }
@@ -71,8 +73,9 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
                 None => Plan::Done,
             }
         }
-        // The job powers the machine off with a call of its own. If the power-on were suppressed, a
-        // snapshot with memory would leave the machine suspended.
+        // The revert lets the host power the machine on, and the job powers it off with a call of
+        // its own if `power_on` is false. If the revert suppressed the power-on, a snapshot with
+        // memory would leave the machine suspended.
         JobRequest::Revert { snapshot, power_on: _, path } => {
             call_on_snapshot(now, snapshot, path, || HostCall::RevertToSnapshot {
                 snapshot: snapshot.clone(),
@@ -110,8 +113,8 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
 /// The next call of a job that prepares a machine for a lease or releases it.
 fn next_for_lease(job: &Job, now: &Evidence) -> Plan {
     match &job.request {
-        // The release of a machine that waits on a question does not wait for the answer: it pulls
-        // the plug, which ends the question.
+        // The release of a machine that waits on a question does not wait for the answer: it powers
+        // the machine off without its guest, which ends the question.
         JobRequest::Release { keep_power, snapshot }
             if now.question.is_some()
                 && now.power_state == Some(PowerState::On)
@@ -143,8 +146,7 @@ fn next_for_lease(job: &Job, now: &Evidence) -> Plan {
             if now.power_state == Some(PowerState::On) {
                 Plan::Await(readiness.clone())
             } else {
-                let detail =
-                    format!("The machine is not on, so {readiness} cannot come.");
+                let detail = format!("The machine is not on, so {readiness} cannot come.");
                 Plan::Fail(Failure::new(FailureKind::InvalidPowerState, detail))
             }
         }
@@ -162,8 +164,8 @@ fn next_for_lease(job: &Job, now: &Evidence) -> Plan {
     }
 }
 
-/// Whether another call may follow the one that just succeeded, so that the machine must be read
-/// again.
+/// Whether the job may have to make another call after the one that just succeeded. If so, the
+/// machine must be read again.
 #[must_use]
 pub fn may_continue(job: &Job) -> bool {
     if matches!(job.request, JobRequest::Prepare { .. } | JobRequest::Release { .. }) {
@@ -171,7 +173,8 @@ pub fn may_continue(job: &Job) -> bool {
     }
     match job.request {
         JobRequest::Revert { power_on: Some(true), .. } => !has_done(job, CallKind::PowerOn),
-        // A machine that was suspended is on after the first power call.
+        // These jobs must leave the machine off. If the machine was suspended, their first power
+        // call powered it on.
         JobRequest::Revert { power_on: Some(false), .. } | JobRequest::Kill => {
             !has_done(job, CallKind::PowerOff)
         }
@@ -214,13 +217,13 @@ fn next_for_power(now: &Evidence, expected: PowerState) -> Plan {
     match expected {
         expected if now.power_state == Some(expected) => Plan::Done,
         PowerState::On => Plan::Call(HostCall::PowerOn),
-        // This includes a suspended machine: the host decides whether it can be powered off.
+        // A suspended machine is powered off too, although hosts can refuse this: the host decides.
         _ => Plan::Call(HostCall::PowerOff),
     }
 }
 
-/// The next call of a job that must leave the machine off, whatever its state. Hosts refuse to
-/// power off a suspended machine, so it is powered on first.
+/// The next call of a job that must leave the machine off, whatever the machine's power state is.
+/// Hosts refuse to power off a suspended machine, so it is powered on first.
 fn next_to_be_off(job: &Job, now: &Evidence) -> Plan {
     let expected = match now.power_state {
         Some(PowerState::Suspended) => PowerState::On,
@@ -229,8 +232,8 @@ fn next_to_be_off(job: &Job, now: &Evidence) -> Plan {
     next_for_power_limited(job, now, expected)
 }
 
-/// The plan of [`next_for_power`], but each call succeeds at most [`MAX_SENDS`] times: another user
-/// may undo its effect each time.
+/// The plan of [`next_for_power`], with a limit: each call may succeed at most [`MAX_SENDS`] times,
+/// because another user may undo its effect each time.
 fn next_for_power_limited(job: &Job, now: &Evidence, expected: PowerState) -> Plan {
     let plan = next_for_power(now, expected);
     let Plan::Call(call) = &plan else { return plan };
@@ -268,7 +271,8 @@ fn has_done(job: &Job, call: CallKind) -> bool {
         .any(|step| step.name == StepName::Call(call) && step.state == JobStepState::Succeeded)
 }
 
-/// Whether the job finished this wait after its last call. A call makes earlier waits obsolete.
+/// Whether the job finished the wait `name` after its last call. A wait before the last call does
+/// not count, because the call may have changed what the job waited for.
 fn has_waited(job: &Job, name: StepName) -> bool {
     let since_call =
         job.steps.iter().rev().take_while(|step| !matches!(step.name, StepName::Call(_)));

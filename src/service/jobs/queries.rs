@@ -19,7 +19,7 @@ impl Jobs {
     /// The current state of a job. `None` if the job does not exist.
     ///
     /// # Errors
-    /// The store's errors if the job is not in memory.
+    /// The errors of the store, which is read if the job is not in memory.
     pub async fn get(&self, id: JobId) -> Result<Option<JobView>, Failure> {
         if let Some(reading) = self.0.table.read(id) {
             return Ok(Some(self.view(reading)));
@@ -38,11 +38,12 @@ impl Jobs {
         }))
     }
 
-    /// Waits until a job has ended. Reads the store only if the job had ended before. Returns a job
-    /// that has not ended if otter stops first, and `None` if the job does not exist.
+    /// Waits until a job has ended. Reads the store only if the job had already ended before the
+    /// call. If otter stops first, returns the job that has not ended. Returns `None` if the job
+    /// does not exist.
     ///
     /// # Errors
-    /// Errors of the store.
+    /// The errors of the store.
     pub async fn ended(&self, id: JobId) -> Result<Option<JobView>, Failure> {
         if let Some(mut changes) = self.0.table.follow(id) {
             tokio::select! {
@@ -57,11 +58,11 @@ impl Jobs {
         self.get(id).await
     }
 
-    /// A page of the jobs that match the filter, newest first. If `visible` is given, only jobs for
-    /// which it returns true.
+    /// A page of the jobs that match the filter, newest first. If `visible` is given, the page has
+    /// only jobs for which it returns true.
     ///
     /// # Errors
-    /// Errors of the store.
+    /// The errors of the store.
     pub async fn list(
         &self,
         filter: &JobFilter,
@@ -82,8 +83,8 @@ impl Jobs {
         };
         let (mut items, mut next) = read(after).await?;
         if visible.is_some() {
-            // Reads until the page has one job more than the limit, which proves that there is a
-            // next page, or until all stored jobs are read.
+            // Read on until there is one visible job more than the limit, which proves that there
+            // is a next page, or until all stored jobs are read.
             while let Some(after) = next
                 && items.len() <= limit as usize
             {
@@ -104,7 +105,8 @@ impl Jobs {
         self.0.ended.clear();
     }
 
-    /// What the view of a machine shows of the jobs and of the host's tasks.
+    /// What the view of a machine shows of the machine's jobs and of the host's tasks on the
+    /// machine.
     #[must_use]
     pub fn activity(&self, machine: &MachineId) -> MachineActivity {
         self.0.table.activity(&TargetId::Machine(machine.clone()))
@@ -116,8 +118,9 @@ impl Jobs {
         self.0.table.activities()
     }
 
-    /// A number that differs whenever an activity may have changed. Read it before the activities.
-    /// While the number stays the same, the activities that were read are still true.
+    /// A number that changes whenever the activity of a machine may have changed. A caller reads
+    /// the number first and the activities after it. As long as the number stays the same, these
+    /// activities are still true.
     #[must_use]
     pub fn activity_version(&self) -> u64 {
         self.0.table.activity_version()
@@ -172,7 +175,7 @@ impl Jobs {
         let job = &status.job;
         let contents = self.0.parts.inventory.contents();
         let machine = job.machine_id().and_then(|machine| contents.machine(machine));
-        // An answer does not wait for the question that it answers.
+        // The question of the machine does not block the job that answers it.
         let waits_for_answer = job.kind() != JobKind::MachineAnswer;
         if let Some(question) =
             machine.and_then(|machine| machine.question.as_ref()).filter(|_| waits_for_answer)

@@ -1,5 +1,5 @@
-//! When the question of a job's machine counts as unanswered, so that a preparation ends at it and
-//! not at its deadline.
+//! The time that is left to answer the question of a job's machine. When the time is over, a
+//! preparation ends because of the question, and does not wait until its deadline.
 
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use crate::hypervisor::SessionState;
 /// The largest number of characters of a question in a failure.
 const MAX_QUESTION: usize = 200;
 
-/// The pause before a job that could not end at an unanswered question is interrupted again.
+/// If the question counts as unanswered, but the job could not end at that moment, the job is
+/// interrupted again after this pause.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The question of a job's machine, and the time that is left to answer it.
@@ -22,21 +23,22 @@ pub struct QuestionTimer<'r> {
     parts: &'r JobsParts,
     table: &'r JobTable,
     machine: &'r MachineId,
-    /// Whether the job ends at an unanswered question.
+    /// Whether the job is a preparation. Only a preparation ends because of an unanswered question.
     is_preparation: bool,
     question: Option<QuestionId>,
     timer: BoxFuture<'r, ()>,
 }
 
 impl<'r> QuestionTimer<'r> {
-    /// The timer of a job that starts or is resumed now.
+    /// The timer for a job that starts or continues now.
     pub fn new(
         parts: &'r JobsParts,
         table: &'r JobTable,
         machine: &'r MachineId,
         job: &Job,
     ) -> Self {
-        // The caller of a job that is not a preparation sees the question and can answer it.
+        // Any other job waits for the answer, because its caller sees the question and can answer
+        // it.
         let is_preparation = job.kind() == JobKind::LeasePrepare;
         let timer = Box::pin(std::future::pending());
         let mut this = Self { parts, table, machine, is_preparation, question: None, timer };
@@ -61,8 +63,8 @@ impl<'r> QuestionTimer<'r> {
         self.question.is_some()
     }
 
-    /// Waits until the question counts as unanswered, and returns its text. Waits forever if the
-    /// job does not end at a question.
+    /// Waits until the question counts as unanswered, and returns its text. Waits forever if a
+    /// question does not end the job.
     pub async fn unanswered(&mut self) -> String {
         loop {
             self.timer.as_mut().await;
@@ -83,8 +85,9 @@ impl<'r> QuestionTimer<'r> {
         };
     }
 
-    /// The text of the question if no job is answering it. `None` if the question is gone, or may
-    /// have been answered while the host is away.
+    /// The text of the question if it is pending and no job is answering it. `None` if the question
+    /// is gone. Also `None` while the host is away, because someone may have answered the question
+    /// meanwhile.
     fn unanswered_text(&self) -> Option<String> {
         let inventory = &self.parts.inventory;
         let is_connected = inventory.session().state == SessionState::Connected;

@@ -2,9 +2,9 @@
 //!
 //! One job at a time runs on a target, in order of arrival. Different targets are independent. A
 //! kill goes before all waiting jobs and does not wait for the running one. An answer to a question
-//! runs at the same time as the job that it unblocks. A job enters the queue before it is committed
-//! to disk, and it counts at once, so that the limits hold. It can start once its entry is
-//! [`QueueEntry::ready`].
+//! runs at the same time as the job that it unblocks. A job enters the queue before the job is
+//! committed to disk, and counts at once, so that the limits hold. A job can start once its entry
+//! is [`QueueEntry::ready`].
 
 #[cfg(test)]
 mod tests;
@@ -26,15 +26,17 @@ pub struct Queues {
 #[derive(Debug, Default)]
 struct Queue {
     running: Option<JobId>,
-    /// A kill, which runs at the same time as `running`.
+    /// A kill that runs on the target, at the same time as the job in `running`.
     killing: Option<JobId>,
-    /// An answer, which runs at the same time as `running` and `killing`.
+    /// An answer that runs on the target, at the same time as the jobs in `running` and `killing`.
     answering: Option<JobId>,
-    /// Kills, then answers, then the rest; each in order of arrival.
+    /// The waiting jobs: kills, then answers, then all others. Jobs of one kind are in order of
+    /// arrival.
     waiting: VecDeque<QueueEntry>,
 }
 
-/// The lane of a job in its target's queue. An earlier lane goes first.
+/// The lane of a job in its target's queue. A job in an earlier lane goes before a job in a later
+/// lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {
     Kill,
@@ -61,7 +63,7 @@ struct QueueEntry {
     ready: bool,
 }
 
-/// A job whose turn has come, and the running job that it cancels if it is a kill.
+/// A job whose turn has come. If the job is a kill, also the running job that the kill cancels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
     pub job: JobId,
@@ -75,7 +77,7 @@ pub struct Killed {
     pub by: JobId,
 }
 
-/// The limit that a new job would exceed.
+/// The limit of waiting jobs that a new job would exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueLimit {
     Machine,
@@ -83,7 +85,7 @@ pub enum QueueLimit {
 }
 
 impl Queues {
-    /// Empty queues with these limits of waiting jobs.
+    /// Queues without jobs. At most this many jobs may wait for one machine, and for all machines.
     #[must_use]
     pub fn new(per_machine: usize, in_total: usize) -> Self {
         Self { targets: HashMap::new(), per_machine, in_total, waiting: 0 }
@@ -98,7 +100,10 @@ impl Queues {
         (self.waiting, self.targets.values().map(run).sum())
     }
 
-    /// Adds a job that is not yet committed.
+    /// Adds a job to the queue before the job is committed.
+    ///
+    /// # Errors
+    /// Returns the limit of waiting jobs that the job would exceed.
     pub fn reserve(&mut self, target: &TargetId, job: JobId, lane: Lane) -> Result<(), QueueLimit> {
         let full =
             self.targets.get(target).is_some_and(|queue| queue.waiting.len() >= self.per_machine);
@@ -129,13 +134,13 @@ impl Queues {
         }
     }
 
-    /// Whether a job waits and is committed.
+    /// Whether a job waits in the queue and is committed.
     #[must_use]
     pub fn is_ready(&self, target: &TargetId, job: JobId) -> bool {
         self.waiting_on(target).any(|ready| ready == job)
     }
 
-    /// Removes a waiting job. Returns false if the job does not wait.
+    /// Removes a waiting job from the queue. Returns false if the job does not wait.
     pub fn withdraw(&mut self, target: &TargetId, job: JobId) -> bool {
         let Some(queue) = self.targets.get_mut(target) else { return false };
         let before = queue.waiting.len();
@@ -146,17 +151,17 @@ impl Queues {
         withdrawn
     }
 
-    /// The next job that can start on this target. It counts as running from now on. A kill cancels
-    /// the running job.
+    /// Takes the next job that can start on this target. The job counts as running from now on. If
+    /// it is a kill, it cancels the running job.
     pub fn next_turn(&mut self, target: &TargetId) -> Option<Turn> {
         let job = self.start_next(target)?;
         Some(Turn { job, cancel: self.killed_job(target) })
     }
 
-    /// The next job that can start on this target. It counts as running from now on.
+    /// Takes the next job that can start on this target. The job counts as running from now on.
     fn start_next(&mut self, target: &TargetId) -> Option<JobId> {
         let queue = self.targets.get_mut(target)?;
-        // Only the first job of each lane can start.
+        // In each lane only the first job can start.
         let firsts = [Lane::Kill, Lane::Answer, Lane::Ordinary]
             .into_iter()
             .filter_map(|lane| queue.waiting.iter().position(|place| place.lane == lane));
@@ -167,7 +172,7 @@ impl Queues {
         Some(place.job)
     }
 
-    /// Removes a running job, which ended.
+    /// Removes a job that was running and has ended.
     pub fn finish(&mut self, target: &TargetId, job: JobId) {
         if let Some(queue) = self.targets.get_mut(target) {
             queue.running = queue.running.filter(|running| *running != job);
@@ -197,14 +202,15 @@ impl Queues {
         self.targets.get(target)?.running
     }
 
-    /// The running job that a running kill cancels. `None` if no kill runs, or no other job.
+    /// The running job that a running kill cancels. `None` if no kill runs, or if the kill is the
+    /// only running job.
     #[must_use]
     pub fn killed_job(&self, target: &TargetId) -> Option<Killed> {
         let queue = self.targets.get(target)?;
         Some(Killed { job: queue.running?, by: queue.killing? })
     }
 
-    /// The committed jobs that wait for a target, in their order.
+    /// The committed jobs that wait for a target, in the order of the queue.
     pub fn waiting_on(&self, target: &TargetId) -> impl Iterator<Item = JobId> {
         self.targets.get(target).into_iter().flat_map(Queue::committed)
     }
@@ -223,14 +229,14 @@ impl Queues {
         self.targets.keys().filter_map(|target| Some((target, self.active(target)?)))
     }
 
-    /// The number of jobs before this one, including the running ones. `None` if the job does not
-    /// wait.
+    /// The number of jobs before this one in the queue, including the running jobs. `None` if the
+    /// job does not wait.
     #[must_use]
     pub fn position(&self, target: &TargetId, job: JobId) -> Option<usize> {
         let queue = self.targets.get(target)?;
         let at = queue.waiting.iter().position(|place| place.job == job)?;
         let lane = queue.waiting[at].lane;
-        // Answers and other jobs do not wait for each other.
+        // An answer waits only for other answers, and no other job waits for an answer.
         let counts = |other: Lane| (other == Lane::Answer) == (lane == Lane::Answer);
         let ahead = queue.waiting.iter().take(at).filter(|place| counts(place.lane)).count();
         let running = match lane {

@@ -1,8 +1,8 @@
-//! Runs one job until its end is committed: `effects` performs each effect of its
-//! [`JobStateMachine`], and the state machine takes each input and interrupt.
+//! Runs one job until its end is committed. `effects` performs each effect of the job's
+//! [`JobStateMachine`], and the state machine takes the result and each interrupt.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -21,12 +21,13 @@ use super::status::JobStatus;
 use super::table::{JobTable, PendingJob};
 use crate::clock::Clock;
 use crate::domain::event::Subject;
+use crate::domain::ids::TaskId;
 use crate::domain::job::Job;
 use crate::domain::machine::MachineIdentity;
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Hypervisor, TaskStatus};
 use crate::storage::StorageError;
 
-/// How long a job waits after its deadline for the host to cancel its task.
+/// The grace: how long a job waits after its deadline for the host to cancel its task.
 pub const GRACE: Duration = Duration::from_secs(10);
 
 /// The resources of one run of a job.
@@ -38,8 +39,11 @@ pub struct Runner<'a> {
     pub machine: MachineIdentity,
     /// The host of the machine that the job works on.
     pub host: &'a Arc<dyn Hypervisor>,
-    /// The start of the run. The job's times count from here, by the clock that never jumps.
+    /// The start of the run. The times of the job are counted from this moment, by the clock that
+    /// never jumps.
     pub started: Moment,
+    /// The task that the host was asked to report while the reference of the task was committed.
+    pub followed: Mutex<Option<(TaskId, watch::Receiver<TaskStatus>)>>,
 }
 
 /// Why a run did not reach the end of its job.
@@ -68,10 +72,10 @@ impl Runner<'_> {
         let mut cancelling = FuturesUnordered::new();
         let mut effect = first;
         let mut tools_stops = self.tools_stops();
-        // Whether the last effect, except commits, followed a task to its end.
+        // Whether the last effect followed a task to its end. Commits do not count as effects here.
         let mut task_ended = false;
-        // Whether a request to cancel is not committed yet. A crash would lose it, so readers do
-        // not see it.
+        // Whether a request to cancel is not committed yet. Readers do not see such a request,
+        // because a crash would lose it.
         let mut cancel_unsaved = false;
         let (sight, mut seen) = watch::channel(ScreenSight::default());
         let mut seen_published = None;
@@ -83,7 +87,7 @@ impl Runner<'_> {
             if matches!(effect, Effect::Call(_)) {
                 tools_stops = self.tools_stops();
             }
-            // otter does not stop between a call and the commit of its answer.
+            // otter may not stop during a call, nor during the commit of its answer.
             let may_stop = !matches!(effect, Effect::Save | Effect::Call(_));
             let saves = effect == Effect::Save;
             let mut deadline_unsaved = false;
@@ -110,8 +114,9 @@ impl Runner<'_> {
                     Some(interrupt) = interrupts.recv() => interrupt,
                     by = jumps.next() => {
                         state_machine.shift_deadline(by, self.parts.clock.now());
-                        // The effect may commit the job, too. Of two commits at the same time, the
-                        // older one could finish last, and the new deadline would be lost.
+                        // While the effect commits the job, the new deadline is not committed here:
+                        // of two commits at the same time, the older one could finish last, and the
+                        // new deadline would be lost.
                         if saves {
                             deadline_unsaved = true;
                         } else {
@@ -121,7 +126,8 @@ impl Runner<'_> {
                         continue;
                     }
                     Ok(()) = machine.changed() => {
-                        // Readers see the machine's question as the reason why the job is blocked.
+                        // Publish a new question of the machine, because readers see it as the
+                        // reason why the job is blocked.
                         if question.update() {
                             self.publish_change(&status);
                         }
@@ -155,8 +161,8 @@ impl Runner<'_> {
                 let is_question = matches!(interrupt, Interrupt::QuestionUnanswered(_));
                 let reaction = state_machine.interrupt(interrupt, self.parts.clock.now());
                 if is_question && reaction != Reaction::default() {
-                    // An unanswered question ends the job in the same way as the deadline: the host
-                    // gets `GRACE` to cancel the task.
+                    // An unanswered question ends the job in the same way as the deadline does: the
+                    // host gets the time `GRACE` to cancel the task.
                     timer = Box::pin(self.parts.clock.sleep(GRACE));
                     alarms.truncate(1);
                 }
@@ -168,8 +174,9 @@ impl Runner<'_> {
                     effect = instead;
                     break None;
                 }
-                // The effect may commit the job, too. Of two commits at the same time, the older
-                // one could finish last, and the request to cancel would be lost.
+                // While the effect commits the job, the request to cancel is not committed here: of
+                // two commits at the same time, the older one could finish last, and the request
+                // would be lost.
                 if cancel_unsaved && !saves {
                     cancel_unsaved = !self.try_to_save(state_machine.job()).await;
                 }
@@ -194,8 +201,8 @@ impl Runner<'_> {
         }
     }
 
-    /// Tries once to commit the job. Returns whether the commit succeeded. If not, the next commit
-    /// includes the same change.
+    /// Tries once to commit the job. Returns whether the commit succeeded. If it failed, the next
+    /// commit stores the same change.
     async fn try_to_save(&self, job: &Job) -> bool {
         self.parts.store.update_job(job).await.is_ok()
     }
@@ -222,7 +229,7 @@ impl Runner<'_> {
     }
 }
 
-/// Sleeps until a time of the clock that never jumps.
+/// Sleeps until the elapsed time of the clock is `due`.
 pub async fn sleep_until(clock: &Clock, due: Duration) {
     clock.sleep(due.saturating_sub(clock.elapsed())).await;
 }

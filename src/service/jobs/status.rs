@@ -1,4 +1,5 @@
-//! The published status of a job that has not ended, taken from its state machine.
+//! The published status of a job that has not ended. It is a copy of what the job's state machine
+//! shows.
 
 use std::sync::Arc;
 
@@ -17,17 +18,17 @@ pub struct JobStatus {
     pub progress: Option<u8>,
     /// The reason why the job is blocked, and since when.
     pub blocker: Option<(Blocker, Timestamp)>,
-    /// The task of the host that works for the job.
+    /// The task of the host that works for the job. `None` if there is no such task.
     pub task: Option<TaskId>,
     /// Whether a call of the job was lost and otter reads the machine to find out whether the call
     /// ran.
     pub settling: bool,
-    /// The job, if it ended, as its readers share it.
+    /// The job if it has ended. All readers of the ended job share this value.
     pub ended: Option<Arc<EndedJob>>,
 }
 
 impl JobStatus {
-    /// The status of a state machine, without progress.
+    /// The status that a state machine shows. It has no progress yet.
     #[must_use]
     pub fn from_state_machine(state_machine: &JobStateMachine) -> Self {
         Self {
@@ -64,7 +65,8 @@ impl JobStatus {
     /// Updates the status from the state machine. Returns whether readers see a difference.
     ///
     /// # Parameters
-    /// - `hide_cancel`: whether to hide the request to cancel, because it is not committed yet.
+    /// - `hide_cancel`: whether to hide the request to cancel the job, because the request is not
+    ///   committed yet.
     pub fn update(&mut self, state_machine: &JobStateMachine, hide_cancel: bool) -> bool {
         let mut next = Self::from_state_machine(state_machine);
         if hide_cancel {
@@ -72,7 +74,8 @@ impl JobStatus {
             next.job =
                 Arc::new(Job { cancel_requested_at: None, cancel_requested_by: None, ..job });
         }
-        // The table publishes the end after it is committed.
+        // The end of the job is not published here: the job table publishes it after it is
+        // committed.
         if next.job.state.is_end() {
             return false;
         }

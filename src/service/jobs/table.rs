@@ -1,9 +1,9 @@
 //! The job table: all jobs that have not ended, in memory, and the host's tasks that outlived
 //! their jobs.
 //!
-//! The table has one lock. Each method is one transition or one read under it, so that no reader
-//! sees half of a transition. A transition that the view of a machine can show raises the version
-//! of the activities, so that readers know whether what they read before is still true.
+//! The table has one lock. Each method makes one transition or one read under this lock, so that no
+//! reader sees half of a transition. A transition that the view of a machine can show raises the
+//! version of the activities, so that readers know whether what they read before is still true.
 //!
 //! ```text
 //! reserve ─► show ─► commit ─► start_next ─► take ─► finish
@@ -35,15 +35,15 @@ use crate::domain::ids::{JobId, LeaseId, MachineId, TaskId};
 use crate::domain::job::{Job, JobKind, JobState, TargetId};
 use crate::domain::origin::Actor;
 
-/// The size of a job's buffer of interrupts. Further interrupts would repeat the same request to
-/// cancel.
+/// The number of interrupts that are kept for a job until its runner takes them. Further interrupts
+/// would only repeat the same request to cancel.
 const INTERRUPTS: usize = 4;
 
 /// The table of all jobs that have not ended.
 #[derive(Debug)]
 pub struct JobTable {
     inner: Mutex<Inner>,
-    /// How often an activity of a machine may have changed.
+    /// The version of the activities: how often an activity of a machine may have changed.
     activity_version: AtomicU64,
     jumps: JumpSender,
     /// Notifies that the earliest deadline of the queued jobs may have changed.
@@ -53,13 +53,15 @@ pub struct JobTable {
 /// The contents of the table, which its lock protects.
 #[derive(Debug)]
 struct Inner {
-    /// Which job is next on each target. A job in a queue without an entry here is being accepted.
+    /// The queues, which decide which job is next on each target. If a job is in a queue and not in
+    /// `entries`, otter is just accepting it.
     queues: Queues,
-    /// The jobs in the order of their ids, so that a simulation replays identically.
+    /// The jobs by their ids. A sorted map has the same order in each run, so that a simulation
+    /// replays identically.
     entries: BTreeMap<JobId, Entry>,
     /// The deadlines of the committed jobs that wait in a queue, by the clock that never jumps.
     deadlines: BTreeSet<(Duration, JobId)>,
-    /// A machine is not free until its tasks in this set have ended.
+    /// The orphaned tasks. A machine is not free while one of its tasks is in this set.
     orphaned_tasks: BTreeSet<OrphanedTask>,
 }
 
@@ -68,9 +70,9 @@ struct Entry {
     target: TargetId,
     status: watch::Sender<JobStatus>,
     interrupts: mpsc::Sender<Interrupt>,
-    /// The job's deadline, by the clock that never jumps.
+    /// The job's deadline, as the elapsed time of the clock that never jumps.
     due: Duration,
-    /// `None` once the job's runner has taken it.
+    /// What the job's runner needs. `None` once a runner has taken it.
     pending: Option<PendingJob>,
 }
 
@@ -80,13 +82,13 @@ pub struct PendingJob {
     pub state_machine: JobStateMachine,
     pub status: watch::Sender<JobStatus>,
     pub interrupts: mpsc::Receiver<Interrupt>,
-    /// The job's deadline, by the clock that never jumps.
+    /// The job's deadline, as the elapsed time of the clock that never jumps.
     pub due: Duration,
     pub jumps: JumpReceiver,
 }
 
-/// A task of the host that may still run although its job ended as `unknown`, or failed at a
-/// question.
+/// A task of the host that may still run although its job has ended: as `unknown`, or as failed
+/// because of a question.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OrphanedTask {
     pub machine: MachineId,
@@ -96,7 +98,7 @@ pub struct OrphanedTask {
 /// What the view of a machine shows of the jobs and of the host's tasks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MachineActivity {
-    /// The running job, or the first queued one.
+    /// The running job of the machine, or the first queued one. `None` if there is neither.
     pub active_job: Option<JobId>,
     /// Whether the host works on the machine, or may do so, apart from the task that the active job
     /// follows: an orphaned task runs, another task blocks the active job, or a call of the active
@@ -104,16 +106,17 @@ pub struct MachineActivity {
     pub is_host_busy: bool,
 }
 
-/// The lock of a reader.
+/// The table, locked for a read.
 struct Reading<'a>(MutexGuard<'a, Inner>);
 
 /// A job and its place in the queue, read at the same moment.
 #[derive(Clone, Debug)]
 pub struct JobReading {
     pub status: JobStatus,
-    /// The number of jobs before it. `None` if it does not wait in its queue.
+    /// The number of jobs before the job in its queue. `None` if the job does not wait in its
+    /// queue.
     pub position: Option<usize>,
-    /// The active job of its target, if this job waits for it.
+    /// The active job of the job's target, if the job waits for the active job.
     pub waits_for: Option<JobId>,
 }
 
@@ -122,12 +125,12 @@ pub struct JobReading {
 pub struct Restored {
     /// The jobs that ran before the restart, each with its next effect.
     pub running: Vec<(TargetId, JobId, Effect)>,
-    /// The targets on which a job may start.
+    /// The targets on which a queued job may start.
     pub targets: BTreeSet<TargetId>,
 }
 
 impl JobTable {
-    /// An empty table with these limits of waiting jobs.
+    /// A table without jobs. At most this many jobs may wait for one machine, and for all machines.
     #[must_use]
     pub fn new(per_machine: usize, in_total: usize) -> Self {
         Self {
@@ -143,21 +146,22 @@ impl JobTable {
         }
     }
 
-    /// Adds a job that is being accepted to the queue. It counts at once: a later grant of a lease
-    /// of the machine finds the job.
+    /// Adds a job that is being accepted to the queue. The job counts at once: if a lease of the
+    /// machine is granted later, the grant finds the job.
     ///
     /// # Errors
     /// Fails if the machine's queue or the table is full.
     pub fn reserve(&self, target: &TargetId, id: JobId, lane: Lane) -> Result<(), QueueLimit> {
-        // No reader sees a job that is being accepted.
+        // The version of the activities need not change, because no reader sees a job that is being
+        // accepted.
         self.change_unseen().queues.reserve(target, id, lane)
     }
 
-    /// Makes an authorized job visible. This comes before the commit, so that a reader that learns
-    /// the job's id from the disk finds it here.
+    /// Makes an authorized job visible to readers. This must happen before the commit of the job,
+    /// so that a reader that learns the job's id from the disk finds the job in the table.
     ///
     /// # Parameters
-    /// - `due`: the job's deadline, by the clock that never jumps.
+    /// - `due`: the job's deadline, as the elapsed time of the clock that never jumps.
     pub fn show(&self, state_machine: JobStateMachine, due: Duration) {
         self.insert(&mut self.change(), state_machine, due);
     }
@@ -171,7 +175,8 @@ impl JobTable {
         self.deadline_added.notify_one();
     }
 
-    /// Removes a job that has no end: it was refused, or the store does not have it.
+    /// Removes a job that gets no end, because it was refused or because the store does not have
+    /// it.
     pub fn remove(&self, target: &TargetId, id: JobId) {
         let mut inner = self.change();
         inner.remove_deadline(id);
@@ -180,8 +185,8 @@ impl JobTable {
         inner.queues.finish(target, id);
     }
 
-    /// Restores the jobs that had not ended when otter stopped, in their order of arrival. Each job
-    /// knows the tasks of the others before any of them continues.
+    /// Restores the jobs that had not ended when otter stopped, in their order of arrival. The
+    /// tasks of all these jobs are known before any of the jobs continues.
     pub fn restore(&self, jobs: Vec<Job>, rules: JobRules, now: Moment) -> Restored {
         let mut restored = Restored::default();
         let mut inner = self.change();
@@ -214,9 +219,9 @@ impl JobTable {
         restored
     }
 
-    /// Takes the next job of a target from the queue and counts it as running. The caller starts
-    /// it. `None` if no job can start. A kill cancels the job that runs, in the name of the caller
-    /// who asked for the kill.
+    /// Takes the next job of a target from the queue and counts it as running. The caller of this
+    /// method starts the job. `None` if no job can start. If the job is a kill, it cancels the job
+    /// that runs, in the name of the caller who asked for the kill.
     pub fn start_next(&self, target: &TargetId) -> Option<JobId> {
         let mut inner = self.change();
         let Turn { job, cancel } = inner.queues.next_turn(target)?;
@@ -227,12 +232,13 @@ impl JobTable {
         Some(job)
     }
 
-    /// Gives a started job to its runner. `None` if another runner has it.
+    /// Gives a started job to its runner. `None` if another runner has taken the job.
     pub fn take(&self, id: JobId) -> Option<PendingJob> {
         self.change_unseen().entries.get_mut(&id)?.pending.take()
     }
 
-    /// Lets another runner take a job whose run failed. The subscribers of the job stay subscribed.
+    /// Makes a job whose run failed available to another runner. Readers that have subscribed to
+    /// the job stay subscribed.
     pub fn renew(&self, state_machine: JobStateMachine) {
         let mut inner = self.change();
         if let Some(due) = inner.entries.get(&state_machine.job().id).map(|entry| entry.due) {
@@ -240,17 +246,17 @@ impl JobTable {
         }
     }
 
-    /// Takes a queued job out of its queue, to end it. `None` if the job does not wait, or if it is
-    /// not committed yet.
+    /// Takes a queued job out of its queue, so that the caller can end the job. `None` if the job
+    /// does not wait, or if it is not committed yet.
     pub fn withdraw(&self, id: JobId) -> Option<PendingJob> {
         self.change().withdraw(id)
     }
 
-    /// Takes the queued job with the earliest deadline out of its queue. `None` if no deadline
-    /// passed.
+    /// Takes the queued job with the earliest deadline out of its queue, if this deadline has
+    /// passed. `None` if no deadline has passed.
     ///
     /// # Parameters
-    /// - `now`: the current time by the clock that never jumps.
+    /// - `now`: the elapsed time of the clock that never jumps.
     pub fn withdraw_overdue(&self, now: Duration) -> Option<PendingJob> {
         let mut inner = self.change();
         let (_, id) = inner.deadlines.first().copied().filter(|(due, _)| *due <= now)?;
@@ -258,8 +264,8 @@ impl JobTable {
     }
 
     /// Publishes the committed end of a job. The job leaves its queue at the same moment, so a
-    /// reader that learns of the end finds the machine without the job. Returns the job's task if
-    /// it may still run.
+    /// reader that learns of the end finds the machine without the job. Returns the job's task as
+    /// an orphaned task if the task may still run.
     pub fn finish(&self, ended: &Arc<EndedJob>) -> Option<OrphanedTask> {
         let job = ended.job();
         let mut inner = self.change();
@@ -272,24 +278,25 @@ impl JobTable {
         orphaned
     }
 
-    /// Adds the task of an ended job if it may still run, and returns it.
+    /// Adds the task of an ended job to the orphaned tasks if the task may still run, and returns
+    /// it.
     pub fn add_orphaned_task(&self, job: &Job) -> Option<OrphanedTask> {
         self.change().add_orphaned_task(job)
     }
 
-    /// Removes an orphaned task, which ended or which the host no longer knows.
+    /// Removes an orphaned task that has ended, or that the host no longer knows.
     pub fn remove_orphaned_task(&self, orphaned: &OrphanedTask) {
         self.change().orphaned_tasks.remove(orphaned);
     }
 
-    /// Interrupts a running job. If the job's buffer of interrupts is full, it contains the same
-    /// interrupt already.
+    /// Interrupts a running job. If the job's buffer of interrupts is full, the interrupt is
+    /// dropped, because the buffer already contains the same interrupt.
     pub fn interrupt(&self, id: JobId, interrupt: Interrupt) {
         self.lock().interrupt(id, interrupt);
     }
 
-    /// Moves every deadline by a jump of the wall clock. Returns the pending jobs with their new
-    /// deadlines; running jobs move their own.
+    /// Moves the deadline of each pending job by a jump of the wall clock. Returns these jobs with
+    /// their new deadlines. The runner of a running job moves the deadline of its job itself.
     pub fn shift_deadlines(&self, by: SignedDuration, now: Timestamp) -> Vec<Arc<Job>> {
         let mut inner = self.change_unseen();
         self.jumps.send(by);
@@ -308,18 +315,18 @@ impl JobTable {
         self.lock().entries.get(&id).filter(|entry| entry.pending.is_some()).map(Entry::job)
     }
 
-    /// The earliest deadline of the queued jobs, by the clock that never jumps.
+    /// The earliest deadline of the queued jobs, as the elapsed time of the clock that never jumps.
     pub fn first_deadline(&self) -> Option<Duration> {
         self.lock().deadlines.first().map(|(due, _)| *due)
     }
 
-    /// Waits until a queued job is added.
+    /// Waits until a queued job, and thus its deadline, is added.
     pub async fn deadline_added(&self) {
         self.deadline_added.notified().await;
     }
 
-    /// The last published status of a job, with its place in the queue. `None` if it is not in the
-    /// table.
+    /// The last published status of a job, with the job's place in the queue. `None` if the job is
+    /// not in the table.
     pub fn read(&self, id: JobId) -> Option<JobReading> {
         let inner = self.lock();
         let entry = inner.entries.get(&id)?;
@@ -329,20 +336,21 @@ impl JobTable {
         Some(JobReading { status, position, waits_for: active.filter(|active| *active != id) })
     }
 
-    /// Subscribes to a job. The last value is the end of the job, unless otter stops first. `None`
-    /// if the job is not in the table.
+    /// Subscribes to the status of a job. The last status has the end of the job, unless otter
+    /// stops first. `None` if the job is not in the table.
     pub fn follow(&self, id: JobId) -> Option<watch::Receiver<JobStatus>> {
         self.lock().entries.get(&id).map(|entry| entry.status.subscribe())
     }
 
-    /// The committed jobs that wait for a target, in their order.
+    /// The committed jobs that wait for a target, in the order of its queue.
     pub fn waiting_on(&self, target: &TargetId) -> Vec<Arc<Job>> {
         let inner = self.lock();
         let waiting = inner.queues.waiting_on(target);
         waiting.filter_map(|id| inner.entries.get(&id)).map(Entry::job).collect()
     }
 
-    /// Whether this job waits behind another one, and more than `most` jobs of its caller do so.
+    /// Whether this job waits behind another job, and more than `most` jobs of its caller wait
+    /// behind another job.
     pub fn exceeds_caller_limit(&self, id: JobId, most: usize) -> bool {
         let inner = self.lock();
         let waits = |id: JobId, entry: &Entry| {
@@ -376,7 +384,7 @@ impl JobTable {
         jobs.any(|job| job.kind() == JobKind::MachineAnswer)
     }
 
-    /// The facts about the other jobs on a job's machine.
+    /// The facts about the other jobs on the machine on which the job `id` works.
     pub fn others(&self, machine: &MachineId, id: JobId) -> OtherJobs {
         let inner = self.lock();
         let others: Vec<Arc<Job>> = inner.jobs_on(machine).filter(|job| job.id != id).collect();
@@ -410,13 +418,14 @@ impl JobTable {
         activities
     }
 
-    /// A number that differs whenever an activity may have changed. Read it before the activities.
-    /// While the number stays the same, the activities that were read are still true.
+    /// A number that changes whenever the activity of a machine may have changed. A caller reads
+    /// the number first and the activities after it. As long as the number stays the same, these
+    /// activities are still true.
     pub fn activity_version(&self) -> u64 {
         self.activity_version.load(Ordering::Acquire)
     }
 
-    /// Updates the published status of a job. Returns whether readers see a difference of the job.
+    /// Updates the published status of a job. Returns whether readers see a difference.
     pub fn update_status(
         &self,
         status: &watch::Sender<JobStatus>,
@@ -426,7 +435,7 @@ impl JobTable {
             let before = status.is_blocked_by_host();
             let changed = update(status);
             if status.is_blocked_by_host() != before {
-                // Before a reader can see the new status.
+                // The version changes before a reader can see the new status.
                 self.activity_version.fetch_add(1, Ordering::Release);
             }
             changed
@@ -443,7 +452,7 @@ impl JobTable {
         self.lock().queues.counts()
     }
 
-    /// Inserts a pending job, or makes it pending again.
+    /// Inserts a pending job. If the job is already in the table, makes it pending again.
     fn insert(&self, inner: &mut Inner, state_machine: JobStateMachine, due: Duration) {
         let (id, target) = (state_machine.job().id, state_machine.job().target.id());
         let shown = JobStatus::from_state_machine(&state_machine);
@@ -466,8 +475,8 @@ impl JobTable {
     }
 
     /// Locks the table for a transition that the view of a machine can show. The version of the
-    /// activities changes before the transition: a reader that reads the new version and then an
-    /// activity waits for the lock.
+    /// activities changes before the transition. So a reader that reads first the new version and
+    /// then an activity waits for this lock, and sees the transition.
     fn change(&self) -> MutexGuard<'_, Inner> {
         let inner = self.change_unseen();
         self.activity_version.fetch_add(1, Ordering::Release);
@@ -489,8 +498,8 @@ impl Deref for Reading<'_> {
 }
 
 impl Inner {
-    /// Whether a task of the host blocks this active job, or a lost call of the job is not resolved
-    /// yet.
+    /// Whether a task of the host that is not the job's own blocks this active job, or a lost call
+    /// of the job is not resolved yet.
     fn is_blocked_by_host(&self, active: Option<JobId>) -> bool {
         let entry = active.and_then(|id| self.entries.get(&id));
         entry.is_some_and(|entry| entry.status.borrow().is_blocked_by_host())
@@ -504,7 +513,8 @@ impl Inner {
 
     fn withdraw(&mut self, id: JobId) -> Option<PendingJob> {
         let entry = self.entries.get_mut(&id)?;
-        // The end of a job cannot be committed before the job itself.
+        // A job that is not committed yet cannot be withdrawn, because its end must not be
+        // committed before the job itself.
         if !self.queues.is_ready(&entry.target, id) {
             return None;
         }
@@ -541,7 +551,7 @@ impl Inner {
     fn add_orphaned_task(&mut self, job: &Job) -> Option<OrphanedTask> {
         let (machine, task) = (job.machine_id()?.clone(), job.host_task.clone()?);
         let orphaned = OrphanedTask { machine, task };
-        // The task of a job that failed at a question may still wait for the answer.
+        // The task of a job that failed because of a question may still wait for the answer.
         let is_at_question =
             job.error.as_ref().is_some_and(|failure| failure.kind == FailureKind::QuestionPending);
         let may_run =

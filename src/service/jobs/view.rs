@@ -13,11 +13,12 @@ pub struct JobView {
     pub job: Arc<Job>,
     /// The progress of the job's task in percent. `None` if the host does not report it.
     pub progress: Option<u8>,
-    /// The number of jobs before it in its target's queue. `None` if it does not wait in the queue.
+    /// The number of jobs before the job in its target's queue. `None` if the job does not wait in
+    /// the queue.
     pub position: Option<usize>,
     pub blocked_by: Option<BlockedBy>,
     pub cancelable: bool,
-    /// The job, if it ended, as its readers share it.
+    /// The job if it has ended. All readers of the ended job share this value.
     pub ended: Option<Arc<EndedJob>>,
 }
 
@@ -44,7 +45,7 @@ pub enum BlockedByKind {
 }
 
 impl BlockedByKind {
-    /// The word in the HTTP API.
+    /// The word for the kind in the HTTP API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,5 +1,6 @@
-//! The audit records of a transition: one for each new state of a lease and one for each change of
-//! a quarantine. Derived from the table before the transition and the changes. Pure.
+//! The audit records of a transition of the lease table: one for each new state of a lease, and one
+//! for each change of a quarantine. They are made from the table before the transition and from the
+//! changes. Pure.
 
 use jiff::Timestamp;
 
@@ -10,16 +11,17 @@ use crate::domain::ids::{LeaseId, MachineId};
 use crate::domain::lease::{Lease, LeaseEnd, LeaseState, Quarantine};
 use crate::domain::origin::{Actor, RequestOrigin};
 
-/// The cause of a transition.
+/// Who or what caused a transition.
 #[derive(Clone, Copy, Debug)]
 pub struct Cause<'a> {
-    /// Who submitted the command; otter if time or the host caused the transition.
+    /// Who submitted the command that caused the transition. If time or the host caused it, the
+    /// actor is otter.
     pub actor: &'a Actor,
-    /// The lease that the command renews.
+    /// The lease that the command renews. `None` if the command renews no lease.
     pub renews: Option<LeaseId>,
 }
 
-/// The records of a transition that is committed now, in order.
+/// The audit records of a transition that is committed now, in their order in the audit.
 ///
 /// # Parameters
 /// - `machine_of`: returns the id and the name of a machine of the host.
@@ -40,7 +42,8 @@ pub fn for_transition(
         if was == ledger.quarantine.as_ref() {
             continue;
         }
-        // If the machine is absent from the host, its lease has its id and name.
+        // For a machine that is absent from the host, take the id and the name from the lease that
+        // holds the machine.
         let lease = changes.leases.values().find(|lease| machine_key(lease).as_ref() == Some(key));
         let record = match &ledger.quarantine {
             Some(quarantine) => quarantined(quarantine, cause, now),
@@ -52,7 +55,8 @@ pub fn for_transition(
             None => record,
         };
         let machine = machine_of(key).or_else(|| {
-            // A lease that is queued again no longer has the machine.
+            // A lease that is queued again no longer has its machine, so look at the lease as it
+            // was before the transition.
             let held = changes.leases.keys().filter_map(|id| before.get(*id));
             let held = held
                 .map(|open| &*open.lease)
@@ -81,8 +85,8 @@ fn transitions(
     let since_request = Some(between(lease.created_at, now));
     if was.is_none() {
         let record = record_of(AuditAction::LeaseQueued, AuditOutcome::Queued, &requester);
-        // The lease may have a machine already, if the same transition granted one. This record
-        // must not name it.
+        // This record must not name a machine. The lease has one already if the same transition
+        // granted it.
         let record = AuditRecord { machine: None, ..record };
         records.push(record.with_detail(format!("for {}", lease.holder)));
     }
@@ -141,7 +145,8 @@ fn quarantined(quarantine: &Quarantine, cause: Cause<'_>, now: Timestamp) -> Aud
     AuditRecord { job: *job, ..record }.with_actor(&actor).with_detail(reason.clone())
 }
 
-/// The origin of the request, if the actor of this name caused the transition.
+/// The origin of the request if the actor with this name caused the transition. Otherwise the
+/// default origin.
 fn origin_of(name: &str, cause: Cause<'_>) -> RequestOrigin {
     if cause.actor.name == name { cause.actor.origin } else { RequestOrigin::default() }
 }

@@ -1,5 +1,5 @@
-//! The machines of the host as the grants of leases see them. Built once and updated for the
-//! machines that changed, because every request for a lease needs all of them.
+//! The candidates: the machines of the host as the grants of leases see them. They are built once,
+//! and updated for the machines that changed, because every request for a lease needs all of them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,15 +11,16 @@ use crate::service::inventory::{InventoryContents, MachineList};
 use crate::service::live_settings::ReloadableSettings;
 use crate::service::machines::NotFreeReason;
 
-/// Every machine of the host at one moment.
+/// Every machine of the host at one moment, as a candidate for a lease.
 #[derive(Clone, Default)]
 pub struct Candidates {
     pub machines: Arc<Vec<CandidateMachine>>,
-    /// Increases with every change of the machines. `None` if they are not those of the host.
+    /// A number that increases with every change of the machines. `None` if the machines are not
+    /// those of the host.
     pub version: Option<u64>,
 }
 
-/// The candidates as of the last use.
+/// The candidates as they were at their last use.
 #[derive(Default)]
 pub struct CandidateCache(Mutex<CachedCandidates>);
 
@@ -34,18 +35,19 @@ struct CachedCandidates {
 
 struct Source {
     machine: Arc<Machine>,
-    /// Whether the machine is free as far as the host and the configuration say.
+    /// Whether the machine is free as far as only the host and the configuration are concerned.
     is_idle: bool,
 }
 
 impl CandidateCache {
-    /// Every machine of the host, and whether it is free, apart from leases and quarantines. No
-    /// machine is free while the host is unreachable.
+    /// Every machine of the host, and whether the machine is free. Leases and quarantines do not
+    /// count here. No machine is free while the host is unreachable.
     pub fn load(&self, parts: &LeasesParts) -> Candidates {
         let contents = parts.inventory.contents();
         let settings = parts.settings.load();
         let is_connected = parts.inventory.away_for().is_none();
-        // A machine that has no job and no orphaned task is not in `activities`.
+        // `activities` has only the machines that have a job or an orphaned task, and these are not
+        // free.
         let activities = parts.jobs.activities();
         let is_free = |Source { machine, is_idle }: &Source| {
             is_connected && *is_idle && !activities.contains_key(&machine.id)
@@ -60,14 +62,15 @@ impl CandidateCache {
 }
 
 impl CachedCandidates {
-    /// Builds the candidates whose machines are new or changed since the last use.
+    /// Brings the candidates up to date: builds those whose machines are new or changed since the
+    /// last use.
     fn follow(
         &mut self,
         contents: &InventoryContents,
         settings: &Arc<ReloadableSettings>,
         build: impl Fn(&Machine) -> (CandidateMachine, bool),
     ) {
-        // Until the host was read completely, there are no machines.
+        // There are no candidates until otter has read the host completely.
         let none = MachineList::default();
         let machines = if contents.loaded { &contents.machines } else { &none };
         let has_new_settings = !Arc::ptr_eq(&self.settings, settings);
@@ -93,7 +96,7 @@ impl CachedCandidates {
         }
     }
 
-    /// Sets whether each machine is free.
+    /// Sets for each candidate whether it is free.
     fn set_free(&mut self, is_free: impl Fn(&Source) -> bool) {
         for index in 0..self.sources.len() {
             let free = is_free(&self.sources[index]);
@@ -104,8 +107,8 @@ impl CachedCandidates {
         }
     }
 
-    /// Sets a candidate if it differs. Keeps whether it is free; [`set_free`](Self::set_free)
-    /// updates that later.
+    /// Replaces the candidate at an index if it differs from the new one. The new candidate keeps
+    /// whether the old one was free, which [`set_free`](Self::set_free) updates later.
     fn set(&mut self, index: usize, candidate: CandidateMachine) {
         let known = self.machines.get(index);
         let candidate =
@@ -122,7 +125,8 @@ impl CachedCandidates {
     }
 }
 
-/// A candidate, and whether it is idle.
+/// The candidate for a machine, and whether the machine is idle: free as far as only the host and
+/// the configuration are concerned.
 fn new_candidate(
     machine: &Machine,
     settings: &ReloadableSettings,

@@ -1,9 +1,9 @@
-//! The limits of machines that run at the same time, and how much of them is used. Pure.
+//! The limits of the machines that run at the same time, and how much of each limit is used. Pure.
 //!
-//! A machine counts if it runs or if a lease holds it, because its holder may power it on at any
-//! time. A grant that would exceed a limit waits. If it waits only for machines of other leases, no
-//! later lease gets what remains of that limit: otherwise small machines could keep a large one
-//! waiting forever.
+//! A machine counts if it runs or if a lease holds it, because the holder of the lease may power
+//! the machine on at any time. A lease whose grant would exceed a limit waits. If it waits only for
+//! machines of other leases, no later lease gets what remains of that limit. Otherwise leases of
+//! small machines could keep the lease of a large machine waiting forever.
 
 use std::collections::BTreeMap;
 
@@ -15,16 +15,16 @@ use crate::domain::pool::{LimitScope, RunningLimits, ScopedLimits};
 pub struct ReachedLimit {
     pub scope: LimitScope,
     pub kind: LimitKind,
-    /// The limit: a number of machines, or of bytes.
+    /// The maximum that the limit allows: a number of machines, or a number of bytes.
     pub maximum: u64,
 }
 
 /// Whether a limit is a number of machines or an amount of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitKind {
-    /// `max_running`
+    /// The setting `max_running`.
     Machines,
-    /// `max_memory_bytes`
+    /// The setting `max_memory_bytes`.
     Memory,
 }
 
@@ -35,19 +35,20 @@ pub struct Usage {
     pub memory_bytes: u64,
 }
 
-/// The usage of every limit during a series of grants.
+/// How much of every limit is used, during a series of grants.
 #[derive(Debug)]
 pub struct Capacity {
     /// The machines that run or are leased.
     used: BTreeMap<LimitScope, Usage>,
-    /// The machines that run and are not leased. No end of a lease makes room for them.
+    /// The machines that run and are not leased. They go on running when leases end, so the end of
+    /// a lease makes no room for a grant that they prevent.
     unleased: BTreeMap<LimitScope, Usage>,
     /// The limits for which an earlier lease waits.
     reserved: BTreeMap<LimitScope, ReachedLimit>,
 }
 
 impl Capacity {
-    /// The usage before the first grant.
+    /// How much of every limit is used before the first grant.
     ///
     /// # Parameters
     /// - `machines`: every machine of the host.
@@ -69,8 +70,8 @@ impl Capacity {
         Self { used, unleased, reserved: BTreeMap::new() }
     }
 
-    /// The limit that a grant of a machine would exceed, or for which an earlier lease waits.
-    /// `None` if the machine can be granted.
+    /// The limit that prevents a grant of this machine: the grant would exceed the limit, or an
+    /// earlier lease waits for it. `None` if the machine can be granted.
     #[must_use]
     pub fn obstacle(&self, machine: &CandidateMachine) -> Option<ReachedLimit> {
         let reserved = |scoped: &ScopedLimits| self.reserved.get(&scoped.scope).cloned();
@@ -80,13 +81,14 @@ impl Capacity {
             .find_map(|scoped| reserved(scoped).or_else(|| exceeded(scoped, &self.used, machine)))
     }
 
-    /// Counts a machine that is granted.
+    /// Counts a machine that is granted to a lease.
     pub fn take(&mut self, machine: &CandidateMachine) {
         count(&mut self.used, machine);
     }
 
-    /// Reserves what remains of the limits that a grant of this machine would exceed, if ends of
-    /// leases can make room for it. Returns whether a limit was not reserved before.
+    /// Reserves what remains of the limits that a grant of this machine would exceed, but only of
+    /// the limits for which ends of leases can make enough room. Returns whether a limit was
+    /// reserved that was not reserved before.
     pub fn reserve(&mut self, machine: &CandidateMachine) -> bool {
         let before = self.reserved.len();
         for scoped in &machine.limits {
@@ -101,7 +103,7 @@ impl Capacity {
 }
 
 impl Usage {
-    /// Adds one machine.
+    /// Adds one machine, and its memory, to the usage.
     pub fn add(&mut self, machine: &CandidateMachine) {
         self.machines += 1;
         self.memory_bytes = self.memory_bytes.saturating_add(machine.memory_bytes);
@@ -109,8 +111,8 @@ impl Usage {
 }
 
 impl ReachedLimit {
-    /// What the limit allows, in a clause: "the pool qubes runs at most 4 machines at the same
-    /// time".
+    /// A clause that says what the limit allows, such as "the pool qubes runs at most 4 machines at
+    /// the same time".
     #[must_use]
     pub fn rule(&self) -> String {
         let Self { scope, kind, maximum } = self;
@@ -141,7 +143,7 @@ impl ReachedLimit {
 }
 
 impl LimitKind {
-    /// The name of the setting.
+    /// The name of the setting that sets the limit.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -151,7 +153,8 @@ impl LimitKind {
     }
 }
 
-/// The limit that a machine exceeds even if no other machine runs. `None` if there is none.
+/// The limit that a machine exceeds by itself, even if no other machine runs. `None` if there is no
+/// such limit.
 #[must_use]
 pub fn never_fits(machine: &CandidateMachine) -> Option<ReachedLimit> {
     machine.limits.iter().find_map(|scoped| exceeded(scoped, &BTreeMap::new(), machine))
@@ -163,7 +166,8 @@ fn count(usage: &mut BTreeMap<LimitScope, Usage>, machine: &CandidateMachine) {
     }
 }
 
-/// The limit of a scope that one more machine exceeds.
+/// The limit of a scope that is exceeded if one more machine is added to the usage. `None` if no
+/// limit is exceeded.
 fn exceeded(
     scoped: &ScopedLimits,
     used: &BTreeMap<LimitScope, Usage>,
@@ -192,7 +196,7 @@ mod tests {
         RunningLimits { max_running, max_memory_bytes }
     }
 
-    /// A machine of the pool `ci`, with limits of the host and of the pool.
+    /// A machine of the pool `ci`. The host and the pool have limits.
     fn limited(
         number: u32,
         gibibytes: u64,

@@ -1,4 +1,5 @@
-//! The commands of the lease actor, and their inputs to the lease table.
+//! The commands of the lease actor, and the input to the lease table that follows from each
+//! command.
 
 use std::time::Duration;
 
@@ -14,20 +15,23 @@ use crate::storage::IdempotencyKey;
 pub enum LeaseCommand {
     /// A caller requests this lease.
     Request { lease: Box<Lease>, key: Option<IdempotencyKey>, limits: TokenLimits },
-    /// Does nothing. Once it is handled, the changes that were committed before are published.
+    /// Does nothing. When the actor has handled this command, all changes that were committed
+    /// before it are published.
     AwaitPublication,
-    /// The holder or an operator renews a lease. `None` means its original duration.
+    /// The holder or an operator renews a lease, for this duration. `None` means the original
+    /// duration of the lease.
     Renew(LeaseId, Option<Duration>),
     /// A lease ends for this reason.
     End { id: LeaseId, reason: EndReason, by: String, detail: Option<String> },
-    /// The use of a machine failed: its lease is kept or ends.
+    /// The use of a machine failed. Its lease is kept if its request asks for that, and ends for
+    /// this reason otherwise.
     EndFailed { id: LeaseId, reason: EndReason, by: String, detail: Option<String> },
-    /// The job of a preparation or a release was started. The state of the lease says which of the
-    /// two.
+    /// A job was started that prepares or releases the machine of this lease. The state says which
+    /// of the two it does.
     JobStarted(LeaseId, LeaseState, JobId),
-    /// The preparation has ended.
+    /// The preparation of this lease's machine has ended.
     PrepareFinished(LeaseId, Result<(), Failure>),
-    /// The release has ended.
+    /// The release of this lease's machine has ended.
     ReleaseFinished(LeaseId, Result<(), Failure>),
     /// The release of a machine that no lease holds has ended.
     RecoveryFinished(RecoveryAttempt, Result<(), Failure>),
@@ -35,17 +39,18 @@ pub enum LeaseCommand {
     RecordOverride { id: LeaseId, by: String, reason: String },
     /// A rule of the configuration answers a question of the machine of this lease.
     RecordAnswer { id: LeaseId, what: String },
-    /// An operator quarantines a machine, or changes the reason.
+    /// An operator quarantines a machine, or changes the reason of its quarantine.
     QuarantineMachine(MachineKey, Quarantine, MachineId),
     /// An operator lifts the quarantine of a machine.
     ClearQuarantine(MachineKey, MachineId),
-    /// An operator lifts the quarantines of these machines that otter set by itself.
+    /// An operator lifts the quarantines of these machines, but only those that otter set by
+    /// itself.
     ClearAutomaticQuarantines(Vec<MachineKey>),
 }
 
 impl LeaseCommand {
-    /// The input to the lease table. The actor handles `Request` and `AwaitPublication` without
-    /// this input.
+    /// The input to the lease table that follows from the command. The actor does not call this
+    /// method for `Request` and `AwaitPublication`.
     pub fn input(&self) -> LeaseInput<'_> {
         match self {
             Self::Request { .. } | Self::AwaitPublication => LeaseInput::TimePassed,
@@ -81,8 +86,8 @@ impl LeaseCommand {
         }
     }
 
-    /// The lease that the command requests without an idempotency key. `None` for every other
-    /// command.
+    /// The id of the lease that the command requests, if the request has no idempotency key. `None`
+    /// for every other command.
     pub fn unkeyed_request(&self) -> Option<LeaseId> {
         match self {
             Self::Request { lease, key: None, .. } => Some(lease.id),
@@ -90,7 +95,7 @@ impl LeaseCommand {
         }
     }
 
-    /// Whether a machine may be free for a queued lease after this command.
+    /// Whether this command may make a machine free for a queued lease.
     pub const fn may_free_a_machine(&self) -> bool {
         match self {
             Self::End { .. }

@@ -1,5 +1,5 @@
-//! Authorization of a job by the leases: whether the lease or the role of the caller suffices for
-//! its machine.
+//! Authorization of a job by the leases: whether the lease or the role of the caller allows the job
+//! on its machine.
 
 use std::sync::Arc;
 
@@ -22,8 +22,8 @@ impl JobAuthorizer for PublishedLeases {
         requester: &Requester,
     ) -> Result<Authorization, Failure> {
         let state = self.load();
-        // Report that the lease of the call has ended, whether or not another lease holds the
-        // machine.
+        // If the lease of the call has ended, report this first, whether or not another lease now
+        // holds the machine.
         if let LeaseCredential::Lease(given) = &requester.credential
             && state.get(*given).is_none()
         {
@@ -45,7 +45,8 @@ impl JobAuthorizer for PublishedLeases {
             {
                 Ok(Authorization::Lease(lease))
             }
-            // A preparation that starts after its lease has ended must not run after the release.
+            // The lease that holds the machine is not in the right state. For example, a
+            // preparation that starts after its lease has ended must not run after the release.
             LeaseCredential::Internal(given, _) | LeaseCredential::Lease(given)
                 if *given == lease =>
             {
@@ -66,7 +67,8 @@ impl JobAuthorizer for PublishedLeases {
     fn may_start(&self, job: &Job) -> Result<(), Failure> {
         let may_run_in = |state| match job.kind() {
             JobKind::LeasePrepare => state == LeaseState::Preparing,
-            // A rule also answers a question that stops the preparation.
+            // A job that answers a question may also run during the preparation, because the
+            // preparation may wait for the answer.
             JobKind::MachineAnswer => matches!(state, LeaseState::Preparing | LeaseState::Active),
             _ => state == LeaseState::Active,
         };
@@ -142,7 +144,7 @@ fn leased_by_another(machine: &Machine, open: &OpenLease) -> Failure {
     failure_with_lease(FailureKind::MachineLeased, detail, machine, open.lease.id)
 }
 
-/// The failure of a call whose lease holds the machine but is not active.
+/// The failure of a call whose lease holds the machine but is not in the state `active`.
 fn not_active(machine: &Machine, lease: &Lease) -> Failure {
     let Some(end) = &lease.end else {
         return lease.not_active_failure().with_machine(&machine.id, &machine.name);

@@ -1,6 +1,6 @@
-//! The actor that owns the lease table. It takes one command after the other, applies each to a
-//! copy of the table, commits the changes, publishes the new table, and starts the work
-//! that follows.
+//! The actor that owns the lease table. The actor takes one command after the other, applies each
+//! to a copy of the table, commits the changes, publishes the new table, and starts the work that
+//! follows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -28,20 +28,20 @@ use crate::domain::lease::Lease;
 use crate::domain::machine::MachineIdentity;
 use crate::domain::origin::Actor;
 use crate::fail_points::fail_point;
-use crate::service::event_stream::{EventReader, NextEvent};
+use crate::service::event_stream::EventReader;
 use crate::service::idempotency::{IdempotencyKeys, KeyClaim};
 use crate::service::jobs::deadline_clocks::{JumpDetector, Moment};
 use crate::service::storage_watch::{start_failure, unconfirmed_start, write_failure};
 use crate::storage::{ChangedLease, IdempotencyKey, LeaseTransaction, StorageError, StoredMachine};
 
-/// How often otter stores the current time while a lease can expire. After a crash
-/// otter knows the time of the crash to this precision.
+/// How often otter stores the current time while a lease can expire. After a crash, otter knows to
+/// this precision when it last ran.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How often otter looks for ledgers of machines that are absent from the host.
+/// How often otter looks for ledgers of machines that are absent from the host, to delete old ones.
 const FORGET_INTERVAL: Duration = Duration::from_hours(1);
 
-/// The pause before a failed write, read or start is tried again.
+/// The pause before a write, a read or a start that failed is tried again.
 pub const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The lease actor. All clones of [`super::Leases`] share it.
@@ -53,15 +53,15 @@ pub struct LeaseActor {
     receiver: Mutex<Option<mpsc::Receiver<SubmittedCommand>>>,
     pub(super) candidates: CandidateCache,
     pub stop: CancellationToken,
-    /// When otter last ran before this start. `None` if unknown.
+    /// When otter last ran before this start. `None` if this is not known.
     last_seen: Option<Timestamp>,
 }
 
-/// A command in the channel to the actor.
+/// A command in the channel to the actor, with what the actor needs to handle it.
 pub struct SubmittedCommand {
     command: LeaseCommand,
-    /// The claim of the request's idempotency key. The actor drops it once the command is committed
-    /// or rejected.
+    /// The claim of the idempotency key, if the command is a request with a key. The actor drops
+    /// the claim once the command is committed or rejected.
     claim: Option<KeyClaim>,
     /// Who caused the command, for the audit.
     actor: Actor,
@@ -81,7 +81,7 @@ impl LeaseActor {
         Self { parts, keys, commands, receiver, candidates, stop, last_seen }
     }
 
-    /// Publishes the leases and ledgers of the store.
+    /// Publishes the leases and ledgers that the store has.
     pub fn restore(
         &self,
         leases: Vec<Lease>,
@@ -93,7 +93,7 @@ impl LeaseActor {
         self.parts.published.publish(table.with_fence_floor(fence_floor));
     }
 
-    /// Submits a command of otter itself and waits until it is committed.
+    /// Submits a command that otter itself causes, and waits until the command is committed.
     ///
     /// # Errors
     /// The failure of the command, `shutting-down`, or `storage-unavailable`.
@@ -101,12 +101,14 @@ impl LeaseActor {
         self.submit_as(Actor::otter(), command).await
     }
 
-    /// Submits a command that `actor` caused; see [`LeaseActor::submit`].
+    /// Submits a command that `actor` caused, and waits until the command is committed, like
+    /// [`LeaseActor::submit`].
     pub async fn submit_as(&self, actor: Actor, command: LeaseCommand) -> Result<(), Failure> {
         self.submit_with_claim(None, actor, command).await
     }
 
-    /// Submits a command whose idempotency key is claimed; see [`LeaseActor::submit_as`].
+    /// Submits a command for which an idempotency key is claimed, and waits until the command is
+    /// committed, like [`LeaseActor::submit_as`].
     pub async fn submit_with_claim(
         &self,
         claim: Option<KeyClaim>,
@@ -119,26 +121,28 @@ impl LeaseActor {
             .send(SubmittedCommand { command, claim, actor, reply: Some(reply) })
             .await
             .map_err(|_| stopped())?;
-        // Without an answer, the actor was dropped while it handled the command.
+        // If there is no answer, the actor was dropped while it handled the command. A requested
+        // lease may then be stored.
         answered.await.map_err(|_| match unkeyed_request {
             Some(lease) => unconfirmed_start().with_lease(lease),
             None => stopped(),
         })?
     }
 
-    /// Records that a client polled a lease.
+    /// Records that a client polled a lease just now.
     pub fn record_poll(&self, id: LeaseId) {
         self.parts.published.load().record_poll(id, self.now());
     }
 
-    /// The clients of a lease. `None` if it has ended or does not exist.
+    /// The record of the clients that poll a lease or wait for it. `None` if the lease has ended or
+    /// does not exist.
     #[must_use]
     pub fn clients(&self, id: LeaseId) -> Option<Arc<LeaseClients>> {
         self.parts.published.load().get(id).map(|open| Arc::clone(&open.clients))
     }
 
-    /// Submits a command, and repeats it until it is committed. Returns false if otter stops first:
-    /// then the next start repeats the work that the command reports.
+    /// Submits a command, and submits it again until it is committed. Returns false if otter stops
+    /// first. Then the next start of otter repeats the work whose result the command reports.
     pub async fn submit_with_retry(&self, command: LeaseCommand) -> bool {
         loop {
             match self.submit(command.clone()).await {
@@ -164,14 +168,16 @@ impl LeaseActor {
         let mut changes =
             this.parts.event_stream.subscribe(EventFilter { types, ..EventFilter::default() });
         let mut tokens = this.parts.callers.changes();
-        // A token may have been revoked while otter was down.
+        // Mark the tokens as changed, so that they are checked at the start: a token may have been
+        // revoked while otter was down.
         tokens.mark_changed();
         let mut checkpoint_at = this.parts.clock.elapsed() + CHECKPOINT_INTERVAL;
         let mut forget_at = checkpoint_at;
         let mut jumps = JumpDetector::new(Moment::now(&this.parts.clock));
         if this.last_seen.is_some_and(|seen| this.parts.clock.now() < seen) {
-            // The stored times lie in the future. If the store rejects the write, the next start
-            // computes the same times again.
+            // The wall clock is behind the time at which otter last ran, so the stored times are
+            // wrong and are computed again. If the store rejects the write, the next start computes
+            // the same times again.
             this.clock_jumped(&mut table).await;
         }
         let mut handled_command = false;
@@ -180,7 +186,8 @@ impl LeaseActor {
             let due = table.next_due().map_or(checkpoint_at, |due| due.min(checkpoint_at));
             let after_command = std::mem::take(&mut handled_command);
             if after_command {
-                // Without this call, a steady stream of commands would delay grants and expiries.
+                // Look for free machines and due leases after each command too. Otherwise a steady
+                // stream of commands would delay grants and expiries.
                 let follow_ups = this.catch_up(&mut table, &mut changes, &mut tokens).await;
                 Self::spawn_follow_ups(this, follow_ups);
             }
@@ -190,7 +197,7 @@ impl LeaseActor {
                 () = stop.cancelled() => {
                     receiver.close();
                     while let Some(SubmittedCommand { reply, .. }) = receiver.recv().await {
-                        // The reply fails if the caller has disconnected.
+                        // The result is ignored: the reply fails if the caller has disconnected.
                         let _ = reply.map(|reply| reply.send(Err(stopped())));
                     }
                     this.checkpoint(&mut table, &mut jumps).await;
@@ -204,7 +211,7 @@ impl LeaseActor {
                     None => return,
                 },
                 () = changes.wait_for_more(), if takes_command => {
-                    if has_machine_changes(&mut changes) {
+                    if changes.take_unread() {
                         this.reevaluate(&mut table).await
                     } else {
                         Vec::new()
@@ -219,8 +226,8 @@ impl LeaseActor {
                         if reached >= forget_at && this.forget_absent_machines(&mut table).await {
                             forget_at = reached + FORGET_INTERVAL;
                         }
-                        // Leases expire in the next pass of the loop, so that polls that
-                        // arrived meanwhile count.
+                        // Leases expire only in the next pass of the loop, so that polls that
+                        // arrived before then count.
                         this.reevaluate(&mut table).await
                     } else {
                         this.expire_due(&mut table).await
@@ -239,7 +246,8 @@ impl LeaseActor {
         Some(LeaseView::open(&table, open, self.is_inventory_current()))
     }
 
-    /// Follows the changes of machines and tokens since the last pass of the loop.
+    /// Takes over what has changed in machines and tokens since the last pass of the loop. Returns
+    /// the follow-ups.
     async fn catch_up(
         &self,
         table: &mut LeaseTable,
@@ -248,14 +256,15 @@ impl LeaseActor {
     ) -> Vec<FollowUp> {
         let has_changed_tokens = tokens.has_changed().unwrap_or_default();
         tokens.mark_unchanged();
-        if has_machine_changes(changes) || has_changed_tokens {
+        if changes.take_unread() || has_changed_tokens {
             self.reevaluate(table).await
         } else {
             Vec::new()
         }
     }
 
-    /// Applies a command and replies to its sender. Returns the follow-ups.
+    /// Applies a command and sends the answer to the submitter of the command. Returns the
+    /// follow-ups.
     async fn handle(&self, table: &mut LeaseTable, submitted: SubmittedCommand) -> Vec<FollowUp> {
         let SubmittedCommand { command, claim, actor, reply } = submitted;
         let handled = self.apply_command(table, command, &actor).await;
@@ -265,7 +274,8 @@ impl LeaseActor {
             Err(failure) => (Err(failure), Vec::new()),
         };
         if let Some(reply) = reply {
-            // The reply fails if the caller has disconnected. The command stays applied.
+            // The result is ignored: the reply fails if the caller has disconnected, and the
+            // command stays applied.
             drop(reply.send(answer));
         }
         follow_ups
@@ -292,8 +302,9 @@ impl LeaseActor {
             let cause = Cause { actor, renews: None };
             return self.commit(table, cause, start, Some(candidates), request).await;
         }
-        // A job ends after the inventory shows its effects. If the machine is absent by then, its
-        // lease ends as `machine-gone` and not as a failed preparation.
+        // Look for absent machines first. A job ends only after the inventory shows its effects, so
+        // the inventory is new enough. If the machine is absent, its lease then ends as
+        // `machine-gone` and not as a failed preparation.
         if matches!(command, LeaseCommand::PrepareFinished(..) | LeaseCommand::ReleaseFinished(..))
             && self.is_inventory_current()
         {
@@ -328,7 +339,7 @@ impl LeaseActor {
     /// Ends the queued leases of invalid tokens and the leases of absent machines, and grants free
     /// machines.
     async fn reevaluate(&self, table: &mut LeaseTable) -> Vec<FollowUp> {
-        // A lease of an invalid token must not be granted.
+        // The leases of invalid tokens must end first, because none of them may be granted.
         if self.end_leases_of_invalid_tokens(table).await.is_err() || !self.is_inventory_current() {
             return Vec::new();
         }
@@ -344,7 +355,8 @@ impl LeaseActor {
             table.apply(LeaseInput::GrantQueued(candidates), now)
         };
         let granted = self.commit(table, caused_by_otter(), None, Some(candidates), grant).await;
-        // If the store rejected the write, the next change or checkpoint tries again.
+        // A result is missing if the store rejected the write. The next change or checkpoint tries
+        // again.
         [gone, granted].into_iter().flatten().flatten().collect()
     }
 
@@ -393,20 +405,23 @@ impl LeaseActor {
         };
         let Ok(mut follow_ups) = self.commit(table, caused_by_otter(), None, None, expire).await
         else {
-            // The store rejected the write. The leases are still due, so the actor tries again.
+            // The store rejected the write. The leases are still due, so the actor tries again
+            // after this pause.
             self.parts.clock.sleep(RETRY_DELAY).await;
             return Vec::new();
         };
         if table.is_evaluated() {
-            // Only polls were due.
+            // No lease ended, so no machine became free. Only the times of polls were due.
             return follow_ups;
         }
         follow_ups.extend(self.reevaluate(table).await);
         follow_ups
     }
 
-    /// Records in the store that otter runs. This is one statement for any number of leases. If the
-    /// wall clock jumped, first recomputes the expiry times that are stored and that callers see.
+    /// Stores the present time as the time at which otter was last running. This is one statement,
+    /// however many leases there are. If the wall clock jumped, first corrects the expiry times of
+    /// the leases, which are stored and shown to callers. Does nothing if no lease is queued or
+    /// active.
     async fn checkpoint(&self, table: &mut LeaseTable, jumps: &mut JumpDetector) {
         if !table.has_running_time() {
             return;
@@ -414,11 +429,13 @@ impl LeaseActor {
         let now = Moment::now(&self.parts.clock);
         let mut found = jumps.clone();
         if found.detect(now).is_some() && !self.clock_jumped(table).await {
-            // The next checkpoint finds the jump again.
+            // The store rejected the new times. `jumps` stays as it was, so that the next
+            // checkpoint finds the jump again.
             return;
         }
         *jumps = found;
-        // The store logs a failure. Its only effect is a less exact downtime after a crash.
+        // The result is ignored: the store logs a failure, whose only effect is that otter knows
+        // less exactly how long it was down after a crash.
         let _ = self.parts.store.record_last_seen(now.wall).await;
     }
 
@@ -436,7 +453,8 @@ impl LeaseActor {
         self.commit(table, caused_by_otter(), None, None, forget).await.is_ok()
     }
 
-    /// Publishes that the ledgers of these machines may have changed.
+    /// Wakes the callers that watch these machines, because the ledgers of the machines may have
+    /// changed.
     fn wake_watchers_of(&self, keys: &[MachineKey]) {
         let contents = self.parts.inventory.contents();
         let keys: BTreeSet<&MachineKey> = keys.iter().collect();
@@ -451,8 +469,8 @@ impl LeaseActor {
         self.parts.inventory.contents().machines.iter().map(|machine| machine.identity()).collect()
     }
 
-    /// Recomputes the stored and shown expiry times by the wall clock as it is now. Returns false
-    /// if the store rejects the write.
+    /// Computes the stored and shown expiry times again, by the wall clock as it is now. Returns
+    /// false if the store rejects the write.
     async fn clock_jumped(&self, table: &mut LeaseTable) -> bool {
         let jumped = |table: &mut LeaseTable, now: Moment, _: &[CandidateMachine]| {
             table.apply(LeaseInput::ClockJumped, now)
@@ -460,8 +478,8 @@ impl LeaseActor {
         self.commit(table, caused_by_otter(), None, None, jumped).await.is_ok()
     }
 
-    /// Applies `change` to a copy of the table, commits the changes, publishes the copy, and sends
-    /// events for the changes. If it fails, the table is unchanged.
+    /// Applies the function `change` to a copy of the table, commits the changes, publishes the
+    /// copy, and sends events for the changes. If one of these steps fails, the table is unchanged.
     ///
     /// # Parameters
     /// - `cause`: who caused the change, for the audit.
@@ -492,7 +510,8 @@ impl LeaseActor {
             let busy: BTreeSet<&MachineId> =
                 granted.iter().filter(|machine| self.parts.jobs.has_any_on(machine)).collect();
             if !busy.is_empty() {
-                // A job was accepted after the candidates were read, so the machine is not free.
+                // Jobs on these machines were accepted after the candidates were read, so the
+                // machines are not free. Apply the change again without them.
                 version = None;
                 for candidate in Arc::make_mut(&mut machines) {
                     candidate.free &= !busy.contains(&candidate.identity.id);
@@ -553,7 +572,7 @@ impl LeaseActor {
         self.parts.store.save_leases(transaction).await
     }
 
-    /// The audit records of a transition.
+    /// The audit records of a transition of the lease table.
     fn audit_records(
         &self,
         before: &LeaseTable,
@@ -571,7 +590,8 @@ impl LeaseActor {
         audit_records::for_transition(before, changes, cause, self.parts.clock.now(), machine_of)
     }
 
-    /// Sends events for the changes and wakes waiting calls. The table must be published before.
+    /// Sends events for the changes, and wakes the calls that wait for a changed lease. The new
+    /// table must be published before this call.
     fn publish_changes(&self, before: &LeaseTable, changes: &TableChanges) {
         if changes.is_empty() {
             return;
@@ -603,21 +623,13 @@ impl LeaseActor {
     }
 }
 
-/// Whether a machine or the session changed since the last call. [`EventReader::wait_for_more`]
-/// also returns for events of leases.
-fn has_machine_changes(changes: &mut EventReader) -> bool {
-    let has_any = changes.read() != NextEvent::Nothing;
-    changes.skip_unread();
-    has_any
-}
-
 /// The failure of a command that the actor rejects because otter stops.
 fn stopped() -> Failure {
     let detail = "otter is shutting down; try again once it has restarted.";
     Failure::new(FailureKind::ShuttingDown, detail)
 }
 
-/// The machines that a transition grants.
+/// The machines that a transition of the lease table grants.
 fn granted_machines(before: &LeaseTable, changes: &TableChanges) -> Vec<MachineId> {
     let new = changes.leases.values().filter(|lease| {
         let held_before =

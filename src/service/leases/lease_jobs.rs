@@ -1,6 +1,6 @@
-//! The preparation and the release of a machine. Each is a job that otter starts once for each
-//! grant, also if otter crashes in between. A release that met a fault of the host is started once
-//! for each attempt, and so is the release of a machine that no lease holds (a recovery).
+//! The preparation and the release of a machine. Each of them is a job that otter starts once for
+//! each grant, even if otter crashes in between. A release that met a fault of the host is started
+//! once for each attempt. So is a recovery: the release of a machine that no lease holds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,14 +39,15 @@ impl LeaseActor {
                     }));
                 }
                 FollowUp::Recover(attempt, pause) => Self::spawn_recovery(this, attempt, pause),
-                // The transition has already added the warning to the history of the lease.
+                // Only log the warning here: the transition has already added it to the history of
+                // the lease.
                 FollowUp::Warn(id) => tracing::info!(lease = %id, "the lease ends soon"),
             }
         }
     }
 
-    /// Runs a preparation or a release. If it panics, reports the outcome as unknown, because the
-    /// lease would otherwise keep its state until the next start.
+    /// Runs the preparation or the release of a lease's machine. If this work panics, reports its
+    /// outcome as unknown. Otherwise the lease would keep its state until the next start of otter.
     fn spawn_lease_job(this: &Arc<Self>, id: LeaseId, state: LeaseState) {
         let (worker, this) = (Arc::clone(this), Arc::clone(this));
         let supervisor = this.parts.supervisor.clone();
@@ -69,8 +70,8 @@ impl LeaseActor {
         }));
     }
 
-    /// Runs an attempt to release a machine that no lease holds, after a pause. If it panics,
-    /// reports the outcome as unknown.
+    /// Runs an attempt to release a machine that no lease holds, after a pause. If this work
+    /// panics, reports its outcome as unknown.
     fn spawn_recovery(this: &Arc<Self>, attempt: RecoveryAttempt, pause: Duration) {
         let (worker, this) = (Arc::clone(this), Arc::clone(this));
         let supervisor = this.parts.supervisor.clone();
@@ -88,7 +89,7 @@ impl LeaseActor {
         }));
     }
 
-    /// Waits for the duration of `pause`. Returns false if otter stops first.
+    /// Waits until the time `pause` is over. Returns false if otter stops first.
     async fn sleep(&self, pause: Duration) -> bool {
         tokio::select! {
             biased;
@@ -110,8 +111,8 @@ impl LeaseActor {
         self.submit_with_retry(LeaseCommand::ReleaseFinished(id, outcome)).await;
     }
 
-    /// Cancels the jobs of a lease and waits until they have ended. Returns false if otter stops
-    /// first.
+    /// Cancels the jobs of a lease and waits until all of them have ended. Returns false if otter
+    /// stops first.
     async fn cancel_jobs(&self, id: LeaseId) -> bool {
         loop {
             let jobs = self.parts.jobs.jobs_of_lease(id);
@@ -134,28 +135,31 @@ impl LeaseActor {
         }
     }
 
-    /// Starts the job of a preparation or a release and waits until it has ended. Returns the
-    /// outcome of the job. `None` if the lease leaves `state` first, or if otter stops.
+    /// Starts the job that prepares or releases the machine of a lease, and waits until the job has
+    /// ended. Returns the outcome of the job. `None` if the lease leaves the state `state` first,
+    /// or if otter stops.
     async fn run_job(&self, id: LeaseId, state: LeaseState) -> Option<Result<(), Failure>> {
         let job = loop {
             let lease = self.view(id)?.lease;
             if lease.state != state {
                 return None;
             }
-            // The host may have given the id to another machine.
+            // Compare the identities, because the host may have given the id of the machine to
+            // another machine.
             let machine = lease.machine.as_ref().and_then(|machine| {
                 let view = self.parts.machines.get(&machine.id)?;
                 machine.agrees_with(&view.machine.identity()).then_some(view)
             });
             let started = match machine {
-                // The inventory is not loaded yet, or the machine is absent. In the second case the
-                // actor ends the lease.
+                // The machine is not there, because the inventory is not loaded yet, or because the
+                // machine is absent from the host. If it is absent, the actor ends the lease.
                 None => Err(Failure::new(
                     FailureKind::InventoryLoading,
                     "the machine is not in the inventory",
                 )),
                 Some(machine) => {
-                    // The machine may have become protected since its grant.
+                    // Check the protection again, because the machine may have become protected
+                    // since its grant.
                     let allowed = self.parts.machines.may_change(&machine);
                     match allowed.and_then(|()| job_request(&lease, &machine.machine, state)) {
                         Ok(request) => self.start_job(&lease, &machine, request, state).await,
@@ -197,8 +201,8 @@ impl LeaseActor {
         }
     }
 
-    /// Makes this attempt to release a machine that no lease holds. Does nothing if it is no longer
-    /// the next attempt.
+    /// Makes this attempt to release a machine that no lease holds. Does nothing if another attempt
+    /// for the machine has taken its place.
     async fn recover(&self, attempt: RecoveryAttempt) {
         let outcome = loop {
             match self.start_recovery_job(&attempt).await {
@@ -223,12 +227,12 @@ impl LeaseActor {
         self.submit_with_retry(LeaseCommand::RecoveryFinished(attempt, outcome)).await;
     }
 
-    /// Starts the job of a recovery. Returns the existing job if it was started before, and `None`
-    /// if this is no longer the next attempt.
+    /// Starts the job of a recovery. If the job was started before, returns the existing job.
+    /// `None` if another attempt for the machine has taken the place of this one.
     ///
     /// # Errors
-    /// `machine-gone` if the machine is absent from the host; the failure of its snapshot; the
-    /// failure of the start.
+    /// `machine-gone` if the machine is absent from the host; the failure to find the snapshot of
+    /// the release; the failure of the start.
     async fn start_recovery_job(
         &self,
         attempt: &RecoveryAttempt,
@@ -251,7 +255,8 @@ impl LeaseActor {
             return Err(Failure::new(kind, "The machine is not on the host."));
         };
         if let Some(view) = self.parts.machines.get(&machine.id) {
-            // The machine may have become protected.
+            // Check the protection again, because the machine may have become protected since its
+            // last lease.
             self.parts.machines.may_change(&view)?;
         }
         let request = JobRequest::Release {
@@ -277,8 +282,8 @@ impl LeaseActor {
         self.parts.jobs.start(new).await.map(Some)
     }
 
-    /// Starts the job of a preparation or a release. Returns the existing job if it was started
-    /// before.
+    /// Starts the job that prepares or releases the machine of a lease. If the job was started
+    /// before, returns the existing job.
     ///
     /// # Errors
     /// The failure of the start.
@@ -310,8 +315,8 @@ impl LeaseActor {
     }
 }
 
-/// The idempotency key by which each grant has at most one preparation, and one release for each
-/// attempt.
+/// The idempotency key of a job that prepares or releases the machine of a lease. Because of this
+/// key, each grant has at most one preparation, and at most one release for each attempt.
 #[must_use]
 fn idempotency_key(lease: &Lease, state: LeaseState, now: Timestamp) -> IdempotencyKey {
     let grants = lease.grants;
@@ -324,8 +329,8 @@ fn idempotency_key(lease: &Lease, state: LeaseState, now: Timestamp) -> Idempote
     IdempotencyKey { key, ..key_of_otter(lease.id, now) }
 }
 
-/// An idempotency key of otter's own jobs for a lease. The caller sets its field `key`, which is
-/// empty.
+/// An idempotency key for a job that otter itself starts for a lease. The field `key` is empty, and
+/// the caller sets it.
 #[must_use]
 fn key_of_otter(lease: LeaseId, now: Timestamp) -> IdempotencyKey {
     IdempotencyKey {
@@ -338,18 +343,19 @@ fn key_of_otter(lease: LeaseId, now: Timestamp) -> IdempotencyKey {
     }
 }
 
-/// The outcome of work that panicked.
+/// The outcome that is reported for work that panicked.
 fn internal_error() -> Failure {
     let detail = "otter had an internal error, so the state of the machine is unknown.";
     Failure::new(FailureKind::OutcomeUnknown, detail)
 }
 
-/// The machine of a recovery. `None` if it is not among `machines`. Copies of a machine share its
-/// key, so the key alone does not identify it.
+/// The machine that a recovery releases. `None` if it is not among `machines`. The key of the
+/// machine is not enough to find it, because copies of a machine have the same key.
 ///
 /// # Errors
 /// - `inventory-loading`: the host cannot read the machine
-/// - `ambiguous-name`: an earlier version stored the recovery, and several machines have its key
+/// - `ambiguous-name`: an earlier version of otter stored the recovery, and several machines have
+///   its key
 fn machine_of<'m>(
     attempt: &RecoveryAttempt,
     recovery: &Recovery,
@@ -374,8 +380,8 @@ fn machine_of<'m>(
     Ok(first)
 }
 
-/// Whether the attempt of a recovery ends if its job cannot be started because of this failure.
-/// After any other failure, otter tries to start the job again.
+/// Whether a recovery's attempt ends if its job cannot be started because of this failure. After
+/// any other failure, otter tries to start the job again.
 const fn is_final(failure: &Failure) -> bool {
     matches!(
         failure.kind,
@@ -386,7 +392,7 @@ const fn is_final(failure: &Failure) -> bool {
     )
 }
 
-/// The outcome of a job. `None` if it has not ended.
+/// The outcome of a job. `None` if the job has not ended.
 #[must_use]
 fn job_outcome(job: &Job) -> Option<Result<(), Failure>> {
     match (job.state, &job.error) {
@@ -400,10 +406,12 @@ fn job_outcome(job: &Job) -> Option<Result<(), Failure>> {
     }
 }
 
-/// The request of a preparation or a release, with the ids of its snapshots.
+/// The request for the job that prepares or releases the machine of a lease. It has the ids of the
+/// snapshots that the lease names.
 ///
 /// # Errors
-/// `not-found` if the machine does not have the snapshot; `ambiguous-name` if it has several.
+/// `not-found` if the machine does not have such a snapshot; `ambiguous-name` if the machine has
+/// several.
 fn job_request(lease: &Lease, machine: &Machine, state: LeaseState) -> Result<JobRequest, Failure> {
     Ok(match (state, &lease.prepare) {
         (LeaseState::Preparing, Some(prepare)) => JobRequest::Prepare {
@@ -427,7 +435,7 @@ fn job_request(lease: &Lease, machine: &Machine, state: LeaseState) -> Result<Jo
     })
 }
 
-/// The id and the path of the snapshot of this name.
+/// The id and the path of the snapshot that has this name on the machine.
 ///
 /// # Errors
 /// `not-found`, `ambiguous-name`.

@@ -1,8 +1,9 @@
-//! The key of the data that otter stores about a machine.
+//! The key under which otter stores data about a machine in addition to the leases.
 
 use crate::domain::machine::MachineIdentity;
 
-/// The identity of a machine: its instance UUID, else its path. The host reuses machine ids.
+/// A text that identifies a machine: its instance UUID, else its path. The machine id does not
+/// suffice, because the host reuses ids.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MachineKey(pub String);
 

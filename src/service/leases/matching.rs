@@ -1,4 +1,4 @@
-//! Matching of leases and machines. Pure.
+//! Decides which machines match a lease. Pure.
 
 use std::collections::BTreeSet;
 
@@ -17,28 +17,29 @@ use crate::domain::snapshot::Snapshots;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CandidateMachine {
     pub identity: MachineIdentity,
-    /// The key of the identity.
+    /// The key under which otter stores data about the machine.
     pub key: MachineKey,
     pub name: String,
     pub bios_uuid: Option<String>,
     pub macs: Vec<MacAddress>,
     pub pools: Vec<String>,
-    /// Whether the machine is free, apart from leases and quarantines. The lease table has those.
+    /// Whether the machine is free. Leases and quarantines do not count here, because the lease
+    /// table has those.
     pub free: bool,
-    /// Whether it is protected or a template, so that it is never granted.
+    /// Whether the machine is protected or a template. Such a machine is never granted.
     pub excluded: bool,
-    /// Whether it is on.
+    /// Whether the machine is on.
     pub running: bool,
-    /// Its configured memory. 0 if it is not known.
+    /// The configured memory of the machine. 0 if it is not known.
     pub memory_bytes: u64,
     pub nested_virtualization: Option<bool>,
-    /// The limits that apply to it: those of the host and of its pools.
+    /// The limits that apply to the machine: those of the host and of its pools.
     pub limits: Vec<ScopedLimits>,
     pub snapshots: Snapshots,
 }
 
 impl CandidateMachine {
-    /// A machine without limits.
+    /// A candidate to which no limits apply.
     ///
     /// # Parameters
     /// - `free`: whether the machine is free, apart from leases and quarantines.
@@ -64,13 +65,15 @@ impl CandidateMachine {
     }
 }
 
-/// The snapshots of the preparation and the release, which the machine of the lease must have.
+/// The snapshots that the preparation and the release of a lease need. The machine of the lease
+/// must have them.
 pub fn required_snapshots(lease: &Lease) -> impl Iterator<Item = &String> {
     let Lease { prepare, release, .. } = lease;
     prepare.iter().filter_map(|prepare| prepare.snapshot.as_ref()).chain(&release.snapshot)
 }
 
-/// The first snapshot that a lease requires and a machine does not have. `None` if it has all.
+/// The first snapshot that a lease needs and a machine does not have. `None` if the machine has all
+/// of them.
 #[must_use]
 pub fn missing_snapshot<'l>(lease: &'l Lease, machine: &CandidateMachine) -> Option<&'l String> {
     required_snapshots(lease).find(|name| machine.snapshots.find(name).is_err())
@@ -85,12 +88,12 @@ pub struct Selection<'l> {
     excluded: BTreeSet<MachineId>,
 }
 
-/// The machines that match `select.machine` of a lease.
+/// What `select.machine` of a lease names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum SelectedMachine {
     Any,
     One(MachineId),
-    /// No machine in the scope of the lease matches the reference, or several do.
+    /// No machine in the scope of the lease matches the reference, or several machines match it.
     None,
 }
 
@@ -98,8 +101,9 @@ impl<'l> Selection<'l> {
     /// Finds the machines that `select.machine` and `select.exclude` of a lease name.
     ///
     /// # Parameters
-    /// - `machines`: every machine of the host, also the protected ones and the templates. If
-    ///   several in the scope of the lease match the reference, it is ambiguous.
+    /// - `machines`: every machine of the host, including the protected ones and the templates.
+    ///   They all count: if several machines in the scope of the lease match the reference, it is
+    ///   ambiguous.
     #[must_use]
     pub fn new(lease: &'l Lease, machines: &[CandidateMachine]) -> Self {
         let matching = |reference: &MachineReference| {
@@ -116,7 +120,7 @@ impl<'l> Selection<'l> {
         Self { lease, machine, excluded: excluded.map(|one| one.identity.id.clone()).collect() }
     }
 
-    /// Whether a machine matches the selection and the scope, and is not excluded.
+    /// Whether a machine matches the selection and the scope of the lease, and is not excluded.
     #[must_use]
     pub fn includes(&self, machine: &CandidateMachine) -> bool {
         let select = &self.lease.select;

@@ -1,4 +1,5 @@
-//! Updates the metrics of leases from the table before a transition and the changes.
+//! Updates the metrics of leases after a transition, from the table before the transition and from
+//! the changes.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::domain::lease::LeaseState;
 use crate::telemetry::leases::LeaseMetrics;
 use crate::telemetry::metrics::Metrics;
 
-/// Sets the number of leases in each state that is not an end.
+/// Sets the metric with the number of leases in each state that is not an end.
 pub fn set_open_leases(metrics: &Metrics, table: &LeaseTable) {
     let mut counts: HashMap<LeaseState, usize> = HashMap::new();
     for open in table.open_leases() {
@@ -25,7 +26,7 @@ pub fn set_open_leases(metrics: &Metrics, table: &LeaseTable) {
     }
 }
 
-/// Counts the leases that became active or ended in a committed transition.
+/// Counts the leases that a committed transition made active or ended.
 pub fn record_transition(metrics: &Metrics, before: &LeaseTable, changes: &TableChanges) {
     for (id, lease) in &changes.leases {
         let was = before.get(*id).map(|open| open.lease.state);
@@ -41,8 +42,8 @@ pub fn record_transition(metrics: &Metrics, before: &LeaseTable, changes: &Table
     }
 }
 
-/// The counter for a command that reports a failed preparation or release. `None` for every other
-/// command, and for a preparation whose machine was removed from the host.
+/// The counter that a command raises if it reports a failed preparation or release. `None` for
+/// every other command, and for a preparation whose machine was removed from the host.
 pub fn failure_counter(table: &LeaseTable, command: &LeaseCommand) -> Option<fn(&LeaseMetrics)> {
     let is_in = |id: LeaseId, state| table.get(id).is_some_and(|open| open.lease.state == state);
     match command {
@@ -56,7 +57,7 @@ pub fn failure_counter(table: &LeaseTable, command: &LeaseCommand) -> Option<fn(
     }
 }
 
-/// The time from one reading of the wall clock to another. Zero if the clock went back.
+/// The time from one reading of the wall clock to a later one. Zero if the wall clock went back.
 fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }

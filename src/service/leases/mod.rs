@@ -63,11 +63,11 @@ use crate::storage::{KeyOwner, LeaseFilter, Storage, StorageError};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::Metrics;
 
-/// The operations on leases. Clones share one lease actor.
+/// The operations on leases. All clones use the same lease actor.
 #[derive(Clone)]
 pub struct Leases(Arc<LeaseActor>);
 
-/// The parts that the lease actor uses.
+/// The services and settings that the lease actor uses.
 pub struct LeasesParts {
     pub store: Arc<dyn Storage>,
     pub clock: Clock,
@@ -88,21 +88,23 @@ pub struct LeasesParts {
 #[derive(Clone, Debug)]
 pub struct LeaseView {
     pub lease: Arc<Lease>,
-    /// The number of leases that are queued before it. `None` if it is not queued.
+    /// The number of leases that are queued before this lease. `None` if this lease is not queued.
     pub position: Option<usize>,
-    /// When it expires. `None` if it is not active.
+    /// When the lease expires. `None` if the lease is not active.
     pub expires_at: Option<Timestamp>,
-    /// The latest time to which it can be renewed. `None` if it is not active.
+    /// The latest time to which the lease can be renewed. `None` if the lease is not active.
     pub max_expires_at: Option<Timestamp>,
-    /// Why no machine is granted to it. `None` if it is not queued.
+    /// Why the lease gets no machine. `None` if the lease is not queued.
     pub blocked_by: Option<LeaseBlocker>,
 }
 
-/// The capacity of the channel to the actor. A sender waits if it is full.
+/// The number of commands that fit into the channel to the actor. If the channel is full, a sender
+/// waits.
 const COMMAND_CAPACITY: usize = 1_024;
 
 impl Leases {
-    /// Reads the leases from the store. The caller must spawn [`Leases::run`].
+    /// Reads the leases from the store. The actor does not run yet: the caller must spawn
+    /// [`Leases::run`].
     ///
     /// # Errors
     /// Fails if the store cannot be read.
@@ -131,15 +133,15 @@ impl Leases {
         LeaseActor::run(&self.0, stop).await;
     }
 
-    /// Requests a lease. It is granted at once if a matching machine is free, and queued otherwise
-    /// if `queue_for` is set.
+    /// Requests a lease. The lease is granted at once if a matching machine is free. Otherwise it
+    /// is queued if `queue_for` is set.
     ///
     /// # Errors
     /// `no-free-machine`; `not-found`; `ambiguous-name`; `queue-full`; `too-many-requests`;
     /// `invalid-request` if `ttl` is too long; `forbidden` if the caller may not keep the power on;
     /// `idempotency-mismatch`, also if the machine of the earlier lease has left the caller's
-    /// scope; `storage-unavailable`, or `outcome-unknown` if the request has no key and the lease
-    /// may be stored.
+    /// scope; `storage-unavailable`, or `outcome-unknown` if the request has no idempotency key and
+    /// the lease may be stored.
     pub async fn request(&self, caller: &Caller, new: NewLease) -> Result<RequestedLease, Failure> {
         let lease = self.lease_from_request(caller, &new)?;
         let claim = match new.key.clone() {
@@ -160,15 +162,16 @@ impl Leases {
         let command =
             LeaseCommand::Request { lease: Box::new(lease), key: new.key, limits: caller.limits };
         self.0.submit_with_claim(claim, caller.actor(), command).await?;
-        // The lease is stored now, and a repeat without a key would request another one.
+        // The lease is stored from here on. If it cannot be read, a request without an idempotency
+        // key must not be repeated, because the repeat would request another lease.
         let read = self.get_for(caller, id).await.map_err(|failure| {
             if has_key { failure } else { unconfirmed_start().with_lease(id) }
         })?;
         read.map(RequestedLease::New).ok_or_else(|| unknown_lease(id))
     }
 
-    /// A lease as a caller sees it. `None` if it does not exist for the caller. The call counts as
-    /// a poll of the lease.
+    /// A lease as a caller sees it. `None` if the lease does not exist for the caller. Calling this
+    /// method counts as a poll of the lease.
     ///
     /// # Errors
     /// Fails if the store cannot be read.
@@ -177,14 +180,16 @@ impl Leases {
         caller: &Caller,
         id: LeaseId,
     ) -> Result<Option<LeaseView>, Failure> {
-        // The call of a caller that does not see the lease must not count as a poll.
+        // Return here for a caller that does not see the lease, because its call must not count as
+        // a poll.
         if self.0.view(id).is_some_and(|view| self.visible_to(caller, view).is_none()) {
             return Ok(None);
         }
         Ok(self.get(id).await?.and_then(|view| self.visible_to(caller, view)))
     }
 
-    /// Whether a lease exists for a caller. The call does not count as a poll of the lease.
+    /// Whether a lease exists for a caller. Calling this method does not count as a poll of the
+    /// lease.
     ///
     /// # Errors
     /// Fails if the store cannot be read.
@@ -196,8 +201,8 @@ impl Leases {
         Ok(view.is_some_and(|view| self.visible_to(caller, view).is_some()))
     }
 
-    /// A lease as a caller sees it. `None` if it does not exist for the caller. The position of a
-    /// restricted caller counts only the leases that it sees.
+    /// A lease as a caller sees it. `None` if the lease does not exist for the caller. For a
+    /// restricted caller, the position of the lease counts only the leases that the caller sees.
     #[must_use]
     pub fn visible_to(&self, caller: &Caller, view: LeaseView) -> Option<LeaseView> {
         if !caller.scope.is_restricted() {
@@ -208,13 +213,15 @@ impl Leases {
         if !visibility.shows_lease(caller, &view.lease) {
             return None;
         }
-        // A restricted caller sees only the queued leases that it requested.
+        // The position counts only the leases of the same requester, because a restricted caller
+        // sees no other queued leases.
         let position =
             view.position.and_then(|_| parts.published.load().position_of_requester(view.lease.id));
         Some(LeaseView { position, ..view })
     }
 
-    /// The current lease. `None` if it does not exist. The call counts as a poll of the lease.
+    /// The current state of a lease. `None` if the lease does not exist. Calling this method counts
+    /// as a poll of the lease.
     ///
     /// # Errors
     /// Fails if the store cannot be read.
@@ -225,7 +232,7 @@ impl Leases {
         }
         let mut stored = self.stored(id).await?;
         if stored.as_ref().is_some_and(|lease| !lease.state.is_end()) {
-            // The lease is committed and not yet published. Once the actor handles the next
+            // The lease is committed and not yet published. Once the actor has handled one more
             // command, the lease is published or has ended.
             self.0.submit(LeaseCommand::AwaitPublication).await?;
             if let Some(view) = self.0.view(id) {
@@ -269,7 +276,8 @@ impl Leases {
             None => None,
         };
         let mut views = Vec::new();
-        // Leases that the caller does not see leave gaps, so one page may take several reads.
+        // One page may need several reads of the store, because the leases that the caller does not
+        // see are left out.
         loop {
             let leases = store.leases(filter, after.as_ref(), limit).await.map_err(failed)?;
             let is_last = leases.len() < limit as usize;
@@ -291,9 +299,9 @@ impl Leases {
         views.filter_map(|view| self.visible_to(caller, view)).collect()
     }
 
-    /// Waits until a lease reaches a state that `is_reached` accepts, or ends, or otter stops.
-    /// Returns the lease. `None` if it does not exist for the caller. The wait counts as polls of
-    /// the lease.
+    /// Waits until a lease reaches a state that `is_reached` accepts, until the lease ends, or
+    /// until otter stops. Returns the lease. `None` if the lease does not exist for the caller.
+    /// During the wait, the lease counts as polled.
     ///
     /// # Errors
     /// Fails if the store cannot be read.
@@ -307,7 +315,8 @@ impl Leases {
             let clients = self.0.clients(id);
             let mut changed = pin!(clients.as_ref().map(|clients| clients.state_changed()));
             if let Some(changed) = changed.as_mut().as_pin_mut() {
-                // From now on, a change of the lease completes `changed`.
+                // The state of the lease is read after this line, so every later change of the
+                // state completes `changed`.
                 changed.enable();
             }
             let Some(view) = self.get_for(caller, id).await? else { return Ok(None) };
@@ -316,7 +325,8 @@ impl Leases {
                 return Ok(Some(view));
             }
             let (Some(clients), Some(changed)) = (&clients, changed.as_pin_mut()) else {
-                // The lease was published after its clients were looked up above.
+                // The lease was published only after its clients were looked up. Look them up
+                // again.
                 continue;
             };
             let _waits = WaitingClient::new(Arc::clone(clients), self.0.parts.clock.clone());
@@ -331,11 +341,12 @@ impl Leases {
     /// Renews a lease.
     ///
     /// # Parameters
-    /// - `ttl`: the time from now. `None` means its original duration.
+    /// - `ttl`: the new time that the lease has from now on. `None` means the original duration of
+    ///   the lease.
     ///
     /// # Errors
-    /// `lease-ended`; `lease-not-active` if it is queued or being prepared; `invalid-request` if
-    /// `ttl` is too long; `not-found`; `storage-unavailable`.
+    /// `lease-ended`; `lease-not-active` if the lease is queued or being prepared;
+    /// `invalid-request` if `ttl` is too long; `not-found`; `storage-unavailable`.
     pub async fn renew(
         &self,
         caller: &Caller,
@@ -343,7 +354,7 @@ impl Leases {
         ttl: Option<Duration>,
     ) -> Result<LeaseView, Failure> {
         if let Some(ttl) = ttl {
-            // The limit is that of the selected pools, as in the request for the lease.
+            // The selected pools limit `ttl`, as they limit it in the request for a lease.
             let pools = self.0.view(id).map(|view| self.selected_pools(caller, &view.lease.select));
             self.check_ttl(ttl, &pools.unwrap_or_default())?;
         }
@@ -351,12 +362,12 @@ impl Leases {
         self.get_for(caller, id).await?.ok_or_else(|| unknown_lease(id))
     }
 
-    /// Ends a lease. Does nothing if it has ended.
+    /// Ends a lease. Does nothing if the lease has already ended.
     ///
     /// # Parameters
-    /// - `reason`: `Released` if its holder ends it, `Revoked` if an operator does.
-    /// - `failed`: whether the use of the machine failed. The lease is then kept instead, if its
-    ///   request has `keep_on_failure` and it is active.
+    /// - `reason`: `Released` if the holder ends the lease, `Revoked` if an operator does.
+    /// - `failed`: whether the use of the machine failed. Then an active lease is kept and does not
+    ///   end, if its request has `keep_on_failure`.
     ///
     /// # Errors
     /// `not-found`; `storage-unavailable`.
@@ -405,31 +416,34 @@ impl Leases {
         self.0.submit_as(by.actor(), LeaseCommand::ClearQuarantine(key, machine.id.clone())).await
     }
 
-    /// Records in the lease that holds a machine, if there is one, that an operator changed the
-    /// machine.
+    /// Records that an operator changed a machine. The record is in the history of the lease that
+    /// holds the machine, if there is one.
     pub async fn record_override(&self, machine: &Machine, by: &str, reason: &str) {
         let holder =
             self.0.parts.published.load().holder_of(&machine.identity()).map(|open| open.lease.id);
         if let Some(id) = holder {
             let (by, reason) = (by.to_owned(), reason.to_owned());
-            // A failure is no loss: the audit record of the accepted job has the reason.
+            // A failure is ignored, because the reason is also in the audit record of the accepted
+            // job.
             let _ = self.0.submit(LeaseCommand::RecordOverride { id, by, reason }).await;
         }
     }
 
-    /// Records in the history of a lease that a rule answers a question of its machine.
+    /// Records in the history of a lease that a rule of the configuration answers a question of its
+    /// machine.
     pub async fn record_answer(&self, id: LeaseId, what: String) {
-        // A failure is no loss: the job names the lease.
+        // A failure is ignored, because the job that answers the question also names the lease.
         let _ = self.0.submit(LeaseCommand::RecordAnswer { id, what }).await;
     }
 
-    /// The reference of a lease that has not ended.
+    /// The `Otter-Reference` of the request for a lease. `None` if the request had none, or if the
+    /// lease has ended.
     #[must_use]
     pub fn reference_of(&self, id: LeaseId) -> Option<String> {
         self.0.view(id)?.lease.reference.clone()
     }
 
-    /// The pools that exist for a caller, with the state of the machines that it sees.
+    /// The pools that exist for a caller, each with the state of the machines that the caller sees.
     ///
     /// # Errors
     /// `inventory-loading`.
@@ -437,8 +451,8 @@ impl Leases {
         self.0.pools(caller)
     }
 
-    /// Lifts the quarantines that otter set by itself in a pool, not those that people set. Returns
-    /// their machines, by name.
+    /// Lifts the quarantines that otter set by itself in a pool, and no quarantines that people
+    /// set. Returns the machines whose quarantines were lifted, sorted by name.
     ///
     /// # Errors
     /// `not-found` if the pool does not exist for the caller; `inventory-loading`;
@@ -451,14 +465,14 @@ impl Leases {
         self.0.clear_automatic_quarantines(caller, pool).await
     }
 
-    /// The machines of the host that run or are leased, and the host's limits. `None` for a caller
+    /// How many machines of the host run or are leased, and the host's limits. `None` for a caller
     /// whose scope is restricted.
     #[must_use]
     pub fn running_on_host(&self, caller: &Caller) -> Option<RunningMachines> {
         (!caller.scope.is_restricted()).then(|| self.0.running_on_host())
     }
 
-    /// Sets the metrics for open leases and quarantined machines.
+    /// Sets the metrics with the numbers of open leases and of quarantined machines.
     pub fn update_gauges(&self) {
         let LeaseActor { parts, .. } = &*self.0;
         let shown = parts.published.load();
@@ -470,7 +484,7 @@ impl Leases {
         parts.metrics.leases().set_quarantined(quarantined);
     }
 
-    /// When a lease expires. `None` if it is not active.
+    /// When a lease expires. `None` if the lease is not active.
     #[must_use]
     pub fn expires_at(&self, id: LeaseId) -> Option<Timestamp> {
         self.0.view(id)?.expires_at
@@ -482,7 +496,7 @@ impl Leases {
         self.0.parts.secrets.secret_of(id)
     }
 
-    /// Whether this is the secret of a lease.
+    /// Whether the text `secret` is the secret of a lease.
     #[must_use]
     pub fn is_secret_of(&self, id: LeaseId, secret: &str) -> bool {
         self.0.parts.secrets.is_secret_of(id, secret)
@@ -490,10 +504,10 @@ impl Leases {
 }
 
 impl LeaseView {
-    /// The view of a lease of the table.
+    /// The view of a lease that has not ended.
     ///
     /// # Parameters
-    /// - `is_current`: whether the inventory is current.
+    /// - `is_current`: whether the inventory is loaded and the host is connected.
     #[must_use]
     pub fn open(table: &LeaseTable, open: &OpenLease, is_current: bool) -> Self {
         let (expires_at, max_expires_at) = open.expiry().unzip();
@@ -520,9 +534,10 @@ impl LeaseView {
     }
 }
 
-/// The release of a machine that a version without recoveries quarantined because a preparation or
-/// a release failed. `None` for every other machine. A machine that `otter restore` quarantined has
-/// no failed job, and waits for an operator, because leases after the backup are not known.
+/// The recovery (a release without a lease) for a machine that an earlier version of otter, which
+/// had no recoveries, quarantined because a preparation or a release failed. `None` for every other
+/// machine. A machine that `otter restore` quarantined has no failed job. It waits for an operator,
+/// because leases that were granted after the backup are not known.
 ///
 /// # Errors
 /// Fails if the store cannot be read.

@@ -1,21 +1,22 @@
-//! An ordered map whose clones share their entries. A clone copies one pointer, and a change copies
-//! only the chunk of the entry and the list of chunks, about the square root of the entries. So
-//! every version of the lease table can be published as it is.
+//! An ordered map whose clones share their entries. Cloning a map copies one pointer. Changing an
+//! entry copies only the chunk of the entry and the list of chunks, which is about the square root
+//! of the number of entries. So every version of the lease table can be published as a map of its
+//! own.
 
 use std::sync::Arc;
 
 /// The largest number of entries in a chunk.
 const MAX_CHUNK: usize = 128;
 
-/// An ordered map with cheap clones.
+/// An ordered map that is cheap to clone.
 #[derive(Clone, Debug)]
 pub struct PersistentMap<K, V> {
-    /// The entries in order. No chunk is empty.
+    /// The chunks, which contain the entries in the order of their keys. No chunk is empty.
     chunks: Arc<Vec<Chunk<K, V>>>,
     len: usize,
 }
 
-/// A part of the entries, in order.
+/// A part of the entries, in the order of their keys.
 type Chunk<K, V> = Arc<Vec<(K, V)>>;
 
 impl<K, V> Default for PersistentMap<K, V> {
@@ -31,7 +32,7 @@ impl<K: Ord + Clone, V: Clone> PersistentMap<K, V> {
         self.len
     }
 
-    /// Whether there are no entries.
+    /// Whether the map has no entries.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
@@ -47,7 +48,7 @@ impl<K: Ord + Clone, V: Clone> PersistentMap<K, V> {
 
     /// Sets the value of a key.
     pub fn insert(&mut self, key: K, value: V) {
-        // A key after all others belongs to the last chunk.
+        // If the key is greater than all keys of the map, it belongs to the last chunk.
         let at = self.chunk_of(&key).min(self.chunks.len().saturating_sub(1));
         let chunks = Arc::make_mut(&mut self.chunks);
         let Some(chunk) = chunks.get_mut(at) else {
@@ -62,7 +63,8 @@ impl<K: Ord + Clone, V: Clone> PersistentMap<K, V> {
                 entries.insert(index, (key, value));
                 self.len += 1;
                 if entries.len() > MAX_CHUNK {
-                    // If keys are added in ascending order, all chunks but the last stay full.
+                    // If the new key is the last one, only this key goes into the new chunk. So all
+                    // chunks but the last stay full if keys are added in ascending order.
                     let is_last = index + 1 == entries.len();
                     let middle = if is_last { index } else { entries.len() / 2 };
                     let rest = entries.split_off(middle);
@@ -72,7 +74,7 @@ impl<K: Ord + Clone, V: Clone> PersistentMap<K, V> {
         }
     }
 
-    /// Removes a key. Returns its value. `None` if it is absent.
+    /// Removes a key. Returns its value, or `None` if the map does not have the key.
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let at = self.chunk_of(key);
         let found = self.chunks.get(at)?;
@@ -84,14 +86,15 @@ impl<K: Ord + Clone, V: Clone> PersistentMap<K, V> {
         if left == 0 {
             chunks.remove(at);
         } else if next.is_some_and(|next| left + next <= MAX_CHUNK / 2) {
-            // Otherwise removals would leave many chunks with few entries.
+            // Join two small chunks, because removals would otherwise leave many chunks with few
+            // entries.
             let next = chunks.remove(at + 1);
             Arc::make_mut(&mut chunks[at]).extend(next.iter().cloned());
         }
         Some(value)
     }
 
-    /// The number of keys before this one.
+    /// The number of keys in the map that are less than this one.
     #[must_use]
     pub fn rank(&self, key: &K) -> usize {
         let at = self.chunk_of(key);
@@ -101,12 +104,12 @@ impl<K: Ord + Clone, V: Clone> PersistentMap<K, V> {
         before + inside.unwrap_or_default()
     }
 
-    /// The entries in order.
+    /// The entries in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.chunks.iter().flat_map(|chunk| chunk.iter()).map(|(key, value)| (key, value))
     }
 
-    /// The entries from this key on, in order.
+    /// The entries whose keys are this key or greater, in the order of their keys.
     pub fn range_from<'m>(
         &'m self,
         key: &K,
@@ -118,7 +121,7 @@ impl<K: Ord + Clone, V: Clone> PersistentMap<K, V> {
         chunks.skip(skipped.unwrap_or_default()).map(|(key, value)| (key, value))
     }
 
-    /// The keys in order.
+    /// The keys in ascending order.
     pub fn keys(&self) -> impl Iterator<Item = &K> {
         self.iter().map(|(key, _)| key)
     }
@@ -128,7 +131,7 @@ impl<K: Ord + Clone, V: Clone> PersistentMap<K, V> {
         self.iter().map(|(_, value)| value)
     }
 
-    /// The index of the first chunk whose last key is not before this one.
+    /// The index of the first chunk whose last key is this key or greater.
     fn chunk_of(&self, key: &K) -> usize {
         self.chunks.partition_point(|chunk| chunk.last().is_some_and(|(last, _)| last < key))
     }
@@ -136,7 +139,8 @@ impl<K: Ord + Clone, V: Clone> PersistentMap<K, V> {
 
 #[cfg(test)]
 impl<K: Ord + Clone, V: Clone> PersistentMap<K, V> {
-    /// The number of entries that are not shared with another version of the map.
+    /// The number of entries that were copied since the version `before` of the map, and are thus
+    /// not shared with it.
     pub fn copied_since(&self, before: &Self) -> usize {
         let is_shared =
             |chunk: &&Arc<Vec<(K, V)>>| before.chunks.iter().any(|other| Arc::ptr_eq(chunk, other));
@@ -169,7 +173,8 @@ mod tests {
                 if step % 97 == 0 {
                     earlier.push((map.clone(), model.clone()));
                 }
-                // More keys are added than removed, so that chunks split and join.
+                // The test adds more keys than it removes, so that chunks are both divided and
+                // joined.
                 if adds || step % 3 == 0 {
                     map.insert(key, step);
                     model.insert(key, step);

@@ -1,4 +1,4 @@
-//! The pools as a caller sees them, and the end of the quarantines that otter set in a pool.
+//! The pools as a caller sees them. Also lifts the quarantines that otter set by itself in a pool.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,14 +23,15 @@ pub struct PoolView {
     pub free: usize,
     pub held: usize,
     pub quarantined: usize,
-    /// The queued leases that select this pool.
+    /// The number of queued leases that select this pool.
     pub waiting: usize,
-    /// The fault that two of its machines met and that is not a machine's own.
+    /// The fault that two machines of the pool met and that no machine caused. `None` if there is
+    /// no such fault.
     pub fault: Option<PoolFault>,
     pub running: RunningMachines,
 }
 
-/// The machines that run or are leased, and the limits of their number and memory.
+/// How many machines run or are leased, how much memory they have, and the limits of both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunningMachines {
     pub limits: RunningLimits,
@@ -38,8 +39,8 @@ pub struct RunningMachines {
 }
 
 impl LeaseActor {
-    /// The pools that exist for a caller, by name. For a restricted scope, the pools with a machine
-    /// in the scope.
+    /// The pools that exist for a caller, sorted by name. For a caller with a restricted scope,
+    /// only the pools that have a machine in the scope exist.
     ///
     /// # Errors
     /// `inventory-loading`.
@@ -89,7 +90,8 @@ impl LeaseActor {
         Ok(pools.into_values().collect())
     }
 
-    /// Lifts the quarantines that otter set by itself in a pool. Returns their machines, by name.
+    /// Lifts the quarantines that otter set by itself in a pool. Returns the machines whose
+    /// quarantines were lifted, sorted by name.
     ///
     /// # Errors
     /// `not-found` if the pool does not exist for the caller; `inventory-loading`;
@@ -113,7 +115,7 @@ impl LeaseActor {
         Ok(machines.iter().map(|machine| machine.id.clone()).collect())
     }
 
-    /// The machines of the host that run or are leased, and the host's limits.
+    /// How many machines of the host run or are leased, and the host's limits.
     pub fn running_on_host(&self) -> RunningMachines {
         let state = self.parts.published.load();
         let mut usage = Usage::default();

@@ -1,8 +1,8 @@
 //! The committed lease table for readers, and the machines that are reserved for a grant.
 //!
-//! A grant reserves its machine before it looks for jobs of the machine. A job enters the queue of
-//! its machine before it looks for a reservation. So if both happen at the same time, at least one
-//! of them sees the other.
+//! A grant reserves its machine first and then looks for jobs of the machine. A job enters the
+//! queue of its machine first and then looks for a reservation. So if a grant and a job come at the
+//! same time, at least one of them notices the other.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::lease_table::LeaseTable;
 use crate::domain::ids::MachineId;
 
-/// The committed lease table, for readers. Reading does not wait for the actor.
+/// The lease table as it was last committed. A reader does not wait for the lease actor.
 #[derive(Default)]
 pub struct PublishedLeases {
     table: ArcSwap<LeaseTable>,
@@ -23,7 +23,7 @@ pub struct PublishedLeases {
 }
 
 impl PublishedLeases {
-    /// Replaces the published table by a committed one.
+    /// Replaces the published table by a newer committed table.
     pub fn publish(&self, table: LeaseTable) {
         self.table.store(Arc::new(table));
         self.changes.send_replace(());
@@ -35,19 +35,20 @@ impl PublishedLeases {
         self.changes.subscribe()
     }
 
-    /// The committed table.
+    /// The lease table as it was last committed.
     #[must_use]
     pub fn load(&self) -> Arc<LeaseTable> {
         self.table.load_full()
     }
 
-    /// Rejects jobs on these machines until the reservation is dropped.
+    /// Reserves these machines for a grant. Until the reservation is dropped, new jobs on them are
+    /// rejected.
     pub fn reserve(self: &Arc<Self>, machines: &[MachineId]) -> GrantReservation {
         self.reserved().extend(machines.iter().cloned());
         GrantReservation { published: Arc::clone(self), machines: machines.to_vec() }
     }
 
-    /// Whether a grant of the machine is being committed.
+    /// Whether a grant of the machine is being committed just now.
     pub fn is_reserved(&self, machine: &MachineId) -> bool {
         self.reserved().contains(machine)
     }
@@ -57,7 +58,8 @@ impl PublishedLeases {
     }
 }
 
-/// Machines that reject jobs until this value is dropped, because a grant is being committed.
+/// Machines that are reserved because their grant is being committed. Until this value is dropped,
+/// new jobs on them are rejected.
 #[must_use]
 pub struct GrantReservation {
     published: Arc<PublishedLeases>,

@@ -1,4 +1,5 @@
-//! Requests for leases: the new lease of a request, and the checks that reject a request.
+//! Requests for leases: makes the lease that a request asks for, and checks which requests are
+//! rejected.
 
 use std::time::Duration;
 
@@ -19,16 +20,16 @@ use crate::service::limits::{queue_full, too_many};
 use crate::service::machines::MATCHES_NONE;
 use crate::storage::IdempotencyKey;
 
-/// A request for a lease.
+/// What a caller asks for in a request for a lease.
 #[derive(Clone, Debug)]
 pub struct NewLease {
     pub select: Select,
     pub holder: Option<String>,
     pub ttl: Duration,
     pub queue_for: Option<Duration>,
-    /// `None` means the preparation of the pool.
+    /// How otter prepares the machine. `None` means the preparation that the pool sets.
     pub prepare: Option<Prepare>,
-    /// `None` means the release of the pool.
+    /// How otter releases the machine. `None` means the release that the pool sets.
     pub release: Option<Release>,
     pub keep_on_failure: Option<Duration>,
     pub reference: Option<String>,
@@ -45,11 +46,12 @@ pub enum RequestedLease {
 }
 
 impl Leases {
-    /// The new lease of a request. Missing fields come from the selected pools.
+    /// The lease that a request asks for. What the request does not say comes from the selected
+    /// pools.
     ///
     /// # Errors
-    /// `invalid-request` if `ttl` is out of range, or if a field is missing and the pools differ in
-    /// it; `forbidden` if the caller may not keep the power on.
+    /// `invalid-request` if `ttl` is out of range, or if the request leaves something out in which
+    /// the selected pools differ; `forbidden` if the caller may not keep the power on.
     pub(super) fn lease_from_request(
         &self,
         caller: &Caller,
@@ -77,7 +79,8 @@ impl Leases {
                 "release.power may be keep only if the pool allows it, or for an operator.";
             return Err(Failure::new(FailureKind::Forbidden, detail));
         }
-        // While the inventory loads, the actor rejects the request.
+        // If this fails because the inventory is not loaded yet, go on: the actor rejects the
+        // request.
         let unknown = parts.machines.unknown_pools(&caller.scope, &new.select.pools);
         let mut lease = Lease::queued(LeaseTerms {
             id: LeaseId::new(parts.clock.uuid()),
@@ -100,8 +103,8 @@ impl Leases {
         Ok(lease)
     }
 
-    /// The configuration of each selected pool. `None` for a pool that is not configured or does
-    /// not exist for the caller.
+    /// The configuration of each selected pool. An element is `None` if its pool is not configured,
+    /// or does not exist for the caller.
     pub(super) fn selected_pools(&self, caller: &Caller, select: &Select) -> Vec<Option<Pool>> {
         let LeaseActor { parts, .. } = &*self.0;
         let (visibility, settings) = (parts.machines.visibility(), parts.settings.load());
@@ -112,7 +115,7 @@ impl Leases {
         select.pool_names().map(configured).collect()
     }
 
-    /// Rejects a duration that is zero or longer than one of the pools or the rules allow.
+    /// Rejects a duration that is zero, or longer than one of the pools or the general rules allow.
     ///
     /// # Errors
     /// `invalid-request`.
@@ -139,12 +142,12 @@ impl Leases {
 }
 
 impl LeaseActor {
-    /// Rejects a request that no machine of the host can satisfy, free or not.
+    /// Rejects a request that no machine of the host can satisfy, even if all machines were free.
     ///
     /// # Errors
-    /// `no-free-machine` if no machine matches the selection, or each is larger than a limit;
-    /// `not-found` if no matching machine has the snapshots of `prepare` and `release`;
-    /// `ambiguous-name` if `select.machine` names several machines.
+    /// `no-free-machine` if no machine matches the selection, or if each matching machine is larger
+    /// than a limit; `not-found` if no matching machine has the snapshots of `prepare` and
+    /// `release`; `ambiguous-name` if `select.machine` names several machines.
     pub fn check_grantable(
         &self,
         lease: &Lease,
@@ -194,14 +197,14 @@ impl LeaseActor {
     }
 }
 
-/// The setting that all pools have. Without a pool, the default.
+/// The setting that all selected pools have in common. If no pool is selected, the default.
 ///
 /// # Parameters
 /// - `field`: the field of the request that replaces the setting.
-/// - `setting`: the setting of a pool. `None` is a pool that is not configured.
+/// - `setting`: returns the setting of a pool, or of a pool that is not configured (`None`).
 ///
 /// # Errors
-/// `invalid-request` if the pools differ in it.
+/// `invalid-request` if the pools have different settings.
 fn common_setting<T: PartialEq>(
     pools: &[Option<Pool>],
     field: &str,
@@ -222,7 +225,8 @@ fn common_setting<T: PartialEq>(
     Err(Failure::new(FailureKind::InvalidRequest, detail).with_error(error))
 }
 
-/// The failure of a request whose machine exceeds a limit even if no other machine runs.
+/// The failure of a request whose matching machine exceeds a limit by itself, even if no other
+/// machine runs.
 fn larger_than(limit: &ReachedLimit, machine: &CandidateMachine) -> Failure {
     let CandidateMachine { name, memory_bytes, .. } = machine;
     let detail = format!(

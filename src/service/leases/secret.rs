@@ -1,5 +1,5 @@
-//! The secret of a lease: an HMAC-SHA256 of its id by a key of the state directory. otter does not
-//! store secrets, and computes a secret again if a request is repeated.
+//! The secret of a lease: an HMAC-SHA256 of the lease's id by a key of the state directory. otter
+//! does not store secrets. If a request is repeated, otter computes the same secret again.
 
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretBox};
@@ -11,7 +11,7 @@ use crate::domain::ids::LeaseId;
 pub struct LeaseSecrets(SecretBox<[u8; 32]>);
 
 impl LeaseSecrets {
-    /// Uses this key.
+    /// Uses this key to compute and check the secrets of leases.
     #[must_use]
     pub const fn new(key: SecretBox<[u8; 32]>) -> Self {
         Self(key)
@@ -23,7 +23,7 @@ impl LeaseSecrets {
         self.mac(lease).map(|mac| hex::encode(mac.finalize().into_bytes())).unwrap_or_default()
     }
 
-    /// Whether this is the secret of a lease. Compares in constant time.
+    /// Whether the text `secret` is the secret of a lease. The comparison takes constant time.
     #[must_use]
     pub fn is_secret_of(&self, lease: LeaseId, secret: &str) -> bool {
         let Ok(given) = hex::decode(secret) else { return false };
@@ -43,7 +43,7 @@ impl LeaseSecrets {
     }
 
     fn mac(&self, lease: LeaseId) -> Option<Hmac<Sha256>> {
-        // HMAC accepts a key of any length, so this is never `None`.
+        // This never gives `None`, because HMAC accepts a key of any length.
         let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose_secret()).ok()?;
         mac.update(b"otter lease ");
         mac.update(lease.uuid().as_bytes());

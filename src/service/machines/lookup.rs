@@ -29,7 +29,7 @@ impl Machines {
     /// Finds a machine like [`Machines::resolve`], but does not build its view.
     ///
     /// # Errors
-    /// As for [`Machines::resolve`].
+    /// The errors of [`Machines::resolve`].
     pub fn find<'s>(
         &self,
         sources: &'s ViewSources,
@@ -55,7 +55,7 @@ impl Machines {
     /// The machine of a scope with exactly this name.
     ///
     /// # Errors
-    /// As for [`Machines::resolve`].
+    /// The errors of [`Machines::resolve`].
     pub fn resolve_name(&self, scope: &Scope, name: &str) -> Result<MachineView, Failure> {
         self.resolve_parsed(scope, &parse_reference(&format!("name:{name}"))?, name)
     }
@@ -63,7 +63,7 @@ impl Machines {
     /// The snapshot that a path or a body names, by id, else by name, else by path.
     ///
     /// # Errors
-    /// As for the function [`snapshot`].
+    /// The errors of the function [`snapshot`].
     pub fn snapshot<'m>(
         &self,
         view: &'m MachineView,
@@ -72,7 +72,8 @@ impl Machines {
         snapshot(&view.machine, reference)
     }
 
-    /// The machine that a parsed reference names. A failure quotes the reference `as_written`.
+    /// The machine that a parsed reference names. A failure quotes the reference as the caller
+    /// wrote it (`as_written`).
     fn resolve_parsed(
         &self,
         scope: &Scope,
@@ -104,7 +105,7 @@ impl Machines {
     }
 }
 
-/// The snapshot of a machine by its id, else by its name, else by its path.
+/// The snapshot of a machine that a reference names: by its id, else by its name, else by its path.
 ///
 /// # Errors
 /// - `not-found`
@@ -132,7 +133,8 @@ pub fn snapshot<'m>(machine: &'m Machine, reference: &str) -> Result<&'m Snapsho
                     machine.snapshots.items.iter().position(|snapshot| snapshot.id == *id);
                 position.map(|position| paths[position].clone()).unwrap_or_default()
             };
-            // Two snapshots can have one path, and a path can be the name of another snapshot.
+            // Recommend a path only if each path finds its own snapshot. This is not always so: two
+            // snapshots can have the same path, and the path of one can be the name of another.
             let is_found_by_path = |id: &SnapshotId| {
                 machine.snapshots.find(&path(id)).is_ok_and(|found| found.id == *id)
             };
@@ -162,7 +164,7 @@ fn parse_reference(reference: &str) -> Result<MachineReference, Failure> {
 /// Whether a machine exists for the caller.
 type Visible<'a> = &'a dyn Fn(&Machine) -> bool;
 
-/// The visible machines that a reference names.
+/// The machines that a reference names and that exist for the caller.
 fn matching<'c>(
     contents: &'c InventoryContents,
     visible: Visible<'_>,
@@ -180,7 +182,7 @@ fn matching<'c>(
 }
 
 /// The text of the failure if a reference names no machine. A reference without a prefix is an id.
-/// If it is the name of a machine, the text recommends `name:`.
+/// If such a reference is the name of a machine, the text recommends `name:`.
 fn no_match(
     contents: &InventoryContents,
     visible: Visible<'_>,

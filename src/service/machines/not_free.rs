@@ -15,7 +15,8 @@ pub enum NotFreeReason {
     Question,
     Leased,
     Quarantined,
-    /// otter has to release the machine after a preparation that met a fault of the host.
+    /// otter must still release the machine, because a preparation of the machine met a fault of
+    /// the host.
     Releasing,
     /// A job of otter works on the machine or waits for it.
     Job,
@@ -27,7 +28,7 @@ pub enum NotFreeReason {
 }
 
 impl NotFreeReason {
-    /// The word on the wire.
+    /// The word for the reason in the HTTP API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -47,7 +48,7 @@ impl NotFreeReason {
         }
     }
 
-    /// The reasons that follow from the state of the machine, each with whether it applies.
+    /// All reasons that can follow from the state of the machine, each with whether it applies.
     #[must_use]
     pub fn from_state(machine: &Machine) -> [(Self, bool); 6] {
         [

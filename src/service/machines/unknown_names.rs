@@ -1,5 +1,5 @@
-//! The names of pools, and the failures for names that match nothing: an unknown pool, and a lease
-//! request that no machine can ever match.
+//! The names of pools, and the failures for names that match nothing: for an unknown pool, and for
+//! a lease request that no machine can ever match.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::domain::machine_reference::MachineReference;
 use crate::domain::names::{contains_loosely, unescape_vim};
 use crate::domain::scope::Scope;
 
-/// The error code for the part of a lease request that no machine can ever match.
+/// The error code that marks the part of a lease request that no machine can ever match.
 pub const MATCHES_NONE: &str = "matches-none";
 
 impl Machines {
@@ -19,7 +19,7 @@ impl Machines {
     /// scope, only the pools that have a machine in the scope.
     ///
     /// # Errors
-    /// As for [`Machines::contents`].
+    /// The errors of [`Machines::contents`].
     pub fn pool_names(&self, scope: &Scope) -> Result<BTreeSet<String>, Failure> {
         self.contents()?;
         let machines = self.visibility.machines(scope);
@@ -29,11 +29,11 @@ impl Machines {
         Ok(named.chain(configured.cloned()).collect())
     }
 
-    /// Checks that the scope can see a pool with this name.
+    /// Checks that a pool with this name exists for a caller with this scope.
     ///
     /// # Errors
-    /// - `invalid-request`, with the names of the pools that the scope can see
-    /// - as for [`Machines::contents`]
+    /// - `invalid-request`, with the names of the pools that exist for the caller
+    /// - the errors of [`Machines::contents`]
     pub fn require_pool(&self, scope: &Scope, pool: &str) -> Result<(), Failure> {
         let Some(reason) = self.missing_pool(scope, pool)? else { return Ok(()) };
         let detail = format!("pool is {}: {reason}.", shorten(pool));
@@ -50,7 +50,7 @@ impl Machines {
     ///
     /// # Errors
     /// - `not-found`, with the names of the existing pools
-    /// - as for [`Machines::contents`]
+    /// - the errors of [`Machines::contents`]
     pub fn find_pool(&self, scope: &Scope, pool: &str) -> Result<String, Failure> {
         let Some(reason) = self.missing_pool(scope, pool)? else { return Ok(pool.to_owned()) };
         let unescaped = unescape_vim(pool);
@@ -61,7 +61,7 @@ impl Machines {
         Err(Failure::new(FailureKind::NotFound, detail))
     }
 
-    /// Why a pool does not exist. `None` if it exists.
+    /// A text that says why a pool does not exist. `None` if the pool exists.
     fn missing_pool(&self, scope: &Scope, pool: &str) -> Result<Option<String>, Failure> {
         if !scope.is_restricted() && self.settings.load().pools.get(pool).is_some() {
             return Ok(None);
@@ -73,7 +73,7 @@ impl Machines {
     /// A sentence for each of these pools that does not exist.
     ///
     /// # Errors
-    /// As for [`Machines::contents`].
+    /// The errors of [`Machines::contents`].
     pub fn unknown_pools(&self, scope: &Scope, pools: &[String]) -> Result<Vec<String>, Failure> {
         if pools.is_empty() {
             return Ok(Vec::new());
@@ -87,7 +87,7 @@ impl Machines {
     /// request that matches no machine.
     ///
     /// # Errors
-    /// As for [`Machines::contents`].
+    /// The errors of [`Machines::contents`].
     pub fn why_none_fits(&self, scope: &Scope, select: &Select) -> Result<Failure, Failure> {
         let (pointer, why) = self.part_without_match(scope, select)?;
         let detail = format!("No machine matches the request, whatever becomes free: {why}");
@@ -99,7 +99,7 @@ impl Machines {
         }))
     }
 
-    /// The JSON pointer to the part of a request that no machine matches, and the reason.
+    /// The part of a lease request that no machine matches, as a JSON pointer, and the reason.
     fn part_without_match(
         &self,
         scope: &Scope,
@@ -121,8 +121,8 @@ impl Machines {
                         return Ok(("/select/machine", why));
                     }
                 }
-                // Several machines match the reference, so another part of the request has no
-                // match.
+                // Several machines match this part of the request, so look for another part that no
+                // machine matches.
                 Err(failure) if failure.kind == FailureKind::AmbiguousName => {}
                 Err(failure) => return Ok(("/select/machine", failure.detail)),
             }
@@ -176,8 +176,8 @@ impl Machines {
         Ok(self.combination_without_match(&views, select))
     }
 
-    /// The JSON pointer and the reason if each part of the request matches a machine by itself, but
-    /// no machine matches all parts.
+    /// If each part of a lease request matches some machine, but no machine matches all parts
+    /// together: the JSON pointer to what does not match, and the reason.
     fn combination_without_match(
         &self,
         views: &[MachineView],
@@ -211,7 +211,7 @@ impl Machines {
         ("/select", why)
     }
 
-    /// Why a machine is never granted; `None` if it can be granted.
+    /// Why a machine is never granted. `None` if it can be granted.
     fn never_granted(&self, view: &MachineView) -> Option<String> {
         let name = &view.machine.name;
         match self.may_change(view) {
@@ -243,7 +243,8 @@ fn has_nesting(select: &Select, view: &MachineView) -> bool {
     select.nested_virtualization.is_none_or(|wanted| nested == Some(wanted))
 }
 
-/// The text for an unknown pool, with the existing pools and the most similar name.
+/// The text for an unknown pool. It names the existing pools, and the one with the most similar
+/// name.
 fn no_such_pool(pool: &str, known: &BTreeSet<String>) -> String {
     if known.is_empty() {
         return format!("there is no pool {}, and no other either", shorten(pool));

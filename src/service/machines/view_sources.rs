@@ -1,6 +1,6 @@
-//! The state that views of machines show: the inventory, the leases, the settings and the
-//! activities of machines, each at one moment. What was made of it holds for as long as it is the
-//! same.
+//! The sources of views of machines, which decide what the views show: the inventory, the leases,
+//! the settings and the activities of machines, each at one moment. As long as the sources are the
+//! same, everything that was made from them is still true.
 
 use std::sync::{Arc, Weak};
 
@@ -11,20 +11,22 @@ use crate::service::jobs::MachineActivity;
 use crate::service::leases::lease_table::{LeaseTable, MachineLedger};
 use crate::service::live_settings::ReloadableSettings;
 
-/// The state that views show. All parts but the activities are immutable values.
+/// The state that views of machines show. All parts but the activities are immutable values.
 #[derive(Clone)]
 pub struct ViewSources {
     contents: Arc<InventoryContents>,
     leases: Arc<LeaseTable>,
     settings: Arc<ReloadableSettings>,
-    /// The version of the activities, read before any activity.
+    /// The version of the activities of machines. It is read before any activity.
     activity_version: u64,
 }
 
-/// Recognises the same sources later. It keeps none of them in memory.
+/// A key by which the same sources of views are recognised later. The key keeps no part of the
+/// sources in memory.
 #[derive(Clone, Debug)]
 pub struct SourcesKey {
-    // While a weak pointer exists, no other value can have its address.
+    // A weak pointer identifies its value by the address: while the pointer exists, no other value
+    // can have this address.
     contents: Weak<InventoryContents>,
     leases: Weak<LeaseTable>,
     settings: Weak<ReloadableSettings>,
@@ -102,7 +104,7 @@ impl ViewSources {
 }
 
 impl SourcesKey {
-    /// Whether these are the same sources.
+    /// Whether this is the key of these sources.
     #[must_use]
     pub fn is_of(&self, sources: &ViewSources) -> bool {
         let ViewSources { contents, leases, settings, activity_version } = sources;

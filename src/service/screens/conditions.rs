@@ -265,10 +265,7 @@ mod tests {
         let subject = Subject::Image { template, similarity: 0.96, margin: 50 };
         let region = Region { x: 20, y: 100, width: 10, height: 10 };
         let condition = condition(subject, Some(region));
-        assert_eq!(
-            condition.area(SIZE),
-            Some(Region { x: 0, y: 50, width: 80, height: 110 })
-        );
+        assert_eq!(condition.area(SIZE), Some(Region { x: 0, y: 50, width: 80, height: 110 }));
         let small = ScreenSize { width: 25, height: 25 };
         assert_eq!(condition.area(small), None, "the screen does not have the region");
     }

@@ -73,12 +73,7 @@ impl LastPictures {
         let mut kept = self.lock();
         kept.drop_old(now);
         kept.bytes += png.len();
-        kept.pictures.push_back(KeptPicture {
-            id,
-            png,
-            until: now + KEPT_FOR,
-            readers,
-        });
+        kept.pictures.push_back(KeptPicture { id, png, until: now + KEPT_FOR, readers });
         while kept.bytes > MAX_BYTES {
             kept.drop_oldest();
         }

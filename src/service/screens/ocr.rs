@@ -298,12 +298,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_program_names_the_packages() {
-        let ocr = Ocr::new(
-            Clock::system(),
-            &["otter-has-no-such-program".to_owned()],
-            1,
-            metrics(),
-        );
+        let ocr =
+            Ocr::new(Clock::system(), &["otter-has-no-such-program".to_owned()], 1, metrics());
         let failure = ocr.check_installed().unwrap_err();
         assert_eq!(failure.kind, FailureKind::NotSupported);
         assert!(failure.detail.contains("tesseract-ocr-eng"), "{failure}");

@@ -1,4 +1,4 @@
-//! The methods of `EventManager` and `EventHistoryCollector`.
+//! The simulator's implementation of the methods of `EventManager` and `EventHistoryCollector`.
 
 use super::Call;
 use crate::simulator::event_collector::{EventCollector, EventFilter, page_size};
@@ -31,7 +31,8 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
         "SetCollectorPageSize" => {
             let size = page_size(request.required("maxCount")?, "maxCount")?;
             target_collector(call)?.set_page_size(size);
-            // The latest page has changed.
+            // A client may watch the latest page of the collector, which has changed. The new
+            // revision lets the client's property filters read the page again.
             call.session()?.view_revision += 1;
             soap::empty_answer(method)
         }
@@ -71,14 +72,14 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
     answer.map(Some)
 }
 
-/// A new collector with the filter of the call.
+/// Makes an event collector with the filter that the call carries.
 fn collector(call: &Call<'_>) -> Result<EventCollector, Fault> {
     let filter =
         call.request.call().child("filter").ok_or_else(|| Fault::invalid_argument("filter"))?;
     Ok(EventCollector::new(EventFilter::read(filter)?))
 }
 
-/// The collector on which the method is called.
+/// The event collector on which the client calls the method.
 fn target_collector<'c>(call: &'c mut Call<'_>) -> Result<&'c mut EventCollector, Fault> {
     let target = call.request.target.clone();
     call.session()?.event_collector_mut(&target.id).ok_or_else(|| Fault::not_found(&target))

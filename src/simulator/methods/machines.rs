@@ -1,4 +1,5 @@
-//! The methods of `VirtualMachine`, `VirtualMachineSnapshot` and `Task`.
+//! The simulator's implementation of the methods of `VirtualMachine`, `VirtualMachineSnapshot` and
+//! `Task`.
 
 use super::Call;
 use crate::domain::names::unescape_vim;
@@ -57,7 +58,7 @@ fn start_task(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
     soap::answer_value(&call.request.method, &Value::Reference(task), "Task").map(Some)
 }
 
-/// The operation that a method starts. `None` if the method starts no task.
+/// The operation that the called method starts as a task. `None` if the method starts no task.
 fn operation(request: &Request) -> Result<Option<Operation>, Fault> {
     let target = request.target.id.clone();
     let suppress_power_on = request.is_set("suppressPowerOn");

@@ -26,7 +26,7 @@ use super::vim_fault::Fault;
 use super::world::EventDetail;
 use super::{Shared, SimulatorState};
 
-/// The client of a call.
+/// Who makes a call: the cookie, the address and the `User-Agent` of the client.
 pub struct CallContext {
     pub cookie: Option<String>,
     pub address: String,
@@ -36,11 +36,12 @@ pub struct CallContext {
 /// The answer to a call.
 pub struct CallOutcome {
     pub result: Result<String, Fault>,
-    /// The cookie that a login returns, also a refused login. `None` for other methods.
+    /// The cookie that the answer sets. Every login sets a cookie, also a refused login. `None` for
+    /// other methods.
     pub cookie: Option<String>,
 }
 
-/// Runs a method. Only waits for updates take time.
+/// Runs the called method. All methods answer at once, except waits for updates.
 pub async fn run(shared: &Arc<Shared>, request: &Request, context: &CallContext) -> CallOutcome {
     let result = match request.method.as_str() {
         "WaitForUpdatesEx" | "WaitForUpdates" => {
@@ -91,7 +92,8 @@ fn login(shared: &Shared, request: &Request, context: &CallContext) -> CallOutco
     CallOutcome { result, cookie: Some(login.cookie) }
 }
 
-/// Runs a method other than a wait or a login, under one lock of the state.
+/// Runs a method that is not a wait for updates or a login. The method holds the lock of the state
+/// from its start to its end.
 fn run_at_once(shared: &Shared, request: &Request, context: &CallContext) -> Result<String, Fault> {
     let cookie = context.cookie.as_deref();
     let fresh = shared.clock.uuid();
@@ -121,19 +123,20 @@ fn run_at_once(shared: &Shared, request: &Request, context: &CallContext) -> Res
     }
     let method = request.method.as_str();
     match schema::method(method) {
-        // A method that only vCenter has, or that the simulator does not implement.
+        // The schema declares the method, but only vCenter has it, or the simulator does not
+        // implement it.
         Some(_) => Err(Fault::not_supported()),
         None => Err(Fault::method_not_found(&request.target, method)),
     }
 }
 
-/// A call by a session on an object that exists. A group of methods returns `None` for a method of
-/// another group.
+/// A call by a session on an object that exists. The methods are implemented in groups, one in each
+/// file; a group returns `None` if the called method belongs to another group.
 struct Call<'a> {
     state: &'a mut SimulatorState,
     request: &'a Request,
     cookie: Option<&'a str>,
-    /// The id for an object that the call creates.
+    /// The id that an object gets if the call creates one.
     id: String,
     /// A new UUID, from which `id` is made.
     fresh: Uuid,
@@ -153,8 +156,8 @@ impl Call<'_> {
     }
 }
 
-/// Answers a call without a session. Such a caller may read the service content and the current
-/// session, and nothing else.
+/// Answers a call from a client without a session. Such a client may read only the service content
+/// and the current session.
 fn without_session(state: &mut SimulatorState, request: &Request) -> Result<String, Fault> {
     let method = request.method.as_str();
     let anonymous = |object: &Moref| matches!(object.kind, "ServiceInstance" | "SessionManager");
@@ -202,7 +205,7 @@ fn without_session(state: &mut SimulatorState, request: &Request) -> Result<Stri
     Err(lost_session(state, request))
 }
 
-/// The fault for a call whose session is gone.
+/// The fault for a call whose session has ended, as tests have set it.
 fn lost_session(state: &SimulatorState, request: &Request) -> Fault {
     let waiting = matches!(request.method.as_str(), "WaitForUpdatesEx" | "WaitForUpdates");
     match state.fault_plan.session_loss {
@@ -214,7 +217,7 @@ fn lost_session(state: &SimulatorState, request: &Request) -> Fault {
     }
 }
 
-/// `Fetch`: pyvmomi reads every property with it.
+/// `Fetch`, with which pyvmomi reads every property.
 fn fetch(scope: ReadScope<'_>, request: &Request) -> Result<String, Fault> {
     let name = request.required("prop")?;
     let target = &request.target;
@@ -229,12 +232,12 @@ fn fetch(scope: ReadScope<'_>, request: &Request) -> Result<String, Fault> {
     })
 }
 
-/// The `specSet` of a read.
+/// Reads the parameter `specSet` of a read of properties.
 fn read_specs(request: &Request) -> Result<Vec<FilterSpec>, Fault> {
     request.call().children_named("specSet").map(FilterSpec::read).collect()
 }
 
-/// The number at this path of the parameters. `None` if it is absent.
+/// The number in the element at this path below the parameters. `None` if the element is absent.
 fn number_option(request: &Request, path: &[&str]) -> Result<Option<usize>, Fault> {
     match request.call().descend(path).map(|element| element.text().trim()) {
         None | Some("") => Ok(None),
@@ -245,8 +248,8 @@ fn number_option(request: &Request, path: &[&str]) -> Result<Option<usize>, Faul
     }
 }
 
-/// The smaller of the limit of the caller and the limit that a test has set. Hosts treat 0 as no
-/// limit.
+/// The smaller of two limits: `asked` is the limit that the caller sets, `limit` the limit that a
+/// test has set. As on a real host, an `asked` of 0 means no limit.
 fn smaller_limit(asked: Option<usize>, limit: Option<usize>) -> Option<usize> {
     match (asked.filter(|asked| *asked > 0), limit) {
         (Some(asked), Some(limit)) => Some(asked.min(limit)),
@@ -266,7 +269,8 @@ fn session_mut<'a>(
     state.sessions.get_mut(cookie).ok_or_else(Fault::not_authenticated)
 }
 
-/// Runs `work` with a collector of the session. The collector can read the session meanwhile.
+/// Runs `work` with a property collector of the session. The collector is taken out of the session
+/// until `work` ends, so that it can read the session.
 fn with_collector<T>(
     state: &mut SimulatorState,
     cookie: Option<&str>,

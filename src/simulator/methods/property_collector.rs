@@ -1,4 +1,5 @@
-//! The methods of `PropertyCollector` and `PropertyFilter`, except the waits for updates.
+//! The simulator's implementation of the methods of `PropertyCollector` and `PropertyFilter`,
+//! except the waits for updates.
 
 use super::{Call, number_option, read_specs, smaller_limit, with_collector};
 use crate::simulator::property_collector::{FilterSpec, PropertyCollector};

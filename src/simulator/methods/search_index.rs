@@ -1,4 +1,4 @@
-//! The methods of `SearchIndex`.
+//! The searches of the simulated host: the methods of `SearchIndex`.
 
 use crate::simulator::properties;
 use crate::simulator::soap::Request;
@@ -6,7 +6,7 @@ use crate::simulator::value::Moref;
 use crate::simulator::vim_fault::Fault;
 use crate::simulator::world::{Machine, World};
 
-/// The objects that a search finds, in the order of their ids.
+/// The objects that a method of `SearchIndex` finds, in the order of their ids.
 pub fn find(world: &World, request: &Request) -> Result<Vec<Moref>, Fault> {
     let machines = |is_match: &dyn Fn(&Machine) -> bool| -> Vec<Moref> {
         let found = world.machines().filter(|machine| is_match(machine));
@@ -44,8 +44,8 @@ pub fn find(world: &World, request: &Request) -> Result<Vec<Moref>, Fault> {
     })
 }
 
-/// The object at an inventory path, for example `ha-datacenter/vm/name`. The names in the path are
-/// escaped as the host writes them.
+/// The object at an inventory path, for example `ha-datacenter/vm/name`. The path contains the
+/// names of objects as the host writes them, with `%`, `/` and `\` escaped.
 fn by_inventory_path(world: &World, path: &str) -> Option<Moref> {
     let mut at = Moref::new("Folder", "ha-folder-root");
     for segment in path.split('/').filter(|segment| !segment.is_empty()) {
@@ -56,7 +56,8 @@ fn by_inventory_path(world: &World, path: &str) -> Option<Moref> {
     Some(at)
 }
 
-/// Whether two escaped names are the same. `%2f` and `%2F` are the same escape.
+/// Whether two escaped names are the same name. The hex digits of an escape may be upper or lower
+/// case: `%2f` is the same as `%2F`.
 fn same_name(name: &str, segment: &str) -> bool {
     use crate::domain::names::unescape_vim;
     name == segment || unescape_vim(name) == unescape_vim(segment)

@@ -1,4 +1,5 @@
-//! The methods of `ServiceInstance`, `SessionManager` and `SearchIndex`.
+//! The simulator's implementation of the methods of `ServiceInstance`, `SessionManager` and
+//! `SearchIndex`.
 
 use super::{Call, fetch, search_index};
 use crate::simulator::SimulatorState;

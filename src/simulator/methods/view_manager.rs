@@ -1,4 +1,4 @@
-//! The methods of `ViewManager` and of views.
+//! The simulator's implementation of the methods of `ViewManager` and of views.
 
 use super::Call;
 use crate::simulator::properties;
@@ -49,7 +49,8 @@ pub fn run(call: &mut Call<'_>) -> Result<Option<String>, Fault> {
     answer.map(Some)
 }
 
-/// Changes a `ListView`. The answer lists the references to objects that do not exist.
+/// Changes a `ListView` as the called method says. The answer lists the references to objects that
+/// do not exist.
 fn change_list(
     call: &mut Call<'_>,
     add: &[Moref],

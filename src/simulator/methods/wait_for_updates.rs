@@ -1,4 +1,5 @@
-//! `WaitForUpdatesEx` and `WaitForUpdates`: wait until there are updates. The wait does not poll.
+//! `WaitForUpdatesEx` and `WaitForUpdates`: a call waits until there are updates. The simulator
+//! wakes the wait after each change, so the wait does not poll.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +9,8 @@ use crate::simulator::Shared;
 use crate::simulator::soap::{self, Request};
 use crate::simulator::vim_fault::Fault;
 
-/// Waits for updates and answers with them. The answer is empty if `maxWaitSeconds` pass without
-/// any.
+/// Waits for updates and answers with them. The answer is empty if the time `maxWaitSeconds` passes
+/// without an update.
 pub async fn run(
     shared: &Arc<Shared>,
     request: &Request,
@@ -44,7 +45,8 @@ pub async fn run(
     }
 }
 
-/// `maxWaitSeconds`. 0 means that the call does not wait. `None` if there is no limit.
+/// The parameter `maxWaitSeconds`. 0 means that the call does not wait. `None` means that it waits
+/// without limit.
 ///
 /// # Errors
 /// `InvalidArgument` for a negative number.
@@ -60,12 +62,13 @@ fn max_wait_option(request: &Request) -> Result<Option<Duration>, Fault> {
     }
 }
 
-/// A pending wait. Its session is not idle until the wait is dropped.
+/// A pending wait for updates. The session of the wait is not idle until this value is dropped.
 struct PendingWait<'a> {
     shared: &'a Arc<Shared>,
     request: &'a Request,
     cookie: Option<&'a str>,
-    /// The number of `CancelWaitForUpdates` on the collector when this wait began.
+    /// How many calls of `CancelWaitForUpdates` the collector had when this wait began. A different
+    /// number later means that this wait is cancelled.
     cancelled: u64,
     limit: Option<usize>,
     /// The revision of the world when this wait last looked for updates.
@@ -101,7 +104,7 @@ impl<'a> PendingWait<'a> {
         Ok(Self { shared, request, cookie, cancelled, limit, looked_at: None })
     }
 
-    /// The answer. `None` if there are no updates yet.
+    /// Looks for updates and makes the answer. `None` if there are no updates yet.
     fn try_answer(&mut self) -> Result<Option<String>, Fault> {
         let mut state = self.shared.lock();
         if state.sessions.get(self.cookie).is_none() {
@@ -143,7 +146,7 @@ impl Drop for PendingWait<'_> {
         if let Some(session) = state.sessions.get_mut(self.cookie) {
             session.waits = session.waits.saturating_sub(1);
         }
-        // The end of a wait counts as activity: the idle time of the session starts now.
+        // The end of a wait counts as activity of its session, so the idle time starts again now.
         state.sessions.mark_active(self.cookie, now);
     }
 }

@@ -6,12 +6,12 @@ use super::super::world::{
 };
 use super::description;
 
-/// The UUID of the distributed switch.
+/// The UUID of the distributed switch to which port groups belong.
 const SWITCH_UUID: &str = "50 2e 6b 1f 0c 1d 4a 55-9c 11 7d 0e 21 4b 8a 37";
-/// The kind of opaque networks.
+/// The type of every opaque network of the simulated host.
 pub const OPAQUE_KIND: &str = "nsx.LogicalSwitch";
 
-/// All devices of a machine, in the order of ESX.
+/// All virtual devices of a machine, in the order in which ESX lists them.
 pub fn virtual_devices(world: &World, machine: &Machine) -> Vec<Object> {
     let keys = |keys: Vec<i32>| Value::List("int", keys.into_iter().map(Value::Int).collect());
     let controller = |kind, key: i32, label: &str, bus: i32| {

@@ -1,17 +1,19 @@
-//! `Event` and its subtypes on the wire, and the table of all event types of the host.
+//! The vim25 objects for events (`Event` and its subtypes), and the table of all event types of the
+//! host.
 
 use super::super::value::{Moref, Object, list};
 use super::super::world::{EventDetail, EventMachine, HostEvent, MachineEvent, World};
 use super::task;
 use crate::domain::names::escape_vim;
 
-/// A type of event.
+/// A type of event that the host can record.
 struct EventKind {
     name: &'static str,
     description: &'static str,
-    /// `info`, `warning`, `error` or `user`.
+    /// The category of the events: `info`, `warning`, `error` or `user`.
     category: &'static str,
-    /// The message, in the template language of `EventDescription`.
+    /// The text of the event message with placeholders, in the template language of
+    /// `EventDescription`.
     format: &'static str,
 }
 
@@ -169,7 +171,7 @@ fn machine_argument(machine: &EventMachine) -> Object {
         .with("vm", Moref::new("VirtualMachine", machine.id.clone()))
 }
 
-/// Adds the fields that only this type of event has.
+/// Adds the fields that only events of this type have.
 fn with_details(object: Object, machine: Option<&EventMachine>, detail: &EventDetail) -> Object {
     let template = machine.is_some_and(|machine| machine.template);
     match detail {
@@ -198,7 +200,7 @@ fn with_details(object: Object, machine: Option<&EventMachine>, detail: &EventDe
     }
 }
 
-/// The message of the event: the format of its type with the fields filled in.
+/// The message of the event: the template of its type, with the placeholders replaced by values.
 fn message(world: &World, event: &HostEvent) -> String {
     let format = event_kind(&event.detail).map_or("", |kind| kind.format);
     let mut filled =

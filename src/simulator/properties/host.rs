@@ -1,4 +1,4 @@
-//! The properties of the host itself, and of the managers that its `configManager` names.
+//! The properties of the host itself, and of the managers to which its `configManager` refers.
 
 use super::super::value::{Moref, Object, Value, enum_value, list, references, texts};
 use super::super::world::{CardNetwork, World};
@@ -6,7 +6,8 @@ use super::inventory::{datastores, machines, networks};
 use super::service::{self, Singleton, singleton};
 use super::{datastore_browser, entity_property, supported_features};
 
-/// The managers of an ESX host, with its moids and in the order of `HostConfigManager`.
+/// The managers of an ESX host with the moids that ESX gives them, in the order of the fields of
+/// `HostConfigManager`.
 pub const MANAGERS: &[Singleton] = &[
     singleton("cpuScheduler", "HostCpuSchedulerSystem", "cpuSchedulerSystem"),
     singleton("datastoreSystem", "HostDatastoreSystem", "ha-datastoresystem"),
@@ -52,17 +53,17 @@ const VENDOR: &str = "Supermicro";
 const MODEL: &str = "SYS-5019D";
 const CPU_MODEL: &str = "Intel(R) Xeon(R) D-2146NT CPU @ 2.30GHz";
 const CPU_MHZ: i32 = 2_400;
-/// The physical network cards: device, PCI address and MAC address.
+/// The physical network cards of the host: device, PCI address and MAC address of each.
 const PHYSICAL_CARDS: [(&str, &str, &str); 2] = [
     ("vmnic0", "0000:65:00.0", "ac:1f:6b:00:00:10"),
     ("vmnic1", "0000:65:00.1", "ac:1f:6b:00:00:11"),
 ];
 const SWITCH: &str = "vSwitch0";
 const MANAGEMENT_PORT_GROUP: &str = "Management Network";
-/// The MTU of the switch and of the management card.
+/// The MTU of the host's switch and of its management card.
 const MTU: i32 = 1_500;
 
-/// A property of `ha-host`.
+/// The value of a property of the host (the object `ha-host`). `None` if the property has no value.
 pub fn property(world: &World, name: &str) -> Option<Value> {
     match name {
         "vm" => Some(machines(world)),
@@ -89,7 +90,8 @@ pub fn property(world: &World, name: &str) -> Option<Value> {
     }
 }
 
-/// A property of `HostNetworkSystem` or `HostDatastoreSystem`.
+/// The value of a property of a manager of the type `HostNetworkSystem` or `HostDatastoreSystem`.
+/// `None` if the property has no value.
 pub fn manager_property(world: &World, kind: &str, name: &str) -> Option<Value> {
     match (kind, name) {
         ("HostNetworkSystem", "networkInfo") => Some(Value::Object(network(world))),
@@ -174,7 +176,8 @@ fn hardware(world: &World) -> Object {
         .with("biosInfo", bios)
 }
 
-/// `HostCapability`: everything is supported, except what needs a vCenter or special hardware.
+/// `HostCapability`: the host supports every feature, except features that need a vCenter or
+/// special hardware.
 fn capability() -> Object {
     supported_features(
         "HostCapability",
@@ -209,7 +212,7 @@ fn config_manager() -> Object {
     })
 }
 
-/// `HostNetworkInfo`: one switch with the port groups of the machines and of the management card.
+/// `HostNetworkInfo`: one switch, with the port groups of the machines and of the management card.
 fn network(world: &World) -> Object {
     let standard = world.networks().filter_map(|network| match &network.reference {
         CardNetwork::Standard(_) => Some(network.name.as_str()),
@@ -270,7 +273,7 @@ fn network(world: &World) -> Object {
         .with("atBootIpV6Enabled", false)
 }
 
-/// The network card of the host itself.
+/// The network card of the host itself, over which clients reach it.
 fn management_card() -> Object {
     let [(_, _, mac), ..] = PHYSICAL_CARDS;
     let spec = Object::new("HostVirtualNicSpec")

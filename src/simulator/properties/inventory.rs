@@ -1,4 +1,5 @@
-//! The properties of folders, the datacenter, the resources of the host, and datastores.
+//! The properties of folders, of the datacenter, of the compute resource and its resource pool, and
+//! of datastores.
 
 use super::super::value::{Moref, Object, Value, enum_value, list, references, texts};
 use super::super::world::{Datastore, Network, World};

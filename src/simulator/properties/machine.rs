@@ -10,7 +10,7 @@ use super::super::world::{
 use super::{devices, entity_property, environment_browser, supported_features};
 use crate::domain::names::escape_vim;
 
-/// The version of the virtual hardware.
+/// The version of the virtual hardware that every machine has.
 const HARDWARE_VERSION: &str = "vmx-19";
 
 pub fn property(world: &World, machine: &Machine, name: &str) -> Option<Value> {
@@ -52,7 +52,7 @@ pub fn property(world: &World, machine: &Machine, name: &str) -> Option<Value> {
     }
 }
 
-/// The networks of the machine's cards, each once.
+/// The networks to which the network cards of the machine are connected. Each network occurs once.
 fn networks(world: &World, machine: &Machine) -> BTreeSet<Moref> {
     let cards = machine.network_cards.iter();
     cards.filter_map(|card| world.network(&card.network)).map(Network::moref).collect()
@@ -186,8 +186,8 @@ fn allocation(shares: i32) -> Object {
         .with("shares", shares)
 }
 
-/// `VirtualMachineCapability`, the same for each machine. Everything is supported, except old
-/// features and features that need devices that the machines do not have.
+/// `VirtualMachineCapability`, which is the same for each machine. Every feature is supported,
+/// except old features and features of devices that the machines do not have.
 fn capability() -> Object {
     supported_features(
         "VirtualMachineCapability",
@@ -314,7 +314,7 @@ fn guest_net(world: &World, machine: &Machine) -> Vec<Object> {
             .with("ipAddress", super::super::value::texts(addresses.iter().map(String::as_str)))
             .with("macAddress", mac_address)
             .with("connected", card.is_none_or(|card| card.connected))
-            // A host writes -1 for an interface that exists only in the guest.
+            // A host writes the key -1 for an interface that exists only in the guest.
             .with("deviceConfigId", card.map_or(-1, |card| card.key))
             .with("ipConfig", ip_config)
     };
@@ -354,7 +354,8 @@ fn summary(world: &World, machine: &Machine) -> Object {
         .with("guestMemoryUsage", if on { machine.memory_mb / 8 } else { 0 })
         .with("hostMemoryUsage", if on { machine.memory_mb } else { 0 })
         .with("guestHeartbeatStatus", enum_value("ManagedEntityStatus", heartbeat(machine)))
-        // Rounded to minutes: hosts update these numbers only now and then.
+        // The uptime is rounded to minutes, because a host updates the numbers of `quickStats` only
+        // now and then.
         .with("uptimeSeconds", i32::try_from(uptime / 60 * 60).unwrap_or(i32::MAX));
     Object::new("VirtualMachineSummary")
         .with("vm", Moref::new("VirtualMachine", machine.id.clone()))
@@ -366,7 +367,8 @@ fn summary(world: &World, machine: &Machine) -> Object {
         .with("overallStatus", enum_value("ManagedEntityStatus", "green"))
 }
 
-/// `VirtualMachineGuestSummary`: each field is a copy of the field with its name in `guest`.
+/// `VirtualMachineGuestSummary`. Each field is a copy of the field of the same name in the
+/// machine's property `guest`.
 fn guest_summary(world: &World, machine: &Machine) -> Object {
     let guest = guest(world, machine);
     let copied = schema::fields("VirtualMachineGuestSummary").unwrap_or_default();
@@ -440,8 +442,8 @@ fn layout(world: &World, machine: &Machine) -> Object {
         .with("timestamp", world.now().wall)
 }
 
-/// The layout of the only disk. The keys are those that the descriptor and the extent have in the
-/// list of files.
+/// The layout of the machine's only disk. The keys are those of the disk's descriptor and of its
+/// extent in the list of files (`VirtualMachineFileLayoutEx.file`).
 fn disk_layout() -> Object {
     let files = Value::List("int", vec![Value::Int(3), Value::Int(4)]);
     let unit = Object::new("VirtualMachineFileLayoutExDiskUnit").with("fileKey", files);
@@ -458,7 +460,8 @@ fn snapshot_info(machine: &Machine) -> Option<Object> {
     for snapshot in &machine.snapshots {
         below.entry(snapshot.parent.as_deref()).or_default().push(snapshot);
     }
-    // A stack of the remaining snapshots. The next one is last.
+    // A stack of the snapshots that are still to visit, each with its depth in the tree. The last
+    // entry is visited next.
     let mut open: Vec<(usize, &Snapshot)> = Vec::new();
     open.extend(below.get(&None).into_iter().flatten().rev().map(|root| (0, *root)));
     let mut flat = Vec::with_capacity(machine.snapshots.len());

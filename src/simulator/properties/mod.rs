@@ -1,5 +1,5 @@
-//! The properties of managed objects, as typed values. A reader gets a complete top-level property
-//! and descends from it to the requested path.
+//! The properties of managed objects, as typed values. A read makes the complete value of a
+//! top-level property, and then takes the part at the requested path out of that value.
 //!
 //! The objects of the host:
 //!
@@ -28,7 +28,7 @@ use super::world::{HostEvent, Network, World};
 /// The moid of the environment browser, which all machines share.
 const ENVIRONMENT_BROWSER: &str = "ha-env-browser";
 
-/// The name of a managed type as a static text. `None` if no object of the host has this type.
+/// The name of a managed type as a `'static` string. `None` if no object of the host has this type.
 #[must_use]
 pub fn managed_type(name: &str) -> Option<&'static str> {
     service::SINGLETONS
@@ -59,7 +59,8 @@ pub fn managed_type(name: &str) -> Option<&'static str> {
         .find(|known| *known == name)
 }
 
-/// Whether the object exists.
+/// Whether the object exists for the caller of the read: on the host, or as an object that the
+/// caller's session has made.
 #[must_use]
 pub fn exists(scope: ReadScope<'_>, object: &Moref) -> bool {
     let id = object.id.as_str();
@@ -104,7 +105,7 @@ pub fn exists(scope: ReadScope<'_>, object: &Moref) -> bool {
     }
 }
 
-/// The value of a top-level property of an existing object. `None` if it has no value.
+/// The value of a top-level property of an existing object. `None` if the property has no value.
 #[must_use]
 pub fn property(scope: ReadScope<'_>, object: &Moref, name: &str) -> Option<Value> {
     if name == "effectiveRole" && schema::is_a(object.kind, "ManagedEntity") {
@@ -142,13 +143,13 @@ pub fn property(scope: ReadScope<'_>, object: &Moref, name: &str) -> Option<Valu
     }
 }
 
-/// The names of the properties of a type.
+/// The names of the properties of a managed type.
 pub fn names(kind: &str) -> impl Iterator<Item = &'static str> {
     schema::fields(kind).unwrap_or_default().iter().map(|field| field.name)
 }
 
-/// The objects of these types in a container, in the order of the inventory. No types means all
-/// types. If `recursive` is false, only the direct children.
+/// The objects in a container that have one of these types, in the order of the inventory. If
+/// `types` is empty, every type counts. If `recursive` is false, only the direct children count.
 #[must_use]
 pub fn contained(
     world: &World,
@@ -195,7 +196,8 @@ pub fn children(world: &World, parent: &Moref) -> Vec<Moref> {
     }
 }
 
-/// The escaped name of an entity.
+/// The name of a managed entity, escaped as the host writes names. `None` if the entity does not
+/// exist.
 #[must_use]
 pub fn entity_name(world: &World, entity: &Moref) -> Option<String> {
     let name = match entity.kind {
@@ -217,7 +219,7 @@ pub fn content(world: &World) -> Value {
     Value::Object(service::content(world))
 }
 
-/// The events as a list of `Event`.
+/// The events as a vim25 list of `Event`.
 pub fn events<'e>(world: &World, events: impl IntoIterator<Item = &'e HostEvent>) -> Value {
     list("Event", events.into_iter().map(|host_event| event::object(world, host_event)).collect())
 }
@@ -234,7 +236,8 @@ pub fn event_category(event: &HostEvent) -> &'static str {
     event::category(&event.detail)
 }
 
-/// The properties that every managed entity has.
+/// The value of a property that every managed entity has, such as `name` and `parent`. `None` for
+/// other properties.
 fn entity_property(name: &str, own_name: &str, parent: Option<Moref>) -> Option<Value> {
     let empty = |item_type| Some(list(item_type, Vec::new()));
     match name {
@@ -253,17 +256,18 @@ fn entity_property(name: &str, own_name: &str, parent: Option<Moref>) -> Option<
     }
 }
 
-/// The reference to the browser of all datastores of the host.
+/// The reference to the datastore browser, which all datastores of the host share.
 fn datastore_browser() -> Value {
     Value::Reference(Moref::new("HostDatastoreBrowser", "ha-host-datastorebrowser"))
 }
 
-/// The reference to the environment browser.
+/// The reference to the environment browser, which all machines share.
 fn environment_browser() -> Value {
     Value::Reference(Moref::new("EnvironmentBrowser", ENVIRONMENT_BROWSER))
 }
 
-/// A data object of this type in which each required boolean is true, except those in `lacking`.
+/// A data object of the type `type_name` in which each required boolean field is true, except the
+/// fields in `lacking`.
 fn supported_features(type_name: &'static str, lacking: &[&str]) -> Object {
     let declared = schema::fields(type_name).unwrap_or_default();
     let features = declared

@@ -64,7 +64,7 @@ fn port_group_config(network: &Network, key: &str) -> Value {
     )
 }
 
-/// The machines with a card on the network.
+/// The machines that have a network card on this network.
 fn machines(world: &World, network: &Network) -> Vec<Moref> {
     let is_on = |machine: &Machine| {
         machine.network_cards.iter().any(|card| card.network == network.reference)

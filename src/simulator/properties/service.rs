@@ -5,8 +5,8 @@ use super::super::value::{Moref, Object, Value, list, references, texts};
 use super::super::world::{Task, World};
 use super::{event, task};
 
-/// A managed object that always exists, and the field that refers to it: of `ServiceContent` or of
-/// another manager.
+/// A managed object that always exists, and the field that refers to it. The field belongs to
+/// `ServiceContent` or to another manager.
 pub struct Singleton {
     pub kind: &'static str,
     pub id: &'static str,
@@ -17,8 +17,9 @@ pub const fn singleton(field: &'static str, kind: &'static str, id: &'static str
     Singleton { kind, id, field }
 }
 
-/// The singletons of an ESX host, with its moids and in the order of `ServiceContent`. ESX has no
-/// managers of alarms, scheduled tasks, extensions and custom fields.
+/// The managed objects of an ESX host that always exist, with the moids that ESX gives them, in the
+/// order of the fields of `ServiceContent`. ESX has no managers of alarms, scheduled tasks,
+/// extensions and custom fields.
 pub const SINGLETONS: &[Singleton] = &[
     singleton("", "ServiceInstance", "ServiceInstance"),
     singleton("rootFolder", "Folder", "ha-folder-root"),
@@ -52,7 +53,8 @@ pub const SINGLETONS: &[Singleton] = &[
     singleton("cryptoManager", "CryptoManagerHost", "ha-crypto-manager"),
 ];
 
-/// The managers of guest operations, and the field of `GuestOperationsManager` that refers to each.
+/// The managers of guest operations, each with the field of `GuestOperationsManager` that refers to
+/// it.
 pub const GUEST_MANAGERS: &[Singleton] = &[
     singleton("authManager", "GuestAuthManager", "ha-guest-operations-auth-manager"),
     singleton("fileManager", "GuestFileManager", "ha-guest-operations-file-manager"),
@@ -150,7 +152,7 @@ pub fn property(scope: ReadScope<'_>, object: &Moref, name: &str) -> Option<Valu
     }
 }
 
-/// The roles that every host has, with the privileges that otter needs.
+/// The roles that every host has. A role lists only those of its privileges that otter needs.
 fn roles() -> Vec<Object> {
     const LOOK: [&str; 3] = ["System.Anonymous", "System.Read", "System.View"];
     const CHANGE: [&str; 10] = [

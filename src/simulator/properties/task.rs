@@ -1,4 +1,4 @@
-//! `TaskInfo`, and the `TaskDescription` of the task manager.
+//! The vim25 objects `TaskInfo` (of a task) and `TaskDescription` (of the task manager).
 
 use super::super::value::{Moref, Object, enum_value, list};
 use super::super::world::Task;
@@ -26,7 +26,7 @@ pub fn info(task: &Task) -> Object {
         .with("eventChainId", task.number)
 }
 
-/// `TaskDescription`: the methods, states and reasons of tasks.
+/// `TaskDescription`: the descriptions of the methods, states and reasons of tasks.
 pub fn description() -> Object {
     const METHODS: [(&str, &str); 12] = [
         ("VirtualMachine.powerOn", "Power on a machine"),

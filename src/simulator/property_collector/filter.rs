@@ -1,8 +1,9 @@
-//! A property filter: the last known properties of each selected object, and the collector version
-//! at which each property changed.
+//! A property filter of a client. It remembers the last known properties of each selected object,
+//! and the collector version at which each property changed.
 //!
-//! The filter can therefore report the changes after any earlier version. A client whose answer was
-//! lost gets them again. The filter reads only those objects that changed in the world.
+//! Therefore the filter can report the changes after any earlier version: a client that lost an
+//! answer gets the same changes again. The filter reads only those objects that changed in the
+//! world.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +13,13 @@ use crate::simulator::read_scope::{CallerSession, ReadScope};
 use crate::simulator::value::{Moref, Value};
 use crate::simulator::vim_fault::Fault;
 
-/// The number of objects that left the selection and are still remembered.
+/// The maximum number of objects that a filter remembers after they left its selection, to report
+/// that they left.
 const MAX_LEFT_OBJECTS: usize = 20_000;
 
-/// Properties whose changes hosts have not sent since version 5.0. They can still be read. The type
-/// is empty if the property is silent on every type.
+/// Properties whose changes hosts have not reported since version 5.0, as pairs of type and
+/// property. Clients can still read them. If the type is empty, no type reports changes of the
+/// property.
 const UNREPORTED_CHANGES: &[(&str, &str)] = &[
     ("", "recentTask"),
     ("", "disabledMethod"),
@@ -29,7 +32,7 @@ const UNREPORTED_CHANGES: &[(&str, &str)] = &[
     ("HostSystem", "configManager"),
 ];
 
-/// A `PropertyFilter`.
+/// A `PropertyFilter` of a client.
 #[derive(Debug)]
 pub struct Filter {
     spec: FilterSpec,
@@ -39,7 +42,7 @@ pub struct Filter {
     left: Vec<LeftObject>,
 }
 
-/// The revisions of the world and of the views at the last refresh.
+/// The revisions of the world and of the session's views when the filter last read the world.
 #[derive(Clone, Copy, Debug)]
 struct SeenRevisions {
     revision: u64,
@@ -48,13 +51,14 @@ struct SeenRevisions {
 }
 
 /// A selected object with its last known properties. All numbers are collector versions, except
-/// the incarnation.
+/// `incarnation`.
 #[derive(Debug)]
 struct TrackedObject {
     entered: u64,
-    /// Distinguishes a machine from a later machine with the same moid.
+    /// The incarnation of the machine, which distinguishes it from a later machine with the same
+    /// moid.
     incarnation: u64,
-    /// The version of the last change of any property.
+    /// The collector version at which a property of the object last changed.
     changed: u64,
     properties: Vec<Property>,
 }
@@ -64,11 +68,12 @@ struct Property {
     path: String,
     value: Result<Option<Value>, Fault>,
     changed: u64,
-    /// With partial updates: the changed paths below this property, and the version of each change.
+    /// The changed paths below this property, each with the collector version of its last change.
+    /// Empty unless the client asked for partial updates.
     parts: BTreeMap<String, u64>,
 }
 
-/// An object that is no longer selected.
+/// An object that the filter selected earlier and no longer selects.
 #[derive(Debug)]
 struct LeftObject {
     object: Moref,
@@ -76,7 +81,7 @@ struct LeftObject {
     at: u64,
 }
 
-/// An update of one object that the client does not know yet.
+/// An update of one object that a client must still get.
 #[derive(Clone, Debug)]
 pub struct PendingUpdate {
     pub object: Moref,
@@ -84,7 +89,7 @@ pub struct PendingUpdate {
     since: u64,
 }
 
-/// `ObjectUpdateKind`
+/// `ObjectUpdateKind`: whether an object entered the selection, changed, or left it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpdateKind {
     Enter,
@@ -93,13 +98,13 @@ pub enum UpdateKind {
 }
 
 impl Filter {
-    /// A filter that has read nothing yet.
+    /// A filter that has not yet read an object.
     pub const fn new(spec: FilterSpec, partial: bool) -> Self {
         Self { spec, partial, seen: None, objects: BTreeMap::new(), left: Vec::new() }
     }
 
-    /// Reads the changes of the world. They belong to this collector version. Returns whether there
-    /// were any.
+    /// Reads what changed in the world since the last refresh, and records the changes as those of
+    /// the collector version `version`. Returns whether the filter found a change.
     pub fn refresh(&mut self, scope: ReadScope<'_>, version: u64) -> Result<bool, Fault> {
         let now = SeenRevisions {
             revision: scope.world.revision(),
@@ -145,8 +150,8 @@ impl Filter {
         let Some(before) = before else { return Ok(changed) };
         match scope.world.changed_since(before.revision) {
             Some(dirty) => {
-                // The latest pages of event collectors change with the history of the event
-                // manager.
+                // A change of the event manager means new events, so the latest pages of the
+                // selected event collectors may have changed too.
                 if before.views != now.views
                     || dirty.iter().any(|object| object.kind == "EventManager")
                 {
@@ -172,16 +177,16 @@ impl Filter {
         Ok(changed)
     }
 
-    /// The revision at which the views of this filter last changed. A filter that does not begin at
-    /// a view may reach any.
+    /// The `view_revision` at which a view of this filter last changed. If the filter begins at an
+    /// object that is no view, its traversals may reach every view, so every change counts.
     fn view_revision(&self, session: &dyn CallerSession) -> u64 {
         let changed_at =
             |object| session.view_changed_at(object).unwrap_or_else(|| session.view_revision());
         self.spec.objects().map(changed_at).max().unwrap_or(0)
     }
 
-    /// The updates after the version `since`. Leaves come first, because an object may have left
-    /// and entered again.
+    /// The updates after the version `since`. The updates of objects that left come first, because
+    /// an object may have left and entered again since then.
     pub fn pending(&self, since: u64) -> impl Iterator<Item = PendingUpdate> + '_ {
         let left =
             self.left.iter().filter(move |left| left.at > since && left.entered <= since).map(
@@ -204,7 +209,7 @@ impl Filter {
         left.chain(there)
     }
 
-    /// Writes an update as an `ObjectUpdate`.
+    /// Writes an update as the XML of an `ObjectUpdate`.
     pub fn write(&self, writer: &mut Writer, pending: &PendingUpdate) {
         let known = self.objects.get(&pending.object);
         let kind = match (pending.kind, known) {
@@ -314,7 +319,8 @@ fn is_unreported(kind: &str, path: &str) -> bool {
         .any(|(only, silent)| *silent == top && (only.is_empty() || *only == kind))
 }
 
-/// Finds the deepest paths at which two values differ. A list counts as a single value.
+/// Finds the deepest paths at which two values differ, and inserts them into `into` with the
+/// collector version. A list counts as a single value.
 fn differences(
     old: &Value,
     new: &Value,
@@ -353,7 +359,8 @@ fn write_change(writer: &mut Writer, path: &str, value: Option<&Value>) {
             writer.leaf("op", &[], "assign");
             value.write_any(writer, "val");
         }
-        // A property below an unset parent is removed together with it.
+        // A property below another property has become unset: it went together with its parent,
+        // which vim25 calls `indirectRemove`.
         None if path.contains('.') => {
             writer.leaf("op", &[], "indirectRemove");
         }
@@ -364,7 +371,7 @@ fn write_change(writer: &mut Writer, path: &str, value: Option<&Value>) {
     writer.end();
 }
 
-/// Writes a property that could not be read as a `MissingProperty`.
+/// Writes a property that could not be read as the XML of a `MissingProperty`.
 pub fn write_missing(writer: &mut Writer, path: &str, fault: &Fault) {
     writer.start("missingSet", &[]).leaf("path", &[], path);
     Value::Object(fault.localized()).write_as(writer, "fault", "LocalizedMethodFault");

@@ -1,5 +1,5 @@
-//! `PropertyFilterSpec`: which properties of which types a client reads, and how the selection
-//! traverses from object to object.
+//! `PropertyFilterSpec`: which properties of which types a client reads, and how the selection of
+//! objects goes on from one object to the next (the traversal).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -12,7 +12,7 @@ use super::super::value::{Moref, Value};
 use super::super::vim_fault::Fault;
 use crate::esx::soap::xml::Element;
 
-/// `PropertyFilterSpec`
+/// A `PropertyFilterSpec` as the simulator has read it.
 #[derive(Debug, Default)]
 pub struct FilterSpec {
     properties: Vec<PropertySpec>,
@@ -20,7 +20,7 @@ pub struct FilterSpec {
     pub report_missing: bool,
 }
 
-/// `PropertySpec`
+/// A `PropertySpec`: the properties to read of objects of one type.
 #[derive(Debug)]
 struct PropertySpec {
     kind: String,
@@ -30,23 +30,24 @@ struct PropertySpec {
 /// The properties that a `PropertySpec` selects.
 #[derive(Debug)]
 enum SelectedPaths {
-    /// All properties of the type. The host ignores the paths of such a spec.
+    /// All properties of the type. The host ignores the paths of such a `PropertySpec`.
     All,
     Named(Vec<String>),
 }
 
-/// `ObjectSpec`
+/// An `ObjectSpec`: an object at which the selection starts, and the traversals that begin there.
 #[derive(Debug)]
 struct ObjectSpec {
     object: Moref,
     skip: bool,
-    /// The traversals that start at the object, as indices of `traversals`.
+    /// The traversals that start at the object, as indices into `traversals`.
     steps: Vec<usize>,
-    /// All traversals. They refer to each other by index, possibly in circles.
+    /// All traversals that this `ObjectSpec` contains. They refer to each other by index, possibly
+    /// in circles.
     traversals: Vec<Traversal>,
 }
 
-/// `TraversalSpec`
+/// A `TraversalSpec`: a property of one type whose references lead to further objects.
 #[derive(Debug)]
 struct Traversal {
     kind: String,
@@ -55,7 +56,7 @@ struct Traversal {
     next: Vec<usize>,
 }
 
-/// A reference to a traversal, before names are resolved.
+/// How a `selectSet` refers to a traversal: by its index, or by a name that is not resolved yet.
 enum TraversalReference {
     Index(usize),
     Name(String),
@@ -93,7 +94,8 @@ impl FilterSpec {
         self.properties.iter().any(|spec| schema::is_a("Task", &spec.kind))
     }
 
-    /// The paths to read of objects of this type. `None` if the spec does not select this type.
+    /// The paths that a client reads of objects of this type. `None` if the spec does not select
+    /// this type.
     pub fn paths_for(&self, kind: &str) -> Option<Vec<String>> {
         let mut paths: Vec<String> = Vec::new();
         let mut is_selected = false;
@@ -112,7 +114,7 @@ impl FilterSpec {
         is_selected.then_some(paths)
     }
 
-    /// The objects that the spec selects now, and the start objects that do not exist.
+    /// The objects that the spec selects now, and the start objects that do not exist now.
     pub fn select(&self, scope: ReadScope<'_>) -> Result<Selection, Fault> {
         let mut selected = Selection::default();
         let mut paths: HashMap<&'static str, Option<Vec<String>>> = HashMap::new();
@@ -160,11 +162,11 @@ impl FilterSpec {
     }
 }
 
-/// The selected objects, each with its position in the traversal.
+/// The selected objects, each with its position in the order of the traversal.
 #[derive(Debug, Default)]
 pub struct Selection {
     pub objects: BTreeMap<Moref, usize>,
-    /// The start objects that do not exist.
+    /// The objects of the spec at which the selection should start, but which do not exist.
     pub missing: Vec<Moref>,
 }
 
@@ -201,8 +203,8 @@ impl ObjectSpec {
         let mut names: HashMap<String, usize> = HashMap::new();
         let mut steps: Vec<Vec<TraversalReference>> = Vec::new();
         let mut traversals: Vec<Traversal> = Vec::new();
-        // Each entry is an index of `steps` (0 for the object itself) and the element that holds
-        // its `selectSet`s.
+        // Each entry is an element whose `selectSet`s are still to read, and the place in `steps`
+        // where their traversals belong. Place 0 is that of the start object.
         let mut open: Vec<(usize, Element<'_>)> = vec![(0, element)];
         steps.push(Vec::new());
         while let Some((place, parent)) = open.pop() {
@@ -251,7 +253,7 @@ impl ObjectSpec {
     }
 }
 
-/// The objects that a property refers to.
+/// The objects to which a property of an object refers.
 fn follow(scope: ReadScope<'_>, object: &Moref, path: &str) -> Result<Vec<Moref>, Fault> {
     if !property_path::exists(object.kind, path) {
         return Err(Fault::invalid_property(path));
@@ -272,10 +274,11 @@ fn follow(scope: ReadScope<'_>, object: &Moref, path: &str) -> Result<Vec<Moref>
     })
 }
 
-/// The path and the value of one property of an object.
+/// The path of one property of an object, and its value or the fault of reading it.
 pub type PropertyReading = (String, Result<Option<Value>, Fault>);
 
-/// Reads these paths of an object. Each top-level property is built only once.
+/// Reads the properties of an object at these paths. Properties below the same top-level property
+/// share one value of it, so that it is built once.
 pub fn read_properties(
     scope: ReadScope<'_>,
     object: &Moref,
@@ -286,7 +289,8 @@ pub fn read_properties(
     for path in paths {
         let segments = property_path::parse(path).unwrap_or_default();
         let value = match segments.split_first() {
-            // Usually no other path goes through this property, so it is not kept.
+            // The path is a whole top-level property. Usually no other path goes below it, so the
+            // value is not kept for other paths.
             Some((Segment { name, key: None }, [])) => match top_level.get(name) {
                 Some(value) => value.clone(),
                 None => properties::property(scope, object, name),

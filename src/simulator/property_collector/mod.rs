@@ -4,8 +4,9 @@
 //! version ""  ──► every object as `enter` ──► version n ──► the changes after n ──► version m
 //!                        └ truncated at maxObjectUpdates: versions "m.1", "m.2", …
 //! ```
-//! A client may use the last complete version again, because the answer to it may have been lost.
-//! The version of a truncated set is valid once. Older versions are `InvalidCollectorVersion`.
+//! A client may use the last complete version again, because the answer to the wait with that
+//! version may have been lost. The version of a truncated update set is valid for one wait. A wait
+//! with an older version fails with `InvalidCollectorVersion`.
 
 mod filter;
 mod filter_spec;
@@ -21,7 +22,8 @@ use super::value::{Moref, Value};
 use super::vim_fault::Fault;
 use crate::esx::soap::xml::Writer;
 
-/// The number of complete versions from which a client may continue.
+/// The number of complete versions from which a client may continue: the current one and the one
+/// before it.
 const ACCEPTED_VERSIONS: usize = 2;
 
 /// A `PropertyCollector` of a session.
@@ -32,11 +34,11 @@ pub struct PropertyCollector {
     accepted: VecDeque<u64>,
     remaining: Option<RemainingUpdates>,
     pages: BTreeMap<String, PagedRead>,
-    /// Counts the calls of `CancelWaitForUpdates`.
+    /// How often a client called `CancelWaitForUpdates` on this collector.
     pub cancelled: u64,
 }
 
-/// The updates of a truncated set that have not been sent yet.
+/// The updates of a truncated update set that the client has not got yet.
 #[derive(Debug)]
 struct RemainingUpdates {
     version: u64,
@@ -44,14 +46,14 @@ struct RemainingUpdates {
     updates: VecDeque<(String, PendingUpdate)>,
 }
 
-/// The objects of a paged read that have not been sent yet.
+/// The objects of a read in pages that the client has not got yet.
 #[derive(Debug)]
 struct PagedRead {
     size: usize,
     objects: VecDeque<ObjectContent>,
 }
 
-/// The `ObjectContent` of one object.
+/// The `ObjectContent` of one object: its reference and the properties that were read.
 #[derive(Debug)]
 struct ObjectContent {
     object: Moref,
@@ -59,7 +61,7 @@ struct ObjectContent {
 }
 
 impl PropertyCollector {
-    /// `CreateFilter`
+    /// `CreateFilter`: adds a filter to the collector.
     ///
     /// # Errors
     /// `ManagedObjectNotFound` if an object of the spec does not exist, unless the spec asks to
@@ -81,7 +83,7 @@ impl PropertyCollector {
         Ok(())
     }
 
-    /// The ids of the filters.
+    /// The ids of the filters of this collector.
     pub fn filters(&self) -> impl Iterator<Item = &str> {
         self.filters.keys().map(String::as_str)
     }
@@ -91,11 +93,11 @@ impl PropertyCollector {
         self.filters.remove(id).is_some()
     }
 
-    /// Writes the updates after the version `known` as the `returnval`, at most `limit` objects.
-    /// Returns whether there were any.
+    /// Writes the updates after the version `known` as the element `returnval`, with at most
+    /// `limit` objects. Returns whether there were updates to write.
     ///
     /// # Errors
-    /// `InvalidCollectorVersion` if the client may not continue from this version.
+    /// `InvalidCollectorVersion` if the client may not continue from the version `known`.
     pub fn updates(
         &mut self,
         scope: ReadScope<'_>,
@@ -148,7 +150,8 @@ impl PropertyCollector {
         Ok(true)
     }
 
-    /// `RetrievePropertiesEx`: writes the first page. A client asks for the next page by `token`.
+    /// `RetrievePropertiesEx`: writes the first page of the read. A client asks for the next page
+    /// by `token`.
     pub fn retrieve(
         &mut self,
         specs: &[FilterSpec],
@@ -176,7 +179,7 @@ impl PropertyCollector {
         Ok(())
     }
 
-    /// `ContinueRetrievePropertiesEx`: writes the next page.
+    /// `ContinueRetrievePropertiesEx`: writes the next page of an earlier read.
     pub fn continue_retrieve(
         &mut self,
         token: &str,
@@ -188,13 +191,13 @@ impl PropertyCollector {
         Ok(())
     }
 
-    /// `CancelRetrievePropertiesEx`: drops the remaining pages.
+    /// `CancelRetrievePropertiesEx`: drops the pages of a read that the client has not got yet.
     pub fn cancel_retrieve(&mut self, token: &str) -> Result<(), Fault> {
         self.pages.remove(token).map(|_| ()).ok_or_else(|| Fault::invalid_argument("token"))
     }
 
-    /// Writes the answer to a read without a session: the objects, with every property missing
-    /// because of `NotAuthenticated`.
+    /// Writes the answer to a read by a client without a session: it lists the objects, and each
+    /// property is in the `missingSet` with the fault `NotAuthenticated`.
     pub fn write_unauthenticated(
         specs: &[FilterSpec],
         scope: ReadScope<'_>,
@@ -213,7 +216,8 @@ impl PropertyCollector {
         Ok(())
     }
 
-    /// `RetrieveProperties`: no pages, and a `returnval` for each object.
+    /// `RetrieveProperties`: reads without pages, and writes one element `returnval` for each
+    /// object.
     pub fn retrieve_all(
         specs: &[FilterSpec],
         scope: ReadScope<'_>,
@@ -233,7 +237,7 @@ impl PropertyCollector {
         Ok(())
     }
 
-    /// Collects the updates after a complete version.
+    /// Collects the updates after `known`, which is the version of a complete update set or empty.
     fn collect_updates(
         &mut self,
         scope: ReadScope<'_>,
@@ -255,7 +259,8 @@ impl PropertyCollector {
         }
         let mut updates = VecDeque::new();
         if since == self.version {
-            // Nothing changed after it, so no object needs to be looked at.
+            // Nothing has changed after the version that the client knows, so no object needs a
+            // look.
             return Ok(RemainingUpdates { version: self.version, part: 1, updates });
         }
         for (id, filter) in &self.filters {
@@ -267,7 +272,8 @@ impl PropertyCollector {
         Ok(RemainingUpdates { version: self.version, part: 1, updates })
     }
 
-    /// Continues a truncated set. Its version becomes invalid.
+    /// Continues the truncated update set that the client names by its version and part. That name
+    /// becomes invalid, because each part is sent once.
     fn resume(&mut self, version: &str, part: &str) -> Result<RemainingUpdates, Fault> {
         match self.remaining.take() {
             Some(remaining)
@@ -283,7 +289,7 @@ impl PropertyCollector {
     fn write_page(&mut self, mut pages: PagedRead, token: String, writer: &mut Writer) {
         let limit = pages.size.min(pages.objects.len());
         let batch: Vec<ObjectContent> = pages.objects.drain(..limit).collect();
-        // As on a real host, the answer is empty if nothing was found.
+        // As on a real host, the answer has no `returnval` if the read found no object.
         if batch.is_empty() {
             return;
         }

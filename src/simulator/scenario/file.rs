@@ -16,7 +16,7 @@ use crate::simulator::world::{
     SerialBacking, SerialPort,
 };
 
-/// The content of the file.
+/// The content of the TOML file of a scenario.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScenarioFile {
@@ -48,14 +48,16 @@ struct DatastoreEntry {
     remote_path: Option<String>,
 }
 
-/// A network. Networks of standard switches need no entry: the networks that cards name are added.
+/// A network of the host. Only networks of distributed switches and opaque networks need an entry:
+/// the host gets each standard network that a card names.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NetworkEntry {
     name: String,
-    /// The key of the port group, if it is one of a distributed switch.
+    /// The key of the port group. It is set if the network is a port group of a distributed switch.
     port_group: Option<String>,
-    /// The id of the network, if it is an opaque one.
+    /// The id of the network. It is set if the network is an opaque one, which a system such as NSX
+    /// manages.
     opaque: Option<String>,
 }
 
@@ -64,9 +66,9 @@ struct NetworkEntry {
 struct MachineEntry {
     id: String,
     name: String,
-    /// The name of the machine's datastore.
+    /// The name of the datastore that holds the files of the machine.
     datastore: String,
-    /// The directory on the datastore; by default the name of the machine.
+    /// The directory of the machine on its datastore. The default is the name of the machine.
     directory: Option<String>,
     #[serde(default)]
     power: PowerEntry,
@@ -130,9 +132,10 @@ struct CardEntry {
     #[serde(default)]
     kind: CardKind,
     mac: String,
-    /// The name of a network.
+    /// The name of the network to which the card is connected.
     network: Option<String>,
-    /// The key of a port group that the host does not show.
+    /// The key of the port group to which the card is connected, if the host does not show that
+    /// network.
     port_group: Option<String>,
     #[serde(default = "default_true")]
     connected: bool,
@@ -167,7 +170,7 @@ struct SerialEntry {
 #[serde(deny_unknown_fields)]
 struct ToolsEntry {
     address: Option<String>,
-    /// The address from the start of the tools until `address` arrives.
+    /// The address that the tools report from their start until the guest has `address`.
     first_address: Option<String>,
     #[serde(default)]
     more_addresses: Vec<String>,
@@ -179,8 +182,8 @@ struct ToolsEntry {
     address_after_ms: u64,
 }
 
-/// A network interface in addition to the first card. If no card has this hardware address, it
-/// exists only in the guest.
+/// A network interface of the guest in addition to the first card. If no card of the machine has
+/// this hardware address, the interface exists only in the guest.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct InterfaceEntry {
@@ -192,7 +195,7 @@ struct InterfaceEntry {
 #[serde(deny_unknown_fields)]
 struct SnapshotEntry {
     number: i32,
-    /// The number of the parent snapshot.
+    /// The number of the parent snapshot. A snapshot without a parent is a root.
     parent: Option<i32>,
     name: String,
     #[serde(default)]
@@ -209,7 +212,7 @@ struct SnapshotEntry {
 }
 
 impl ScenarioFile {
-    /// Checks the file.
+    /// Checks the content of the file, and turns it into a scenario.
     ///
     /// # Errors
     /// Fails if a value is invalid. The error names the path of the key.

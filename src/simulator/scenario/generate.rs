@@ -14,8 +14,8 @@ use crate::simulator::world::{
 };
 
 impl Machine {
-    /// A machine that is off, without devices, tools and snapshots, on this datastore. Tests build
-    /// on it.
+    /// A machine on this datastore that is powered off and has no devices, no tools and no
+    /// snapshots. Tests add to it what they need.
     #[must_use]
     pub fn bare(id: &str, name: &str, datastore: &Datastore) -> Self {
         Self {
@@ -26,7 +26,7 @@ impl Machine {
     }
 }
 
-/// A machine with default values, without a path and a datastore.
+/// A machine with default values. Its path and its datastore are empty, and the caller sets them.
 pub(super) fn default_machine(id: &str, name: &str) -> Machine {
     Machine {
         id: id.to_owned(),
@@ -68,7 +68,7 @@ pub(super) fn default_machine(id: &str, name: &str) -> Machine {
     }
 }
 
-/// The machine of this number in the generated scenario.
+/// The machine number `number` of the generated scenario.
 pub(super) fn machine(number: usize, datastore: &Datastore) -> Machine {
     let runner = number.is_multiple_of(3);
     let name = if runner { format!("runner-{number:04}") } else { format!("qubes-{number:04}") };
@@ -124,7 +124,8 @@ pub(super) fn datastore(id: &str, name: &str) -> Datastore {
 }
 
 impl Guest {
-    /// A guest without VMware Tools, like dom0 of Qubes OS. The host knows nothing of it.
+    /// A guest without VMware Tools, such as dom0 of Qubes OS. The host learns nothing from such a
+    /// guest.
     #[must_use]
     pub const fn without_tools() -> Self {
         Self {
@@ -142,7 +143,8 @@ impl Guest {
     }
 }
 
-/// A UUID for a machine and a purpose. It is the same at each start.
+/// The UUID of a machine for a purpose, such as its BIOS UUID. The UUID is the same at each start
+/// of the simulator.
 pub(super) fn derived_uuid(purpose: &str, id: &str) -> Uuid {
     let digest = Sha256::digest(format!("{purpose}:{id}"));
     let mut bytes = [0; 16];

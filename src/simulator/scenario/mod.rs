@@ -28,10 +28,11 @@ const DEFAULT_NETWORK: &str = "VM Network";
 pub struct Scenario {
     pub host: HostSettings,
     pub datastores: Vec<Datastore>,
-    /// The networks, in addition to those of standard switches that the cards name.
+    /// The networks of the file. The host also gets each network of a standard switch that a card
+    /// names.
     pub networks: Vec<Network>,
     pub machines: Vec<Machine>,
-    /// The faults that are planned at the start.
+    /// The faults that are planned or applied when the simulator starts.
     pub faults: Vec<ConfiguredFault>,
 }
 
@@ -48,11 +49,12 @@ pub struct HostSettings {
     pub memory_gb: i64,
     /// The idle time in minutes after which a session ends; 0 means never.
     pub session_timeout_minutes: u64,
-    /// The maximum number of sessions.
+    /// The maximum number of sessions that the host accepts at the same time.
     pub session_limit: usize,
-    /// The names in the certificate.
+    /// The DNS names and IP addresses in the host's certificate.
     pub certificate_names: Vec<String>,
-    /// Whether the certificate is one of an authority (`CA:TRUE`), as `openssl req -x509` makes it.
+    /// Whether the host's certificate says that it belongs to a certificate authority (`CA:TRUE`),
+    /// as a certificate from `openssl req -x509` does.
     pub certificate_of_authority: bool,
 }
 
@@ -68,7 +70,7 @@ pub enum ScenarioError {
 }
 
 impl Scenario {
-    /// The scenario `config/lab.toml`, which is part of otter.
+    /// The scenario of the file `config/lab.toml`, which is compiled into otter.
     pub fn lab() -> Result<Self, ScenarioError> {
         Self::from_toml(include_str!("../../../config/lab.toml"))
     }
@@ -100,8 +102,8 @@ impl Scenario {
         file.check()
     }
 
-    /// A host with this number of machines. Every third machine is a runner with tools and an
-    /// address, and every tenth machine is on.
+    /// A scenario of a host with this number of machines. Every third machine is a runner with
+    /// tools and an address, and every tenth machine is powered on.
     #[must_use]
     pub fn generated(machines: usize) -> Self {
         let datastores =
@@ -117,7 +119,7 @@ impl Scenario {
         }
     }
 
-    /// The world at the start.
+    /// Makes the world as it is when the simulator starts.
     #[must_use]
     pub fn build(&self, pace: Pace, now: Moment) -> World {
         let host = HostInfo {
@@ -156,7 +158,8 @@ impl Scenario {
             if machine.power == PowerState::Suspended {
                 machine.suspended_at = Some(days_before(now.wall, 1));
             }
-            // A question that is pending at the start blocks a power-on.
+            // A question that the machine asks from the start makes a power-on wait. So the world
+            // starts a power-on and runs it until it waits for the answer.
             let pending = machine.question.take();
             let id = machine.id.clone();
             let later = machine.question_at_power_on.take();

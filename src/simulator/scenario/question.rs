@@ -1,4 +1,4 @@
-//! The notation of a question in scenarios and faults.
+//! How scenarios and faults of the simulator write a question of a machine.
 
 use serde::Deserialize;
 
@@ -14,11 +14,12 @@ pub struct QuestionEntry {
     text: String,
     default_choice: Option<i32>,
     choices: Vec<ChoiceEntry>,
-    /// Whether a power-on waits for the answer now. If not, the next power-on raises the question.
+    /// Whether a power-on already waits for the answer to the question. If not, the next power-on
+    /// raises the question.
     #[serde(default)]
     pending: bool,
-    /// Whether each power-on raises the question, as a host asks for a serial port with an existing
-    /// file.
+    /// Whether each power-on raises the question. A host asks such a question if a serial port
+    /// writes to a file that exists already.
     #[serde(default)]
     repeats: bool,
 }
@@ -26,13 +27,14 @@ pub struct QuestionEntry {
 /// A question of a machine, and when the machine asks it.
 pub struct ScenarioQuestion {
     pub question: Question,
-    /// Whether a power-on waits for the answer now.
+    /// Whether a power-on waits for the answer to the question from the start.
     pub pending: bool,
     /// Whether each power-on raises the question.
     pub repeats: bool,
 }
 
-/// A choice. If `cancels` is set, the choice ends the waiting power-on.
+/// A possible answer to the question. If `cancels` is set, this answer ends the waiting power-on
+/// with a fault.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChoiceEntry {
@@ -44,7 +46,7 @@ struct ChoiceEntry {
 }
 
 impl QuestionEntry {
-    /// The question, and when it is asked.
+    /// The question as the world has it, and when the machine asks it.
     pub fn convert(self) -> ScenarioQuestion {
         let Self { id, message_id, text, default_choice, choices, pending, repeats } = self;
         let cancelled = |message_id: &str| {

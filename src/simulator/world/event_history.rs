@@ -1,5 +1,5 @@
-//! The events of the event manager: the newest 1,000, oldest first. hostd keeps them in memory
-//! only, so a restart loses them.
+//! The history of the event manager: the newest 1,000 events of the host, oldest first. hostd keeps
+//! them in memory only, so a restart of hostd loses them.
 
 use std::collections::VecDeque;
 
@@ -8,25 +8,25 @@ use jiff::Timestamp;
 use super::{Machine, PowerState, Question, Task, World};
 use crate::simulator::value::Moref;
 
-/// The number of events that hostd keeps.
+/// The maximum number of events that hostd keeps.
 const MAX_EVENTS: usize = 1_000;
 
-/// An event.
+/// An event in the history of the host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostEvent {
-    /// The number of the event. Keys are never used again.
+    /// The number of the event. The host never uses a number again.
     pub key: i32,
-    /// The number that the events of one operation share: the number of its task, or the key of the
-    /// event itself.
+    /// A number that all events of one operation have in common: the number of the operation's
+    /// task. An event without a task has its own key here.
     pub chain: i32,
     pub at: Timestamp,
-    /// The user who caused the event. Empty if the host or a guest did.
+    /// The user who caused the event. Empty if the host or a guest caused it.
     pub user: String,
     pub machine: Option<EventMachine>,
     pub detail: EventDetail,
 }
 
-/// The machine of an event, as it was at the time of the event.
+/// The machine that an event is about, as the machine was at the time of the event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventMachine {
     pub id: String,
@@ -34,7 +34,7 @@ pub struct EventMachine {
     pub template: bool,
 }
 
-/// The type of an event, with its own fields.
+/// The type of an event, with the fields that only events of this type have.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EventDetail {
     LoggedIn {
@@ -52,13 +52,13 @@ pub enum EventDetail {
     LoginRefused {
         address: String,
     },
-    /// A machine did something. The event has no further fields.
+    /// A machine did something. The event needs no fields of its own.
     Machine(MachineEvent),
     QuestionAsked {
         message_id: String,
         text: String,
     },
-    /// A task was started. The field holds the task as it was at that time.
+    /// A task was started. The field holds the task as it was when it started.
     Task(Box<Task>),
 }
 
@@ -78,7 +78,7 @@ pub enum MachineEvent {
     Removed,
 }
 
-/// The events that hostd keeps.
+/// The events that hostd keeps, oldest first.
 #[derive(Debug, Default)]
 pub struct EventHistory {
     events: VecDeque<HostEvent>,
@@ -92,7 +92,7 @@ impl EventHistory {
         self.events.iter()
     }
 
-    /// The key of the last event, even if hostd has forgotten the event.
+    /// The key of the last event that was recorded, even if hostd has forgotten that event.
     #[must_use]
     pub const fn last_key(&self) -> i32 {
         self.last_key
@@ -106,13 +106,13 @@ impl World {
         &self.history
     }
 
-    /// Records an event of a session.
+    /// Records an event of a session, such as a login.
     pub fn record_session_event(&mut self, user: &str, detail: EventDetail) {
         self.record_event(user.to_owned(), None, None, detail);
     }
 
-    /// Records an event of a machine. The user is that of its running task, or `user` if no task
-    /// runs.
+    /// Records an event of a machine. The user of the event is the user of the machine's running
+    /// task, or `user` if no task runs.
     pub fn record_machine_event(&mut self, id: &str, user: &str, event: MachineEvent) {
         self.record_event_of_machine(id, user, EventDetail::Machine(event));
     }
@@ -169,8 +169,8 @@ impl EventMachine {
 }
 
 impl MachineEvent {
-    /// The event at the start of an operation on a machine in this power state. `None` if the
-    /// operation has no such event.
+    /// The event that a host records when an operation starts on a machine in this power state.
+    /// `None` if the host records no event for the start of this operation.
     pub(super) fn at_start_of(operation: &super::Operation, power: &PowerState) -> Option<Self> {
         use super::Operation;
         match operation {

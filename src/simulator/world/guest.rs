@@ -1,5 +1,5 @@
-//! The guests: tools start some time after power-on, addresses appear later, and the host still
-//! reports the address for a while after the guest is gone.
+//! The guests: VMware Tools start some time after a power-on and report addresses later. After the
+//! guest has stopped, the host still reports its address for a while.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ pub enum GuestEvent {
     ToolsStart,
     AddressArrives,
     StaleAddressGoes,
-    /// The guest begins to restart, and its tools stop.
+    /// The guest begins to restart, and its VMware Tools stop.
     Restarts,
     PowersOff,
 }
 
 impl World {
-    /// `ShutdownGuest`. A guest that is about to restart shuts down instead.
+    /// `ShutdownGuest`. If the guest is about to restart, it shuts down and does not start again.
     pub fn shut_down_guest(&mut self, id: &str) -> Result<(), Fault> {
         self.check_guest(id)?;
         if let Some(machine) = self.machine_mut(id) {
@@ -40,7 +40,8 @@ impl World {
         Ok(())
     }
 
-    /// In the stepped pace: runs the next events of every guest. Returns the number of events.
+    /// Runs the next scheduled events of every guest. Only the pace `Stepped` keeps events for this
+    /// function. Returns the number of events.
     pub fn step_guests(&mut self) -> usize {
         let waiting = std::mem::take(&mut self.stepped_events);
         let (guests, others): (Vec<_>, Vec<_>) =
@@ -53,7 +54,8 @@ impl World {
         count
     }
 
-    /// Starts the guest. Events that were scheduled for an earlier run are dropped.
+    /// Starts the guest of a machine and schedules its events. Events of an earlier run of the
+    /// guest no longer count.
     pub(super) fn guest_starts(&mut self, id: &str) {
         let Some(machine) = self.machine_mut(id) else { return };
         machine.run += 1;
@@ -71,7 +73,7 @@ impl World {
         }
     }
 
-    /// Stops the guest. The host still reports its address for a while.
+    /// Stops the guest of a machine. The host still reports the address of the guest for a while.
     pub(super) fn guest_stops(&mut self, id: &str) {
         let Some(machine) = self.machine_mut(id) else { return };
         machine.run += 1;
@@ -82,7 +84,8 @@ impl World {
         }
     }
 
-    /// Runs an event of a guest, unless the machine has started or stopped since it was scheduled.
+    /// Runs an event of a guest, unless the machine has started or stopped since the event was
+    /// scheduled.
     pub(super) fn guest_event(&mut self, id: &str, run: u64, event: GuestEvent) {
         if self.machine(id).is_none_or(|machine| machine.run != run) {
             return;

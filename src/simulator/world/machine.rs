@@ -1,4 +1,4 @@
-//! A machine of the simulated host: plain data with unescaped names.
+//! A machine of the simulated host as plain data. Its names are not escaped.
 
 use std::time::Duration;
 
@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use super::super::guest_screen::{GuestScreen, ScreenStage};
 use super::super::vim_fault::Fault;
 
-/// `VirtualMachinePowerState`, and any other text that a test sets.
+/// The power state of a machine: a value of `VirtualMachinePowerState`, or any other text that a
+/// test sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PowerState {
     On,
@@ -32,10 +33,11 @@ impl PowerState {
 /// A virtual machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Machine {
-    /// The moid. On ESX it is a number.
+    /// The moid of the machine. On ESX it is a number.
     pub id: String,
     pub name: String,
-    /// `connected`, `inaccessible`, … `config` is unset unless it is `connected` or `disconnected`.
+    /// The connection state, for example `connected` or `inaccessible`. The property `config` has a
+    /// value only if the state is `connected` or `disconnected`.
     pub connection_state: String,
     pub power: PowerState,
     pub template: bool,
@@ -48,29 +50,32 @@ pub struct Machine {
     pub nested_virtualization: bool,
     pub bios_uuid: String,
     pub instance_uuid: String,
-    /// The configuration file, for example `[datastore1] name/name.vmx`.
+    /// The datastore path of the machine's configuration file, for example `[datastore1]
+    /// name/name.vmx`.
     pub path: String,
     /// The moid of the datastore that holds `path`.
     pub datastore: String,
     pub network_cards: Vec<NetworkCard>,
     pub serial_ports: Vec<SerialPort>,
     pub guest: Guest,
-    /// The snapshots, parents before children.
+    /// The snapshots of the machine. Each parent comes before its children.
     pub snapshots: Vec<Snapshot>,
     pub current_snapshot: Option<String>,
-    /// The number of the next snapshot.
+    /// The number that the next snapshot of the machine gets.
     pub next_snapshot: i32,
-    /// The pending question.
+    /// The question that waits for an answer now.
     pub question: Option<Question>,
     /// The question that the next power-on raises.
     pub question_at_power_on: Option<Question>,
-    /// The question that each power-on raises, if no other question comes first.
+    /// The question that each power-on raises, unless `question_at_power_on` holds another
+    /// question.
     pub question_at_each_power_on: Option<Question>,
     pub created_at: Timestamp,
     pub booted_at: Option<Timestamp>,
     pub suspended_at: Option<Timestamp>,
     pub consolidation_needed: bool,
-    /// Counts the starts, stops and reverts. Guest events of an earlier run are dropped.
+    /// The number of the guest's current run. It grows with each start, stop and revert of the
+    /// machine, so that events of an earlier run are recognised and dropped.
     pub run: u64,
     pub screen: GuestScreen,
     /// What the console shows.
@@ -88,25 +93,28 @@ pub struct Machine {
 /// The guest of a machine, and what the host reports of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest {
-    /// Whether VMware Tools are installed. Without them the host reports nothing about the guest.
+    /// Whether VMware Tools are installed in the guest. Without them the host reports nothing about
+    /// the guest.
     pub tools_installed: bool,
-    /// The address of the guest when it runs.
+    /// The address that the guest has when it runs.
     pub address: Option<String>,
-    /// The address that the tools report from their start until `address` arrives, for example a
-    /// link-local one. `None` if they report none until then.
+    /// The address that VMware Tools report from their start until the guest has `address`, for
+    /// example a link-local one. `None` if they report no address until then.
     pub first_address: Option<String>,
-    /// Further addresses of the first network card. The host reports them in `guest.net` only.
+    /// Further addresses of the first network card. The host reports these addresses in the
+    /// property `guest.net` only.
     pub more_addresses: Vec<String>,
-    /// Further network interfaces of the guest.
+    /// The network interfaces of the guest in addition to the first network card.
     pub interfaces: Vec<GuestInterface>,
     pub tools_running: bool,
-    /// Whether the guest was asked to shut down and is still on.
+    /// Whether the guest was asked to shut down, while the machine is still on.
     pub is_shutting_down: bool,
-    /// The address that the host reports now, possibly a stale one.
+    /// The address that the host reports now. It may be stale, because the host reports an address
+    /// for a while after the guest stopped.
     pub reported_address: Option<String>,
-    /// The time from power-on to running tools, unscaled.
+    /// The time from the power-on until VMware Tools run, before the pace scales it.
     pub tools_after: Duration,
-    /// The time from power-on to the address, unscaled.
+    /// The time from the power-on until the guest has its address, before the pace scales it.
     pub address_after: Duration,
 }
 
@@ -120,18 +128,19 @@ pub struct GuestInterface {
     pub addresses: Vec<String>,
 }
 
-/// A network adapter.
+/// A network card of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkCard {
     pub key: i32,
-    /// The vim25 type, for example `VirtualE1000`.
+    /// The vim25 type of the card, for example `VirtualE1000`.
     pub kind: &'static str,
     pub mac_address: String,
     pub network: CardNetwork,
     pub connected: bool,
 }
 
-/// The network of a card. A card names a network of a distributed switch only by a key.
+/// How a card refers to its network. A card refers to a network of a distributed switch only by the
+/// key of its port group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CardNetwork {
     /// A network of a standard switch, by its name.
@@ -142,7 +151,7 @@ pub enum CardNetwork {
     Opaque(String),
 }
 
-/// A serial port.
+/// A serial port of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SerialPort {
     pub key: i32,
@@ -168,17 +177,18 @@ pub enum ScreenSource {
     Bridge(String),
 }
 
-/// A snapshot.
+/// A snapshot of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The moid, for example `16-snapshot-3`.
+    /// The moid of the snapshot, for example `16-snapshot-3`.
     pub id: String,
     pub number: i32,
     pub parent: Option<String>,
     pub name: String,
     pub description: String,
     pub created_at: Timestamp,
-    /// The power state after a revert. It is on only if the snapshot holds memory.
+    /// The power state that the machine has after a revert to this snapshot. It is on only if the
+    /// snapshot holds the memory of the machine.
     pub state: PowerState,
     pub quiesced: bool,
     /// The screen of a snapshot with memory.
@@ -199,18 +209,18 @@ pub struct Question {
 /// A possible answer to a question.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
-    /// The key that `AnswerVM` takes, a number as text.
+    /// The key by which `AnswerVM` names this answer: a number as text.
     pub key: String,
-    /// The id of the button, for example `button.uuid.copiedTheVM`.
+    /// The id of the button for this answer, for example `button.uuid.copiedTheVM`.
     pub label: String,
     pub summary: String,
-    /// The fault with which the waiting task ends. `None`: the task goes on.
+    /// The fault with which this answer ends the waiting task. `None` means that the task goes on.
     pub fails_with: Option<Fault>,
 }
 
 impl Machine {
-    /// The network interfaces that the tools report now, with their addresses. Empty if they report
-    /// no address.
+    /// The network interfaces that VMware Tools report now, with their addresses. Empty if they
+    /// report no address.
     #[must_use]
     pub fn reported_interfaces(&self) -> Vec<GuestInterface> {
         let Guest { reported_address, more_addresses, interfaces, .. } = &self.guest;
@@ -218,24 +228,26 @@ impl Machine {
         let elsewhere = interfaces.iter().any(|other| other.addresses.contains(reported));
         let first = self.network_cards.first().map(|card| GuestInterface {
             mac_address: card.mac_address.clone(),
-            // Some guests report their other addresses first.
+            // The further addresses come first, as some real guests report them before the address
+            // that the host shows as the guest's.
             addresses: more_addresses
                 .iter()
                 .chain([reported].into_iter().filter(|_| !elsewhere))
                 .cloned()
                 .collect(),
         });
-        // The order is that of the guest, not that of the cards.
+        // The first network card comes last, because real guests report interfaces in their own
+        // order, not in that of the cards.
         interfaces.iter().cloned().chain(first).collect()
     }
 
-    /// Whether the host can read the configuration file.
+    /// Whether the host can read the configuration file of the machine.
     #[must_use]
     pub fn is_readable(&self) -> bool {
         matches!(self.connection_state.as_str(), "connected" | "disconnected")
     }
 
-    /// The snapshot with this moid. `None` if there is none.
+    /// The snapshot with this moid. `None` if the machine has no such snapshot.
     #[must_use]
     pub fn snapshot(&self, id: &str) -> Option<&Snapshot> {
         self.snapshots.iter().find(|snapshot| snapshot.id == id)
@@ -273,8 +285,9 @@ impl Machine {
         id
     }
 
-    /// Removes a snapshot. Its children are removed too, or move up to its parent. If the current
-    /// snapshot is removed, the parent becomes the current one.
+    /// Removes a snapshot. Its children are removed too if `with_children` is set; otherwise they
+    /// move to the parent of the removed snapshot. If the current snapshot is removed, its parent
+    /// becomes the current one.
     pub fn remove_snapshot(&mut self, id: &str, with_children: bool) {
         let Some(removed) = self.snapshot(id).cloned() else { return };
         let mut gone = vec![removed.id.clone()];

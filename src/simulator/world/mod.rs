@@ -32,18 +32,19 @@ use super::pace::Pace;
 use super::value::Moref;
 use super::vim_fault::Fault;
 
-/// The maximum number of changes in the journal. A reader that is further behind reads everything
-/// again.
+/// The maximum number of entries in the journal, which lists the latest changes of objects. A
+/// reader that needs an older change reads every object again.
 const MAX_JOURNAL: usize = 8_192;
 
-/// A moment, by the wall clock (for timestamps) and by the elapsed time (for scheduled events).
+/// A moment in time, by the wall clock (for timestamps) and by the elapsed time (for scheduled
+/// events).
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     pub wall: Timestamp,
     pub elapsed: Duration,
 }
 
-/// The properties of the host itself.
+/// The name, version and hardware of the host itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostInfo {
     pub name: String,
@@ -60,17 +61,17 @@ pub struct HostInfo {
 /// A datastore.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Datastore {
-    /// The moid.
+    /// The moid of the datastore.
     pub id: String,
     pub name: String,
-    /// `VMFS`, `NFS` or `OTHER`.
+    /// The type of the file system: `VMFS`, `NFS` or `OTHER`.
     pub kind: String,
     pub capacity_bytes: i64,
     pub free_bytes: i64,
     pub uncommitted_bytes: i64,
     pub accessible: bool,
     pub url: String,
-    /// For NFS: the server and the exported path.
+    /// The server and the path that the server exports, if the datastore is on NFS.
     pub remote: Option<(String, String)>,
 }
 
@@ -78,7 +79,7 @@ pub struct Datastore {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
     pub name: String,
-    /// How a card refers to the network.
+    /// The reference by which network cards name the network.
     pub reference: CardNetwork,
 }
 
@@ -89,8 +90,8 @@ impl Network {
         Self { name: name.to_owned(), reference: CardNetwork::Standard(name.to_owned()) }
     }
 
-    /// The reference to the managed object. On ESX the moid of a standard network contains its
-    /// name, and the moid of a port group is its key.
+    /// The reference to the managed object of the network. On ESX the moid of a standard network
+    /// contains the network's name, and the moid of a port group is the key of the port group.
     #[must_use]
     pub fn moref(&self) -> Moref {
         match &self.reference {
@@ -101,26 +102,26 @@ impl Network {
     }
 }
 
-/// Rules of the host that a test may change.
+/// How the simulated host behaves, as far as a test may change it.
 #[derive(Clone, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "independent rules")]
 pub struct HostRules {
-    /// Whether the call itself refuses a wrong power state. If not, the call starts a task, and the
-    /// task fails.
+    /// Whether the host refuses a call for a wrong power state at once. If not, the call starts a
+    /// task, and the task fails.
     pub refuse_in_call: bool,
-    /// Whether every change is refused, as with the free licence.
+    /// Whether the host refuses every change, as with the free licence.
     pub read_only_licence: bool,
-    /// Whether every change is refused because the role of the account is `ReadOnly`.
+    /// Whether the host refuses every change because the role of the account is `ReadOnly`.
     pub read_only_account: bool,
     /// The methods whose tasks all end with a fault, as on a host without free memory or with a
-    /// full datastore.
+    /// full datastore. The value is the fault.
     pub failing_tasks: BTreeMap<&'static str, Fault>,
     /// Whether a removal of snapshots leaves disks behind, so that the machine needs a
     /// consolidation.
     pub removals_leave_disks: bool,
 }
 
-/// Something that happens later.
+/// An event of the world that is scheduled for a later time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum ScheduledEvent {
     TaskStep(String),
@@ -128,13 +129,14 @@ enum ScheduledEvent {
     Guest { machine: String, run: u64, event: GuestEvent },
 }
 
-/// The state of the simulated host.
+/// The whole state of the simulated host.
 #[derive(Debug)]
 pub struct World {
     pub host: HostInfo,
     pub rules: HostRules,
     machines: BTreeMap<String, Machine>,
-    /// The revision at which each machine was added, by moid. A moid may be used again.
+    /// The revision at which the present machine with each moid was added. A later machine may use
+    /// the moid of a removed machine.
     incarnations: BTreeMap<String, u64>,
     datastores: BTreeMap<String, Datastore>,
     networks: Vec<Network>,
@@ -149,34 +151,35 @@ pub struct World {
     pace: Pace,
     now: Moment,
     due: BTreeMap<(Duration, u64), ScheduledEvent>,
-    /// In the stepped pace: the events that wait for a step.
+    /// The events that wait until a test steps them. Only the pace `Stepped` uses this list.
     stepped_events: Vec<ScheduledEvent>,
     next_event: u64,
     revision: u64,
-    /// The revision at which an object other than a task was last added or removed.
+    /// The revision (the number of the change) at which an object other than a task was last added
+    /// or removed.
     structure: u64,
-    /// The revision at which a task was last added or removed.
+    /// The revision (the number of the change) at which a task was last added or removed.
     task_structure: u64,
     journal: VecDeque<(u64, Moref)>,
-    /// The journal holds all changes after this revision.
+    /// The first revision of the journal: the journal holds every change from this revision on.
     journal_start: u64,
 }
 
 impl World {
-    /// The id of the role `Admin`.
+    /// The vim25 id of the role `Admin`.
     pub const ADMIN: i32 = -1;
-    /// The id of the role `ReadOnly`.
+    /// The vim25 id of the role `ReadOnly`.
     pub const READ_ONLY: i32 = -2;
-    /// The id of the role `NoAccess`.
+    /// The vim25 id of the role `NoAccess`.
     pub const NO_ACCESS: i32 = -5;
 
-    /// The id of the role that the account has on every object.
+    /// The id of the role that otter's account has on every object of the host.
     #[must_use]
     pub const fn role(&self) -> i32 {
         if self.rules.read_only_account { Self::READ_ONLY } else { Self::ADMIN }
     }
 
-    /// A host without machines and datastores.
+    /// The state of a host without machines and datastores.
     #[must_use]
     pub fn new(host: HostInfo, pace: Pace, now: Moment) -> Self {
         Self {
@@ -205,7 +208,7 @@ impl World {
         }
     }
 
-    /// Sets whether the host is in maintenance mode. It then powers on no machine.
+    /// Sets whether the host is in maintenance mode. In this mode the host powers on no machine.
     pub fn set_maintenance_mode(&mut self, enabled: bool) {
         self.host.in_maintenance_mode = enabled;
         self.record_change(Moref::new("HostSystem", "ha-host"));
@@ -217,7 +220,7 @@ impl World {
         self.now
     }
 
-    /// Sets the current time to `now` and runs the events that are due until then, in order.
+    /// Sets the current time to `now`, and runs in order all scheduled events that are due by then.
     pub fn advance(&mut self, now: Moment) {
         while let Some(entry) = self.due.first_entry() {
             let due = entry.key().0;
@@ -225,7 +228,8 @@ impl World {
                 break;
             }
             let event = entry.remove();
-            // An event counts as happening when it was due, even if it runs later.
+            // Events take place at the time at which they were due, even if this function runs them
+            // later.
             let late = now.elapsed.saturating_sub(due);
             self.now =
                 Moment { wall: now.wall.checked_sub(late).unwrap_or(now.wall), elapsed: due };
@@ -234,7 +238,7 @@ impl World {
         self.now = now;
     }
 
-    /// When the next event is due. `None` if no event is scheduled.
+    /// When the next scheduled event is due. `None` if no event is scheduled.
     #[must_use]
     pub fn next_due(&self) -> Option<Duration> {
         self.due.first_key_value().map(|((due, _), _)| *due)
@@ -250,13 +254,15 @@ impl World {
         self.machines.get(id)
     }
 
-    /// The machine with this exact name. If several have it, the one with the first id.
+    /// The machine with exactly this name. If several machines have the name, the first in the
+    /// order of ids.
     #[must_use]
     pub fn machine_named(&self, name: &str) -> Option<&Machine> {
         self.machines.values().find(|machine| machine.name == name)
     }
 
-    /// The machine with this moid, to change it. The call is recorded as a change of the machine.
+    /// The machine with this moid, for the caller to change. The world records a change of the
+    /// machine.
     pub fn machine_mut(&mut self, id: &str) -> Option<&mut Machine> {
         if self.machines.contains_key(id) {
             self.record_change(Moref::new("VirtualMachine", id));
@@ -264,7 +270,7 @@ impl World {
         self.machines.get_mut(id)
     }
 
-    /// Adds a machine. It replaces a machine with the same moid.
+    /// Adds a machine. The new machine replaces a machine with the same moid.
     pub fn add_machine(&mut self, machine: Machine) {
         self.record_change(Moref::new("VirtualMachine", machine.id.clone()));
         self.record_change(Moref::new("Datastore", machine.datastore.clone()));
@@ -279,7 +285,8 @@ impl World {
             self.record_machine_event(id, "", MachineEvent::Removed);
         }
         let removed = self.machines.remove(id)?;
-        // The next machine with this moid has a guest of its own.
+        // The guest of the removed machine is gone, so its scheduled events must not reach a later
+        // machine with the same moid.
         let is_of_guest = |event: &ScheduledEvent| match event {
             ScheduledEvent::Guest { machine, .. } => machine == id,
             ScheduledEvent::TaskStep(_) | ScheduledEvent::ForgetTask(_) => false,
@@ -289,13 +296,14 @@ impl World {
         self.record_change(Moref::new("VirtualMachine", id));
         self.record_change(Moref::new("Datastore", removed.datastore.clone()));
         self.record_structure_change();
-        // A task notices the removal at its next step. A task that waits for an answer has no next
-        // step, so its question is closed.
+        // A running task notices the removal at its next step. A task that waits for an answer
+        // takes no further step until its question is closed, so the question is closed here.
         self.close_question(id, None);
         Some(removed)
     }
 
-    /// A number that differs between successive machines with the same moid. 0 for other objects.
+    /// The incarnation of a machine: a number that differs between successive machines with the
+    /// same moid. 0 for objects that are no machines.
     #[must_use]
     pub fn incarnation(&self, object: &Moref) -> u64 {
         match object.kind {
@@ -338,13 +346,15 @@ impl World {
         self.networks.iter()
     }
 
-    /// The network to which a card refers. `None` if the host does not show it.
+    /// The network to which the reference of a card leads. `None` if the host does not show this
+    /// network.
     #[must_use]
     pub fn network(&self, reference: &CardNetwork) -> Option<&Network> {
         self.networks.iter().find(|network| network.reference == *reference)
     }
 
-    /// The name of a card's network. If the host does not show the network, its key.
+    /// The name of the network to which a card is connected, or the key of the network if the host
+    /// does not show it.
     #[must_use]
     pub fn network_name<'a>(&'a self, reference: &'a CardNetwork) -> &'a str {
         let (CardNetwork::Standard(own) | CardNetwork::PortGroup(own) | CardNetwork::Opaque(own)) =
@@ -352,7 +362,7 @@ impl World {
         self.network(reference).map_or(own, |network| &network.name)
     }
 
-    /// Adds a network, unless the host has one with this reference.
+    /// Adds a network, unless the host already has a network with the same reference.
     pub fn add_network(&mut self, network: Network) {
         if self.network(&network.reference).is_none() {
             self.record_change(network.moref());
@@ -361,7 +371,8 @@ impl World {
         }
     }
 
-    /// Renames a network, as an administrator of the switch does. Its moid stays the same.
+    /// Renames a network, as an administrator of the switch does. The moid of the network stays the
+    /// same.
     pub fn rename_network(&mut self, reference: &CardNetwork, name: &str) {
         let found = self.networks.iter_mut().find(|network| network.reference == *reference);
         if let Some(network) = found {
@@ -371,7 +382,7 @@ impl World {
         }
     }
 
-    /// Removes a network, as when the host leaves the distributed switch.
+    /// Removes a network, as happens when the host leaves the distributed switch.
     pub fn remove_network(&mut self, reference: &CardNetwork) {
         if let Some(at) = self.networks.iter().position(|network| network.reference == *reference) {
             let moref = self.networks.remove(at).moref();
@@ -380,7 +391,7 @@ impl World {
         }
     }
 
-    /// The machine that has this snapshot. `None` if there is none.
+    /// The machine that has the snapshot with this moid. `None` if no machine has it.
     #[must_use]
     pub fn machine_of_snapshot(&self, snapshot: &str) -> Option<&Machine> {
         let by_name = snapshot.split_once("-snapshot-").and_then(|(id, _)| self.machines.get(id));
@@ -389,7 +400,7 @@ impl World {
             .or_else(|| self.machines.values().find(|machine| machine.snapshot(snapshot).is_some()))
     }
 
-    /// Reboots the host: every machine is off, and all tasks are gone.
+    /// Reboots the host: every machine is powered off, and all tasks are gone.
     pub fn reboot_host(&mut self) {
         self.forget_tasks(false);
         let ids: Vec<String> = self.machines.keys().cloned().collect();
@@ -402,26 +413,27 @@ impl World {
         self.record_change(Moref::new("HostSystem", "ha-host"));
     }
 
-    /// The number of changes so far.
+    /// The current revision: the number of changes since the world was made.
     #[must_use]
     pub const fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// The revision at which an object other than a task was last added or removed.
+    /// The revision (the number of the change) at which an object other than a task was last added
+    /// or removed.
     #[must_use]
     pub const fn structure(&self) -> u64 {
         self.structure
     }
 
-    /// The revision at which a task was last added or removed.
+    /// The revision (the number of the change) at which a task was last added or removed.
     #[must_use]
     pub const fn task_structure(&self) -> u64 {
         self.task_structure
     }
 
-    /// The objects that changed after `revision`. `None` if the journal does not reach back that
-    /// far.
+    /// The objects that changed after `revision`. `None` if the journal no longer holds all changes
+    /// since then.
     #[must_use]
     pub fn changed_since(&self, revision: u64) -> Option<BTreeSet<&Moref>> {
         if revision + 1 < self.journal_start {
@@ -431,7 +443,7 @@ impl World {
         Some(newest.map(|(_, object)| object).collect())
     }
 
-    /// Records a change of an object.
+    /// Records a change of an object in the journal. The revision of the world grows by one.
     fn record_change(&mut self, object: Moref) {
         self.revision += 1;
         self.journal.push_back((self.revision, object));
@@ -442,7 +454,8 @@ impl World {
         }
     }
 
-    /// Records that an object was added or removed, and changes the objects that list it.
+    /// Records that a machine, datastore or network was added or removed, and that the objects
+    /// which list it have changed.
     fn record_structure_change(&mut self) {
         self.structure = self.revision;
         for (kind, id) in [
@@ -456,20 +469,20 @@ impl World {
         ] {
             self.record_change(Moref::new(kind, id));
         }
-        // Each network lists the machines on it.
+        // Each network has a list of its machines, which may have changed.
         let networks: Vec<Moref> = self.networks.iter().map(Network::moref).collect();
         for network in networks {
             self.record_change(network);
         }
-        // Each datastore lists the machines on it.
+        // Each datastore has a list of its machines, which may have changed.
         let datastores: Vec<String> = self.datastores.keys().cloned().collect();
         for id in datastores {
             self.record_change(Moref::new("Datastore", id));
         }
     }
 
-    /// Schedules an event after this time, scaled by the pace. In the stepped pace the event waits
-    /// for the next step.
+    /// Schedules an event for the time `after` from now, scaled by the pace. In the pace `Stepped`,
+    /// the event waits until a test steps it.
     fn schedule(&mut self, after: Duration, event: ScheduledEvent) {
         match self.pace {
             Pace::Auto { scale } => {
@@ -488,7 +501,7 @@ impl World {
         }
     }
 
-    /// Schedules an event after this time, which is not scaled by the pace.
+    /// Schedules an event for the time `after` from now, which the pace does not scale.
     fn schedule_exactly(&mut self, after: Duration, event: ScheduledEvent) {
         self.next_event += 1;
         self.due.insert((self.now.elapsed + after, self.next_event), event);

@@ -1,16 +1,17 @@
-//! Power operations: the required and the resulting power states, and questions that hold a
-//! power-on.
+//! Power operations: which power state each operation needs and results in, and the questions that
+//! make a power-on wait.
 
 use super::{Choice, Machine, MachineEvent, Operation, PowerState, Question, World};
 use crate::simulator::value::Moref;
 use crate::simulator::vim_fault::Fault;
 
 impl World {
-    /// `AnswerVM`: the waiting task goes on, or ends with the fault of the choice.
+    /// `AnswerVM`: the task that waits for the answer goes on, or ends with the fault of the chosen
+    /// answer.
     ///
     /// # Errors
-    /// `InvalidArgument` if the machine does not ask this question or the question has no such
-    /// choice.
+    /// `InvalidArgument` if the machine does not ask this question, or if the question has no such
+    /// answer.
     pub fn answer(&mut self, id: &str, question: &str, key: &str) -> Result<(), Fault> {
         self.check_may_change()?;
         let machine = self.require_machine(id)?;
@@ -24,7 +25,7 @@ impl World {
         Ok(())
     }
 
-    /// Makes a machine ask a question.
+    /// Makes a machine ask a question, which then waits for its answer.
     pub fn ask(&mut self, id: &str, question: Question) {
         if self.machine(id).is_some() {
             self.record_question_event(id, &question);
@@ -34,7 +35,7 @@ impl World {
         }
     }
 
-    /// Fails with `InvalidPowerState` if the power state does not allow the operation.
+    /// Fails with `InvalidPowerState` if the operation is not allowed in the machine's power state.
     pub(super) fn check_power(machine: &Machine, operation: &Operation) -> Result<(), Fault> {
         let existing = machine.power.as_str();
         match operation {
@@ -54,7 +55,7 @@ impl World {
     }
 
     /// Removes the question of a machine. The task that waits for the answer goes on, or ends with
-    /// the fault of the choice.
+    /// the fault of `choice`, if the choice has one.
     pub(super) fn close_question(&mut self, id: &str, choice: Option<&Choice>) {
         if let Some(machine) = self.machine_mut(id) {
             machine.question = None;
@@ -80,7 +81,7 @@ impl World {
         let at = self.now.wall;
         let Some(machine) = self.machine_mut(id) else { return };
         let resumes = machine.power == PowerState::Suspended;
-        // A resume keeps the boot time.
+        // A suspended machine that is powered on resumes, and keeps its boot time.
         if !resumes || machine.booted_at.is_none() {
             machine.booted_at = Some(at);
         }
@@ -119,7 +120,8 @@ impl World {
         self.machine(id).ok_or_else(|| Fault::not_found(&Moref::new("VirtualMachine", id)))
     }
 
-    /// Fails if the licence or the role of the account allows no change.
+    /// Fails if the host refuses every change, because of its licence or because of the role of the
+    /// account.
     pub(super) fn check_may_change(&self) -> Result<(), Fault> {
         if self.rules.read_only_account {
             return Err(Fault::new(

@@ -1,15 +1,15 @@
-//! Snapshots: creating, reverting and renaming.
+//! The operations on the snapshots of a simulated machine: create, revert and rename.
 
 use super::{Machine, PowerState, World};
 use crate::simulator::value::{Moref, Value};
 use crate::simulator::vim_fault::Fault;
 
 impl World {
-    /// `RenameSnapshot`, with unescaped names.
+    /// `RenameSnapshot`, with names that are not escaped.
     ///
     /// # Errors
-    /// `ManagedObjectNotFound` if there is no such snapshot, `InvalidArgument` if neither a name
-    /// nor a description is given.
+    /// `ManagedObjectNotFound` if there is no such snapshot, `InvalidArgument` if the call has
+    /// neither a name nor a description.
     pub fn rename_snapshot(
         &mut self,
         snapshot: &str,
@@ -35,8 +35,8 @@ impl World {
         Ok(())
     }
 
-    /// Creates a snapshot. It holds memory only if the machine runs. A revert to a snapshot without
-    /// memory leaves the machine off.
+    /// Creates a snapshot of a machine. It holds the memory only if `memory` is set and the machine
+    /// runs. A revert to a snapshot without memory leaves the machine powered off.
     pub(super) fn create_snapshot_now(
         &mut self,
         id: &str,
@@ -64,7 +64,8 @@ impl World {
         Ok(Some(Value::Reference(Moref::new("VirtualMachineSnapshot", snapshot))))
     }
 
-    /// Reverts to a snapshot. The machine gets the power state that the snapshot recorded.
+    /// Reverts a machine to a snapshot. The machine gets the power state that the snapshot
+    /// recorded.
     pub(super) fn revert_now(
         &mut self,
         id: &str,
@@ -80,7 +81,8 @@ impl World {
         }
         match state {
             PowerState::On if !suppress_power_on => self.power_on_now(id),
-            // If the power-on is suppressed, a machine with memory is suspended.
+            // The snapshot holds the memory of a running machine, but the caller suppressed the
+            // power-on. As on a real host, the machine is then suspended.
             PowerState::On | PowerState::Suspended => self.suspend_now(id),
             PowerState::Off | PowerState::Other(_) => self.power_off_now(id),
         }
@@ -90,7 +92,8 @@ impl World {
         Ok(())
     }
 
-    /// The number of snapshots from this one up to its root.
+    /// The number of snapshots on the path from `snapshot` up to the root of its tree, both
+    /// counted.
     #[must_use]
     pub fn snapshot_depth(machine: &Machine, snapshot: &str) -> usize {
         let mut depth = 0;

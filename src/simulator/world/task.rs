@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! queued ──► running ──► success | error
-//!               └─ a question holds it until the question is answered or the task is cancelled
+//!               └─ a question holds the task until it is answered or the task is cancelled
 //! ```
 
 use std::time::Duration;
@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::super::value::{Moref, Value};
 use super::super::vim_fault::Fault;
 
-/// The operation of a task.
+/// The operation that a task performs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
     PowerOn,
@@ -29,7 +29,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The method that starts the operation.
+    /// The name of the vim25 method that starts the operation.
     #[must_use]
     pub const fn method(&self) -> &'static str {
         match self {
@@ -47,7 +47,8 @@ impl Operation {
         }
     }
 
-    /// The duration at scale 1.0. It is about a tenth of the duration on real hosts.
+    /// How long the operation takes at a scale of 1.0, which is about a tenth of the time on a real
+    /// host.
     #[must_use]
     pub const fn duration(&self) -> Duration {
         Duration::from_millis(match self {
@@ -64,7 +65,7 @@ impl Operation {
         })
     }
 
-    /// The `descriptionId` that ESX writes.
+    /// The `descriptionId` that ESX writes into the task of the operation.
     #[must_use]
     pub const fn description_id(&self) -> &'static str {
         match self {
@@ -82,14 +83,14 @@ impl Operation {
         }
     }
 
-    /// Whether the task can be cancelled.
+    /// Whether a task of this operation can be cancelled.
     #[must_use]
     pub const fn cancelable(&self) -> bool {
         matches!(self, Self::PowerOn | Self::CreateSnapshot { .. })
     }
 }
 
-/// `TaskInfoState`
+/// The state of a task (`TaskInfoState`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskState {
     Queued,
@@ -115,23 +116,23 @@ impl TaskState {
     }
 }
 
-/// How far a power-on task has handled the question of its machine.
+/// How far a power-on task has come with the question that its machine asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuestionProgress {
     NotAsked,
     /// The machine asked its question. The power-on task waits for the answer.
     Pending,
-    /// The question was answered, or the task was cancelled.
+    /// The question is closed: it was answered, or the task was cancelled.
     Closed,
 }
 
-/// A task.
+/// A task of the host: an operation on a machine, with its state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Task {
-    /// The moid, for example `haTask-16-vim.VirtualMachine.powerOn-123456`.
+    /// The moid of the task, for example `haTask-16-vim.VirtualMachine.powerOn-123456`.
     pub id: String,
     pub operation: Operation,
-    /// The moid of the machine.
+    /// The moid of the machine on which the task works.
     pub machine: String,
     pub machine_name: String,
     pub state: TaskState,
@@ -144,24 +145,26 @@ pub struct Task {
     pub started_at: Option<Timestamp>,
     pub completed_at: Option<Timestamp>,
     pub number: i32,
-    /// The number of steps taken of [`PROGRESS_STEPS`].
+    /// How many of the steps in [`PROGRESS_STEPS`] the task has taken.
     pub step: usize,
     pub question_progress: QuestionProgress,
-    /// False if hostd has forgotten the task while its work goes on.
+    /// Whether hostd still knows the task. False if hostd has forgotten the task while its
+    /// operation goes on.
     pub known_to_hostd: bool,
 }
 
-/// The progress in percent after each step of a running task. The first step only starts the task.
+/// The steps of a task, with the progress in percent after each step. The first step only starts
+/// the task.
 pub const PROGRESS_STEPS: [Option<i32>; 4] = [None, Some(25), Some(50), Some(75)];
 
 impl Task {
-    /// The reference to the task.
+    /// The managed object reference to the task.
     #[must_use]
     pub fn moref(&self) -> Moref {
         Moref::new("Task", self.id.clone())
     }
 
-    /// Whether the task waits for the answer to a question.
+    /// Whether the task waits for the answer to a question of its machine.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.question_progress == QuestionProgress::Pending

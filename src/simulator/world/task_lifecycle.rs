@@ -1,4 +1,4 @@
-//! The life of tasks: they start, take steps, end, and are forgotten by hostd.
+//! The life of tasks: a task starts, takes steps, ends, and is forgotten by hostd.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::simulator::vim_fault::Fault;
 
 /// How long hostd keeps a task that has ended.
 const TASK_RETENTION: Duration = Duration::from_mins(10);
-/// The maximum length of a chain of snapshots.
+/// The maximum length of a chain of snapshots, from a root to a snapshot without children.
 const MAX_SNAPSHOT_DEPTH: usize = 32;
 
 impl World {
-    /// Starts an operation on a machine for a user. Returns the task.
+    /// Starts an operation on a machine for a user. Returns the reference to the new task.
     ///
     /// # Errors
     /// The fault with which a host refuses the call, for example `TaskInProgress`.
@@ -88,11 +88,11 @@ impl World {
         Ok(moref)
     }
 
-    /// `CancelTask`
+    /// `CancelTask`: ends a task with the fault `RequestCanceled`.
     ///
     /// # Errors
-    /// `ManagedObjectNotFound` if hostd does not know the task, `InvalidState` if it has ended,
-    /// `NotSupported` if its operation cannot be cancelled.
+    /// `ManagedObjectNotFound` if hostd does not know the task, `InvalidState` if the task has
+    /// ended, `NotSupported` if its operation cannot be cancelled.
     pub fn cancel_task(&mut self, id: &str) -> Result<(), Fault> {
         let Some(task) = self.task(id) else {
             return Err(Fault::not_found(&Moref::new("Task", id)));
@@ -118,7 +118,7 @@ impl World {
         Ok(())
     }
 
-    /// The task with this id. `None` if hostd does not know it.
+    /// The task with this id. `None` if hostd does not know such a task.
     #[must_use]
     pub fn task(&self, id: &str) -> Option<&Task> {
         self.tasks.get(id).filter(|task| task.known_to_hostd)
@@ -140,7 +140,7 @@ impl World {
         self.tasks().filter(|task| !task.state.is_end()).map(|task| task.id.clone()).collect()
     }
 
-    /// Advances a task by one step now, at any pace.
+    /// Advances a task by one step now, whatever the pace is.
     pub fn step_task(&mut self, id: &str) {
         let Some(task) = self.tasks.get(id) else { return };
         if task.state.is_end() || task.is_held() {
@@ -178,27 +178,28 @@ impl World {
         }
     }
 
-    /// Runs a task to its end. A task that waits for an answer goes on waiting.
+    /// Runs a task to its end at once. A task that waits for an answer to a question goes on
+    /// waiting.
     pub fn finish_task(&mut self, id: &str) {
         while self.tasks.get(id).is_some_and(|task| !task.state.is_end() && !task.is_held()) {
             self.step_task(id);
         }
     }
 
-    /// Makes the next task of this method end with a fault instead of doing its work.
+    /// Makes the next task of this method end with a fault, without doing the work of the task.
     pub fn fail_next_task(&mut self, method: &'static str, fault: Fault) {
         self.planned_failures.push((method, fault));
     }
 
-    /// Restarts hostd: its tasks and events are gone. Running operations go on without a visible
-    /// task if `keep_running` is set. Otherwise they stop unfinished.
+    /// Restarts hostd, which forgets its tasks and events. If `keep_running` is set, running
+    /// operations go on without a visible task. Otherwise they stop unfinished.
     pub fn restart_hostd(&mut self, keep_running: bool) {
         self.forget_tasks(keep_running);
         self.forget_history();
     }
 
-    /// Makes hostd forget its tasks. Running operations go on without a visible task if
-    /// `keep_running` is set. Otherwise they stop unfinished.
+    /// Makes hostd forget its tasks. If `keep_running` is set, running operations go on without a
+    /// visible task. Otherwise they stop unfinished.
     pub fn forget_tasks(&mut self, keep_running: bool) {
         let all: Vec<String> = self.task_order.drain(..).collect();
         for id in all {
@@ -215,7 +216,7 @@ impl World {
         self.task_structure = self.revision;
     }
 
-    /// The tasks in the `recentTask` of a machine.
+    /// The tasks that the property `recentTask` of a machine lists.
     pub fn recent_tasks(&self, machine: &str) -> impl Iterator<Item = &Task> {
         let tasks = self.tasks_by_machine.get(machine).into_iter().flatten();
         tasks.filter_map(|id| self.task(id))
@@ -255,7 +256,7 @@ impl World {
         let Some(task) = self.tasks.get(id) else { return };
         let steps = u32::try_from(PROGRESS_STEPS.len()).unwrap_or(u32::MAX);
         let after = match task.step {
-            // A queued task starts at the next event.
+            // A queued task starts without delay, at the next run of scheduled events.
             0 => Duration::ZERO,
             _ => task.operation.duration() / steps,
         };
@@ -291,13 +292,14 @@ impl World {
 
     /// The task that works on this machine, even if hostd has forgotten it.
     pub(super) fn running_task(&self, machine: &str) -> Option<&Task> {
-        // A machine starts no task while one runs, so only its last task can run.
+        // A machine starts no task while another task works on it, so only its last task can be
+        // running.
         let last = self.tasks_by_machine.get(machine)?.last()?;
         self.tasks.get(last).filter(|task| !task.state.is_end())
     }
 
-    /// At 50 percent, a power-on raises the question of its machine, if there is one, and waits.
-    /// Returns whether it waits.
+    /// Makes a power-on task wait if it has reached 50 percent and its machine has a question to
+    /// ask. Returns whether the task waits.
     fn hold_for_question(&mut self, id: &str, machine: &str, step: usize) -> bool {
         let Some(task) = self.tasks.get(id) else { return false };
         if task.operation != Operation::PowerOn
@@ -343,7 +345,8 @@ impl World {
         }
     }
 
-    /// Whether the operation powers the machine on.
+    /// Whether the operation ends with the machine powered on: a power-on, or a revert to a
+    /// snapshot with memory.
     fn powers_on(machine: &super::Machine, operation: &Operation) -> bool {
         let (snapshot, suppressed) = match operation {
             Operation::PowerOn => return true,
@@ -359,7 +362,7 @@ impl World {
         !suppressed && snapshot.is_some_and(|snapshot| snapshot.state == PowerState::On)
     }
 
-    /// Performs the operation of a task at its end.
+    /// Performs the operation of a task. A task does so when it ends.
     fn finish(&mut self, machine: &str, operation: &Operation) -> Result<Option<Value>, Fault> {
         let planned =
             self.planned_failures.iter().position(|(method, _)| *method == operation.method());
@@ -374,7 +377,7 @@ impl World {
         match operation {
             Operation::PowerOn => self.power_on_now(machine),
             Operation::PowerOff => self.power_off_now(machine),
-            // The power state stays on. Only the guest restarts.
+            // A reset leaves the power state on, and only the guest starts again.
             Operation::Reset => {
                 self.guest_starts(machine);
                 self.screen_restarts(machine);
@@ -387,7 +390,7 @@ impl World {
                 self.revert_now(machine, snapshot, *suppress_power_on)?;
             }
             Operation::RevertToCurrentSnapshot { suppress_power_on } => {
-                // Without a snapshot a host does nothing and reports success.
+                // If the machine has no snapshot, a host does nothing and reports success.
                 if let Some(current) = self.require_machine(machine)?.current_snapshot.clone() {
                     self.revert_now(machine, &current, *suppress_power_on)?;
                 }
@@ -421,7 +424,7 @@ impl World {
 }
 
 impl PowerState {
-    /// Parses a power state of vim25. Any other text becomes [`PowerState::Other`].
+    /// Parses the name of a power state of vim25. Any other text becomes [`PowerState::Other`].
     #[must_use]
     pub fn parse(word: &str) -> Self {
         match word {

@@ -1,4 +1,4 @@
-//! The document of a failure of a job or a lease.
+//! The JSON document of the failure of a job or a lease.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ pub struct FailureDocument {
     kind: String,
     detail: String,
     fault: Option<FaultDocument>,
-    /// Absent in documents of earlier versions.
+    /// Absent in documents that an earlier version of otter wrote.
     #[serde(default)]
     cause: Option<String>,
     machine: Option<(String, String)>,

@@ -1,4 +1,4 @@
-//! The document of the identity of a job's or a lease's machine.
+//! The JSON document of the identity of the machine that belongs to a job or a lease.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,5 @@
-//! The document of a host call that a job is about to make, and of the evidence before the call.
+//! The JSON document of a host call that a job is about to make, and of the evidence from before
+//! the call.
 
 use serde::{Deserialize, Serialize};
 
@@ -57,14 +58,15 @@ pub struct EvidenceDocument {
     power_state: Option<String>,
     current_snapshot: Option<String>,
     snapshots: Vec<String>,
-    /// The parent of each snapshot, in the order of `snapshots`. Empty in documents of earlier
-    /// versions.
+    /// The parent of each snapshot, in the order of `snapshots`. Empty in documents that an earlier
+    /// version of otter wrote.
     #[serde(default)]
     parents: Vec<Option<String>>,
     #[serde(default)]
     tools_running: bool,
     question: Option<String>,
-    /// Absent in documents of earlier versions.
+    /// Whether the disks of the machine need a consolidation. Absent in documents that an earlier
+    /// version of otter wrote.
     #[serde(default)]
     consolidation_needed: Option<bool>,
     host_boot_time: Option<String>,
@@ -222,7 +224,8 @@ impl From<&Evidence> for EvidenceDocument {
             host_boot_time,
             recent_tasks,
         } = evidence;
-        // Names and descriptions of snapshots are not stored: see `Evidence::without_texts`.
+        // Names and descriptions of snapshots are not stored, because they prove nothing about a
+        // lost call and can be long (see `Evidence::without_texts`).
         let parent =
             |SnapshotEvidence { id: _, parent, name: _, description: _ }: &SnapshotEvidence| {
                 parent.as_ref().map(ToString::to_string)

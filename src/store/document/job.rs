@@ -1,4 +1,4 @@
-//! The document of a job, with its request, its steps and its result.
+//! The JSON document of a job, with its request, its steps and its result.
 
 use std::time::Duration;
 
@@ -29,7 +29,8 @@ pub struct JobDocument {
     phase: String,
     steps: Vec<StepDocument>,
     cancel_requested_at: Option<String>,
-    /// `None` also in jobs of earlier versions.
+    /// `None` if no caller requested the cancellation. Also `None` in jobs that an earlier version
+    /// of otter stored.
     #[serde(default)]
     cancel_requested_by: Option<ActorDocument>,
     created_at: String,
@@ -43,7 +44,8 @@ pub struct JobDocument {
     reference: Option<String>,
     #[serde(default)]
     lease: Option<String>,
-    /// `None` in jobs of earlier versions.
+    /// On whose behalf the job changes snapshots. `None` in jobs that an earlier version of otter
+    /// stored.
     #[serde(default)]
     authority: Option<AuthorityDocument>,
     result: Option<ResultDocument>,
@@ -105,7 +107,8 @@ pub enum RequestDocument {
         snapshot: Option<(String, String)>,
         power: Option<PowerDocument>,
         until: Option<ReadinessDocument>,
-        /// `None` also in jobs of earlier versions.
+        /// `None` if every address counts. Also `None` in jobs that an earlier version of otter
+        /// stored.
         #[serde(default)]
         cidr: Option<String>,
         settle_ms: Option<u64>,
@@ -280,8 +283,8 @@ impl TryFrom<JobDocument> for Job {
 }
 
 impl JobDocument {
-    /// Decodes a document of version 1. In that version every job works on a machine, and the
-    /// machine is in the fields `machine` and `machine_name`.
+    /// Decodes a job document of version 1. In that version every job works on a machine, and the
+    /// fields `machine` and `machine_name` name the machine.
     pub fn from_version_1(text: &str) -> Result<Self, serde_json::Error> {
         let mut fields: Map<String, Value> = serde_json::from_str(text)?;
         if let Some(Value::Object(machine)) = fields.get_mut("machine") {
@@ -442,8 +445,8 @@ impl From<AuthorityDocument> for Authority {
     }
 }
 
-/// The authority of a job that was stored without one: the lowest authority that its caller can
-/// have had.
+/// The authority of a job that was stored without one. It is the lowest authority that the job's
+/// caller can have had.
 fn assumed_authority(request: &JobRequest, has_lease: bool) -> Authority {
     match request {
         JobRequest::Prepare { .. } | JobRequest::Release { .. } => Authority::System,
@@ -452,7 +455,8 @@ fn assumed_authority(request: &JobRequest, has_lease: bool) -> Authority {
     }
 }
 
-/// The maximum duration is a hundred years, which fits into a `u64`.
+/// The conversion always succeeds: the maximum duration is a hundred years, which fits into a
+/// `u64`.
 fn milliseconds(duration: &Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

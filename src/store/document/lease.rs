@@ -1,4 +1,5 @@
-//! The documents of a lease, of a quarantine, and of the release of a machine that no lease holds.
+//! The JSON documents of a lease, of a quarantine, and of a recovery (the release of a machine that
+//! no lease holds).
 
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ pub fn encode(lease: &Lease) -> Result<String, DocumentError> {
     serde_json::to_string(&LeaseDocument::from(lease)).map_err(DocumentError::Json)
 }
 
-/// Decodes a lease. The document is the same in every version.
+/// Decodes a lease. The document of a lease is the same in every version.
 pub fn decode(version: i64, text: &str) -> Result<Lease, DocumentError> {
     if !(1..=super::VERSION).contains(&version) {
         return Err(DocumentError::Version(version));
@@ -38,12 +39,12 @@ pub fn decode_quarantine(text: &str) -> Result<Quarantine, DocumentError> {
     serde_json::from_str::<QuarantineDocument>(text).map_err(DocumentError::Json)?.try_into()
 }
 
-/// Encodes the release of a machine that no lease holds.
+/// Encodes a recovery (the release of a machine that no lease holds).
 pub fn encode_recovery(recovery: &Recovery) -> Result<String, DocumentError> {
     serde_json::to_string(&RecoveryDocument::from(recovery)).map_err(DocumentError::Json)
 }
 
-/// Decodes the release of a machine that no lease holds.
+/// Decodes a recovery (the release of a machine that no lease holds).
 pub fn decode_recovery(text: &str) -> Result<Recovery, DocumentError> {
     serde_json::from_str::<RecoveryDocument>(text).map_err(DocumentError::Json)?.try_into()
 }
@@ -53,7 +54,8 @@ struct LeaseDocument {
     id: String,
     state: String,
     select: SelectDocument,
-    /// `None` if the scope contains all machines, and in leases of earlier versions.
+    /// `None` if the scope contains all machines. Also `None` in leases that an earlier version of
+    /// otter stored.
     #[serde(default)]
     scope: Option<ScopeDocument>,
     machine: Option<IdentityDocument>,
@@ -61,7 +63,8 @@ struct LeaseDocument {
     pool: Option<String>,
     holder: String,
     requested_by: String,
-    /// `None` if callers needed no token, and in leases of earlier versions.
+    /// The token of the caller that requested the lease. `None` if callers needed no token, and in
+    /// leases that an earlier version of otter stored.
     #[serde(default)]
     token: Option<String>,
     #[serde(default)]
@@ -72,12 +75,14 @@ struct LeaseDocument {
     queue_for_ms: Option<u64>,
     prepare: Option<PrepareDocument>,
     release: ReleaseDocument,
-    /// `None` also in leases of earlier versions.
+    /// `None` if the machine is not kept after a failure. Also `None` in leases that an earlier
+    /// version of otter stored.
     #[serde(default)]
     keep_on_failure_ms: Option<u64>,
     created_at: String,
     active_at: Option<String>,
-    /// `None` also in leases of earlier versions.
+    /// `None` if the lease was not kept. Also `None` in leases that an earlier version of otter
+    /// stored.
     #[serde(default)]
     kept_at: Option<String>,
     fence: Option<u64>,
@@ -93,7 +98,7 @@ struct LeaseDocument {
     ended_at: Option<String>,
     error: Option<FailureDocument>,
     warnings: Vec<String>,
-    /// Absent in leases of earlier versions.
+    /// Absent in leases that an earlier version of otter stored.
     #[serde(default)]
     setback: Option<SetbackDocument>,
 }
@@ -109,7 +114,7 @@ struct SetbackDocument {
 #[derive(Serialize, Deserialize)]
 struct RecoveryDocument {
     lease: String,
-    /// `None` also in recoveries of earlier versions.
+    /// `None` only in recoveries that an earlier version of otter stored.
     #[serde(default)]
     machine: Option<IdentityDocument>,
     snapshot: Option<String>,
@@ -124,7 +129,8 @@ struct SelectDocument {
     name: Option<String>,
     mac: Option<String>,
     pool: Option<String>,
-    /// This field and the following ones are absent in leases of earlier versions.
+    /// The names of pools. This field and the fields after it are absent in leases that an earlier
+    /// version of otter stored.
     #[serde(default)]
     pools: Vec<String>,
     #[serde(default)]
@@ -146,7 +152,8 @@ struct PrepareDocument {
     snapshot: Option<String>,
     power: Option<String>,
     until: Option<String>,
-    /// `None` also in leases of earlier versions.
+    /// `None` if every address counts. Also `None` in leases that an earlier version of otter
+    /// stored.
     #[serde(default)]
     cidr: Option<String>,
     settle_ms: Option<u64>,
@@ -463,7 +470,8 @@ impl ScopeDocument {
 impl From<ScopeDocument> for Scope {
     fn from(document: ScopeDocument) -> Self {
         let ScopeDocument { machines, pools } = document;
-        // `Scope::new` would turn a document with empty lists into a scope of all machines.
+        // The variant is made directly, because `Scope::new` would turn empty lists into a scope of
+        // all machines.
         Self::Selected { machines, pools }
     }
 }

@@ -1,10 +1,11 @@
-//! The JSON documents of stored jobs and leases. The documents have their own types, so that a
+//! The JSON documents of stored jobs and leases. The documents have types of their own, so that a
 //! change of the domain types does not change the stored data.
 //!
-//! Each row contains [`VERSION`] in another column. A new field with `#[serde(default)]` does not
-//! change the version. Any other change needs a new version, and otter must still read the old one:
-//! also a new word, such as the name of a step, because an earlier otter refuses unknown words.
-//! Unknown fields are ignored.
+//! The column `document_version` of each row contains [`VERSION`]. A new field with
+//! `#[serde(default)]` does not change the version. Any other change needs a new version, and otter
+//! must still read documents of the old version. A new word, for example the name of a step, is
+//! such a change, because an earlier version of otter refuses unknown words. Unknown fields are
+//! ignored.
 
 mod failure;
 mod identity;
@@ -50,7 +51,7 @@ pub fn encode(job: &Job) -> Result<String, DocumentError> {
 /// Decodes a job.
 ///
 /// # Parameters
-/// - `version`: the version of the document, from its column.
+/// - `version`: the version of the document, which the row has in a column of its own.
 pub fn decode(version: i64, text: &str) -> Result<Job, DocumentError> {
     let document = match version {
         1 => JobDocument::from_version_1(text),

@@ -1,4 +1,4 @@
-//! The documents of the origin of a request, and of the actor that requested a cancellation.
+//! The JSON documents of the origin of a request, and of the actor that requested a cancellation.
 
 use serde::{Deserialize, Serialize};
 

@@ -39,15 +39,11 @@ fail_points! {
     Accept = "accept",
     /// After a new job is committed.
     AcceptCommitted = "accept-committed",
-    /// Before the start of a job is committed.
-    Start = "start",
-    /// After the start of a job is committed.
-    StartCommitted = "start-committed",
     /// Before the machine is read ahead of a call.
     Examine = "examine",
     /// After the machine is read ahead of a call.
     Examined = "examined",
-    /// Before the intent of a call is committed.
+    /// Before the intent of a call is committed, the first one together with the start of the job.
     Intent = "intent",
     /// After the intent of a call is committed.
     IntentCommitted = "intent-committed",

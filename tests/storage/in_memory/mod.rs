@@ -329,10 +329,7 @@ impl Storage for InMemory {
         self.write(move |tables| tables.insert_input(&key)).await
     }
 
-    async fn find_input(
-        &self,
-        key: &IdempotencyKey,
-    ) -> Result<Option<StoredInput>, StorageError> {
+    async fn find_input(&self, key: &IdempotencyKey) -> Result<Option<StoredInput>, StorageError> {
         self.read(|tables| tables.find_input(key)).await
     }
 

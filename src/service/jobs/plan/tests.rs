@@ -1,5 +1,5 @@
-//! The next action as a table: the request, the finished steps, the machine's state, and the
-//! expected action.
+//! A table of the next action of a job: the request, the finished steps, the machine's state, and
+//! the expected action.
 
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ fn job_after(request: JobRequest, steps: &[(&str, JobStepState)]) -> Job {
     Job { steps: steps.iter().map(step).collect(), ..job(request) }
 }
 
-/// A succeeded step for each name.
+/// Steps that succeeded, one for each name.
 fn succeeded<'a>(names: &[&'a str]) -> Vec<(&'a str, JobStepState)> {
     names.iter().map(|name| (*name, JobStepState::Succeeded)).collect()
 }
@@ -139,7 +139,8 @@ fn a_guest_is_asked_once_to_shut_down() {
     }
     let asking = job_after(forced.clone(), &[("shutdown", JobStepState::Running)]);
     assert_eq!(next(&asking, &evidence(On)), Call(HostCall::ShutdownGuest));
-    // Another step does not count.
+    // Only a step that asked the guest to shut down counts as a request to the guest. This job has
+    // another step, so the guest is still asked.
     let other = job_after(forced.clone(), &[("power_off", JobStepState::Failed)]);
     assert_eq!(next(&other, &evidence(On)), Call(HostCall::ShutdownGuest));
 
@@ -281,7 +282,8 @@ fn a_suspended_machine_that_must_be_off_is_powered_on_and_off() {
         assert_eq!(next(&["power_on", "power_off"], Off), Done, "{request:?}");
         assert!(may_continue(&job_after(request.clone(), &succeeded(&["power_on"]))));
     }
-    // If a snapshot is named, the revert sets the power state.
+    // If the release names a snapshot, the job reverts the suspended machine, and the revert sets
+    // its power state.
     assert_eq!(next_after(&release(true, false), &[], Suspended), reverted());
     assert_eq!(next_after(&release(true, false), &["revert"], Suspended), Call(HostCall::PowerOn));
     assert!(!may_continue(&job_after(JobRequest::Kill, &succeeded(&["power_off"]))));
@@ -337,7 +339,8 @@ fn a_preparation_reverts_powers_waits_and_settles_in_this_order() {
 #[test]
 fn a_wait_counts_until_the_next_call_and_only_if_it_succeeded() {
     let all = prepare(false, Some(On), Some(Readiness::Tools), true);
-    // Another user powered the machine off meanwhile, and the job powered it on again.
+    // Another user powered the machine off after the wait, and the job powered it on again. So the
+    // job must wait for the tools again.
     assert_eq!(
         next_after(&all, &["power_on", "wait_tools", "power_on"], On),
         Await(Readiness::Tools)
@@ -346,7 +349,7 @@ fn a_wait_counts_until_the_next_call_and_only_if_it_succeeded() {
         next_after(&all, &["power_on", "wait_tools", "settle", "power_on", "wait_tools"], On),
         Settle(MINUTE)
     );
-    // A wait of another kind neither replaces this wait nor makes it obsolete.
+    // A wait for an address does not replace the wait for the tools, and does not make it obsolete.
     assert_eq!(next_after(&all, &["wait_ip"], On), Await(Readiness::Tools));
     assert_eq!(next_after(&all, &["wait_tools", "wait_ip"], On), Settle(MINUTE));
     let failed = [("wait_tools", JobStepState::Failed)];
@@ -387,7 +390,7 @@ fn a_revert_after_which_another_snapshot_is_current_has_failed() {
         assert_eq!(failure_kind(&plan), FailureKind::HostRejected, "{request:?}");
         assert_eq!(next_after(&request, &["revert"], Off), Done);
     }
-    // If no snapshot was requested, any snapshot may be current.
+    // If the release names no snapshot, any snapshot may be current.
     assert_eq!(next(&job(release(false, false)), &elsewhere), Done);
 }
 
@@ -404,7 +407,8 @@ fn a_call_that_another_user_undoes_is_not_repeated_forever() {
         assert_eq!(times(most - 1), Call(call.clone()));
         let given_up = times(most);
         assert_eq!(failure_kind(&given_up), FailureKind::InvalidPowerState);
-        // Only succeeded steps of this call count.
+        // A step counts only if it is a step of this call and succeeded. The two other steps do not
+        // count.
         let mut steps = succeeded(&vec![name; most - 1]);
         steps.extend([
             (name, JobStepState::Failed),

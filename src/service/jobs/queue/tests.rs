@@ -89,7 +89,8 @@ const IN_TOTAL: usize = 6;
 /// The jobs of one machine.
 #[derive(Clone, Debug, Default)]
 struct Model {
-    /// In order of arrival: the job, its lane, and whether it is committed.
+    /// The waiting jobs in order of arrival: the id of the job, its lane, and whether it is
+    /// committed.
     waiting: Vec<(JobId, Lane, bool)>,
     running: BTreeMap<Lane, JobId>,
 }
@@ -144,7 +145,8 @@ impl Model {
 #[derive(Clone, Debug)]
 enum Action {
     Arrive(Lane),
-    /// Restores a job after a restart: a job that ran (`true`) or that waited (`false`).
+    /// Puts a job back after a restart. `true` if the job ran before the restart, `false` if it
+    /// waited.
     Restore(Lane, bool),
     Commit(prop::sample::Index),
     Withdraw(prop::sample::Index),
@@ -170,7 +172,8 @@ fn some<T: Copy>(index: prop::sample::Index, of: &[T]) -> Option<T> {
 }
 
 proptest! {
-    /// After any sequence of actions, the queues agree with the model, also for an unknown job.
+    /// After any sequence of actions, the queues agree with the model. They also agree about a job
+    /// that neither of them knows.
     #[test]
     fn the_queues_agree_with_the_model(
         actions in prop::collection::vec((0..3u8, any_action()), 0..80)

@@ -1,4 +1,5 @@
-//! The one end of a job: the inventory catches up, the end is committed, and a failure says why.
+//! The one end of a job: the inventory catches up, and then the end is committed. If the job did
+//! not succeed, a failure gives the reason.
 
 use jiff::Timestamp;
 
@@ -47,7 +48,8 @@ impl JobStateMachine {
         )
     }
 
-    /// The machine is gone, so nothing can prove whether the lost call ran.
+    /// Ends the job because its machine is no longer on the host, so that nothing can prove whether
+    /// the lost call ran.
     pub(super) fn end_machine_gone_after_loss(&mut self, now: Timestamp) -> Effect {
         self.end_unknown(
             "The answer to the call was lost, and the job's machine is no longer on the host.",
@@ -55,10 +57,11 @@ impl JobStateMachine {
         )
     }
 
-    /// Ends the job if the last sending of its call is proven not to have run. An earlier lost
-    /// sending may have run. For most calls, the evidence proved that it did not. For a revert, an
-    /// answer, a removal of snapshots and a consolidation, nothing proves it. A call whose task
-    /// vanished may even still run.
+    /// Ends the job after the last sending of its call is proven not to have run. But an earlier
+    /// sending of the call whose answer was lost may have run. For most kinds of calls, the
+    /// evidence has proved that it did not. For a revert, an answer, a removal of snapshots and a
+    /// consolidation, nothing proves it, and the job ends as `unknown`. The same is true of a call
+    /// whose task vanished, because the task may still run.
     pub(super) fn end_after_call_not_run(&mut self, end: JobEnd, now: Timestamp) -> Effect {
         let is_unprovable = |call: CallKind| {
             matches!(
@@ -92,8 +95,9 @@ impl JobStateMachine {
         self.end(JobEnd::Unknown(failure), now)
     }
 
-    /// Ends the job although its task may still run. A preparation that waited at a question failed
-    /// for that reason; the release of its lease ends the task.
+    /// Ends the job although its task may still run. If the job is a preparation that waited at a
+    /// question, the question is the reason of its failure, and the release of its lease ends the
+    /// task. Any other job ends as `unknown`.
     pub(super) fn end_while_task_runs(&mut self, detail: &str, now: Timestamp) -> Effect {
         match self.question_failure() {
             Some(failure) => self.end(JobEnd::Failed(failure), now),
@@ -101,8 +105,8 @@ impl JobStateMachine {
         }
     }
 
-    /// Ends the job. If the host was called, the inventory first catches up with the effect of the
-    /// call.
+    /// Ends the job. If the job called the host, the inventory first catches up with the effect of
+    /// the call.
     pub(super) fn end(&mut self, end: JobEnd, now: Timestamp) -> Effect {
         let end = match end {
             JobEnd::Failed(ref failure) | JobEnd::Cancelled(ref failure)
@@ -149,7 +153,8 @@ impl JobStateMachine {
         }
     }
 
-    /// The warning of a job that left disks which need a consolidation. `None` for other jobs.
+    /// The warning of a job that left disks behind which need a consolidation. `None` for any other
+    /// job.
     fn consolidation_warning(&self, state: JobState) -> Option<String> {
         let machine = self.job.target.id();
         match self.job.kind() {
@@ -194,8 +199,8 @@ impl JobStateMachine {
         if state == JobState::Succeeded {
             let shown = shown.unwrap_or_default();
             self.job.result = Some(JobResult {
-                // If the guest shut down just before it would have been powered off, the job still
-                // changed the machine.
+                // The job changed the machine even if no step succeeded: the guest may have shut
+                // down just before the machine would have been powered off.
                 changed: self.job.steps.iter().any(|step| step.state == JobStepState::Succeeded)
                     || plan::guest_may_still_obey(&self.job),
                 snapshot: match &self.job.request {
@@ -214,7 +219,7 @@ impl JobStateMachine {
         self.save(AfterSave::Publish)
     }
 
-    /// Ends a job that waited in its queue and may no longer start. Nothing was done.
+    /// Ends a job that waited in its queue and may no longer start. The job has done nothing.
     pub fn refuse_turn(&mut self, refusal: Failure, now: Timestamp) -> Effect {
         self.job.request_cancel(Actor::otter(), now);
         self.close(JobEnd::Cancelled(self.with_context(refusal)), None, now)
@@ -284,8 +289,9 @@ impl JobStateMachine {
         }
     }
 
-    /// The failure of a preparation whose deadline passed while it waited for `readiness`. If
-    /// `readiness` is `None`, it waited for the end of the pause that the caller asked for.
+    /// The failure of a preparation whose deadline passed while the preparation waited for
+    /// `readiness`. If `readiness` is `None`, the preparation waited for the end of the pause that
+    /// the caller had asked for.
     pub(super) fn not_ready_failure(&self, readiness: Option<&Readiness>) -> Failure {
         let missing = match readiness {
             Some(Readiness::On) => "the machine was on",
@@ -356,9 +362,9 @@ impl JobStateMachine {
                     "The deadline passed before otter could call the host; {}.",
                     self.progress_text()
                 ));
-                // The host is the cause only if otter or the host was down until the deadline. It
-                // is not the cause if another job or task blocked this job until then, or if the
-                // machine did not become ready.
+                // The host is the cause only if otter or the host was down until the deadline. The
+                // host is not the cause if another job or task blocked this job until the deadline,
+                // or if the machine did not become ready.
                 let awaits_readiness = matches!(self.run_state, RunState::AwaitingReadiness(_));
                 if self.was_away && !awaits_readiness && !self.has_done_a_step() {
                     Self::caused_by_host(failure, FailureKind::HostUnreachable)
@@ -368,7 +374,8 @@ impl JobStateMachine {
             }
         }
     }
-    /// The failure with its cause, unless the question of the machine is the reason.
+    /// Sets the cause of the failure, unless the question of the machine is the reason of the
+    /// failure.
     fn caused_by_host(failure: Failure, cause: FailureKind) -> Failure {
         if failure.kind == FailureKind::DeadlineExceeded {
             failure.caused_by(cause)

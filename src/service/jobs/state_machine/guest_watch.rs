@@ -1,5 +1,5 @@
-//! Watches a guest that was asked to shut down or to restart. Only the inventory shows whether it
-//! does.
+//! Watches a guest that was asked to shut down or to restart. Only the inventory shows whether the
+//! guest obeys.
 //!
 //! ```text
 //! shutdown: ask ─► off: done
@@ -19,8 +19,8 @@ use crate::domain::job::{Job, JobRequest, JobStepState, StepName};
 use crate::domain::power::PowerState;
 
 impl JobStateMachine {
-    /// Waits until the guest's state differs from `known`. If `known` is `None`, this returns the
-    /// current state.
+    /// Asks the runner to wait until the guest's state differs from `known`. If `known` is `None`,
+    /// the runner returns the current state at once.
     pub(super) fn watch_guest(
         &mut self,
         known: Option<GuestObservation>,
@@ -69,7 +69,8 @@ impl JobStateMachine {
         self.watch_guest(Some(observation), now)
     }
 
-    /// Powers the machine off, because `force_after` is over and the guest did not shut down.
+    /// Powers the machine off, because the time `force_after` is over and the guest has not shut
+    /// down.
     fn power_off_after_timeout(&mut self, now: Timestamp) -> Effect {
         let JobRequest::Shutdown { force_after: Some(after) } = self.job.request else {
             return self.watch_guest(None, now);
@@ -81,8 +82,8 @@ impl JobStateMachine {
         self.save(AfterSave::ReadMachine)
     }
 
-    /// Powers the machine off if the job has `force_after` and its call was to ask the guest to
-    /// shut down, which a guest without tools cannot do. Otherwise `None`.
+    /// Powers the machine off if the job has `force_after` and its current call asks the guest to
+    /// shut down, which a guest without tools cannot do. Returns `None` for any other job.
     pub(super) fn power_off_without_tools(&mut self, now: Timestamp) -> Option<Effect> {
         let forced = matches!(self.job.request, JobRequest::Shutdown { force_after: Some(_) });
         if !forced || self.job.intent.as_ref()?.call != HostCall::ShutdownGuest {

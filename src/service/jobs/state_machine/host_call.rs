@@ -1,4 +1,5 @@
-//! A call of a job: the decision before it, its answer, and the end of its task.
+//! The calls of a job: the decision before each call, the answer of the host, and the end of the
+//! call's task.
 
 use jiff::Timestamp;
 
@@ -17,7 +18,7 @@ use crate::service::jobs::plan::{self, Plan};
 use crate::service::jobs::screen_watch::ScreenSight;
 use crate::service::snapshots;
 
-/// The detail of a skipped step.
+/// The text in a skipped step that says why the step was skipped.
 const ALREADY: &str = "the machine was in this state already";
 
 impl JobStateMachine {
@@ -44,7 +45,8 @@ impl JobStateMachine {
         let plan = plan::next(&self.job, &evidence);
         // A kill waits neither for a running task nor for an answer, because it ends both. But if
         // the machine is off while a task runs, the kill waits for the task, which may be about to
-        // power the machine on. If the machine waits for an answer, the task cannot do that.
+        // power the machine on. If the machine waits for an answer, the task cannot power the
+        // machine on, and the kill does not wait for it.
         let waits_for_others = !self.job.kind().ignores_blockers();
         let killing = self.job.kind() == JobKind::MachineKill;
         let not_off_yet = killing && plan == Plan::Done && evidence.question.is_none();
@@ -52,15 +54,16 @@ impl JobStateMachine {
             .recent_tasks
             .iter()
             .find(|task| task.running && (waits_for_others || not_off_yet));
-        // Also, the kill is not done if another job is about to power the machine on.
+        // The machine is off, but the kill is not done if another job is about to power the machine
+        // on.
         let about_to_be_on = not_off_yet && others.may_power_on;
         if plan == Plan::Done
             && !about_to_be_on
             && !self.job.steps.is_empty()
             && (waits_for_others || blocking_task.is_none())
         {
-            // The request is fulfilled, so neither a request to cancel nor the deadline matters. A
-            // step that has not finished was not needed.
+            // The request of the job is fulfilled, so it does not matter whether the job was
+            // cancelled or its deadline has passed. A step that has not finished was not needed.
             self.finish_step(JobStepState::Skipped, Some(ALREADY), now);
             return self.end(JobEnd::Succeeded, now);
         }
@@ -68,7 +71,8 @@ impl JobStateMachine {
         if self.job.cancel_requested_at.is_some() && !must_go_on {
             return self.end(JobEnd::Cancelled(self.cancelled_failure()), now);
         }
-        // The release of a machine that is on pulls the plug in spite of a question.
+        // The release of a machine that is on does not wait for the answer to a question: it powers
+        // the machine off without its guest, which ends the question.
         let ends_question = self.job.kind() == JobKind::LeaseRelease
             && (plan == Plan::Done || evidence.power_state == Some(PowerState::On));
         if waits_for_others
@@ -105,8 +109,9 @@ impl JobStateMachine {
         }
     }
 
-    /// Whether this call must be sent although the job was cancelled or its deadline passed: the
-    /// job powered a suspended machine on in order to power it off, and must not leave it on.
+    /// Whether this call must be sent although the job was cancelled or its deadline has passed:
+    /// the job powered a suspended machine on only to power it off, and must not leave the machine
+    /// on.
     pub(super) fn must_finish(&self, call: &HostCall) -> bool {
         let powers_off = matches!(self.job.kind(), JobKind::MachineKill | JobKind::LeaseRelease);
         let powered_on = StepName::Call(CallKind::PowerOn);
@@ -120,14 +125,15 @@ impl JobStateMachine {
                 .any(|step| step.name == powered_on && step.state == JobStepState::Succeeded)
     }
 
-    /// Whether the current call must be sent, and its task must not be cancelled; see
-    /// [`Self::must_finish`].
+    /// Whether the current call must be sent (see [`Self::must_finish`]), so that its task must not
+    /// be cancelled.
     pub(super) fn must_finish_current_call(&self) -> bool {
         self.job.intent.as_ref().is_some_and(|intent| self.must_finish(&intent.call))
     }
 
-    /// The failure if the job may not change the machine's current snapshots. They may have changed
-    /// since the job was accepted, so the call may affect other snapshots than at that time.
+    /// The failure if the job may not change the machine's snapshots as they are now. The snapshots
+    /// may have changed since the job was accepted, so the call may affect other snapshots than it
+    /// would have affected then.
     pub(super) fn snapshot_rules_refusal(
         &self,
         evidence: &Evidence,
@@ -186,22 +192,24 @@ impl JobStateMachine {
 
     pub(super) fn on_ready(&mut self, ready: bool, now: Timestamp) -> Effect {
         if !ready {
-            // The machine is off or gone. The next read of the machine decides what to do.
+            // The machine is off, or it is no longer on the host. Read the machine to decide what
+            // to do.
             return self.read_before_call();
         }
         self.finish_step(JobStepState::Succeeded, None, now);
         self.save(AfterSave::ReadMachine)
     }
 
-    /// Starts a step, or restarts a running step whose call was proven not to have run.
+    /// Starts a step of the job. If a step for the same call is still running, because the call was
+    /// proven not to have run, restarts this step.
     fn start_step(&mut self, name: StepName, now: Timestamp) {
         let running =
             |step: &&mut JobStep| step.name == name && step.state == JobStepState::Running;
         if let Some(step) = self.job.steps.iter_mut().find(running) {
             step.started_at = Some(now);
         } else {
-            // A running step of another call remains if that call did not run. The call is no
-            // longer needed, or the job makes it again later.
+            // End the step of an earlier call that is still running, because that call did not run.
+            // That call is no longer needed, or the job makes it again later.
             let detail = "The state of the machine changed before this call ran.";
             self.finish_step(JobStepState::Skipped, Some(detail), now);
             self.job.steps.push(JobStep {
@@ -217,8 +225,8 @@ impl JobStateMachine {
     pub(super) fn on_called(&mut self, called: CallResult, now: Timestamp) -> Effect {
         match called {
             CallResult::Accepted(Accepted::Task(task)) => {
-                // An earlier task of this call that vanished has ended, because only one task runs
-                // on a machine, and it did not change the machine.
+                // A task that vanished before no longer matters: it has ended, because only one
+                // task runs on a machine at a time, and it did not change the machine.
                 self.task_vanished = false;
                 self.job.host_task = Some(task.clone());
                 self.set_phase("waiting for the host's task", now);
@@ -261,15 +269,16 @@ impl JobStateMachine {
             TaskEnd::Vanished => {
                 self.task_vanished = true;
                 self.set_phase("the host's task vanished: finding out what happened", now);
-                // The reference is useless now. Without it, a restart resolves the call and does
-                // not follow the task.
+                // The job forgets the task that vanished, so that after a restart otter does not
+                // follow this task, but resolves the call.
                 self.job.host_task = None;
                 self.await_host_after_loss(RETRY_PAUSE, now)
             }
         }
     }
 
-    /// The host refused the call or its task failed, which proves that this sending had no effect.
+    /// The host refused the call, or the call's task failed. Both prove that this sending of the
+    /// call had no effect.
     pub(super) fn on_refused(&mut self, host_failure: HostFailure, now: Timestamp) -> Effect {
         match host_failure.kind {
             HostErrorKind::InvalidPowerState | HostErrorKind::NotFound => {
@@ -336,8 +345,8 @@ impl JobStateMachine {
             self.job.intent.as_ref().filter(removes).filter(|intent| intent.asked > 1)
             && lost_call::resolve(intent, &evidence, &others.tasks) == Resolution::Succeeded
         {
-            // The effect came after the evidence was read and before this sending was refused: the
-            // lost sending caused it.
+            // The machine shows the effect of the call, which it did not show before this sending
+            // was refused. So an earlier sending, whose answer was lost, caused the effect.
             return self.call_succeeded(now);
         }
         let expected = match self.job.intent.as_ref().map(|intent| &intent.call) {
@@ -351,7 +360,8 @@ impl JobStateMachine {
             && evidence.power_state == expected
         {
             if self.was_sent_before() {
-                // The refusal proves that the lost sending ran.
+                // The host refuses the call because the machine is already in the expected state.
+                // This proves that the earlier sending, whose answer was lost, has run.
                 self.finish_step(JobStepState::Succeeded, None, now);
             } else {
                 self.finish_step(JobStepState::Skipped, Some(ALREADY), now);
@@ -365,8 +375,9 @@ impl JobStateMachine {
     pub(super) fn call_succeeded(&mut self, now: Timestamp) -> Effect {
         self.last_host_failure = None;
         if self.job.kind() == JobKind::SnapshotCreate {
-            // The created snapshot is committed only with the end of the job. If otter restarts
-            // before that, it follows the task again, or reads the machine again.
+            // The id of the created snapshot is committed only with the end of the job. If otter
+            // restarts before this commit, the job follows its task again, or reads the machine
+            // again.
             return self.end(JobEnd::Succeeded, now);
         }
         self.finish_step(JobStepState::Succeeded, None, now);
@@ -377,7 +388,8 @@ impl JobStateMachine {
         self.end(JobEnd::Succeeded, now)
     }
 
-    /// The machine could not be read, or the call is proven not to have reached the host.
+    /// Decides how the job goes on after the machine could not be read, or after a call that is
+    /// proven not to have reached the host.
     pub(super) fn on_unreadable(&mut self, host_failure: HostFailure, now: Timestamp) -> Effect {
         if host_failure.kind == HostErrorKind::NotFound {
             return self.end_machine_gone(now);
@@ -394,11 +406,12 @@ impl JobStateMachine {
         self.block(Blocker::HostAway(reason), Effect::AwaitHost(RETRY_PAUSE), now)
     }
 
-    /// Blocks the job. No call of the job is under way.
+    /// Blocks the job until the effect is done. No call of the job is under way.
     pub(super) fn block(&mut self, blocker: Blocker, effect: Effect, now: Timestamp) -> Effect {
         self.blocker = Some((blocker, now));
         match &mut self.job.intent {
-            // An earlier sending was lost, so the evidence from before it is kept.
+            // The answer to an earlier sending of this call was lost. So the intent is kept, with
+            // the evidence from before that sending.
             Some(intent) if intent.asked > 1 => {
                 intent.asked -= 1;
                 self.job.host_task = None;
@@ -416,7 +429,7 @@ impl JobStateMachine {
         self.job.intent.as_ref().is_some_and(|intent| intent.call.kind().is_guest_operation())
     }
 
-    /// Whether an earlier sending of the current call was lost.
+    /// Whether the answer to an earlier sending of the current call was lost.
     pub(super) fn was_sent_before(&self) -> bool {
         self.job.intent.as_ref().is_some_and(|intent| intent.asked > 1)
     }

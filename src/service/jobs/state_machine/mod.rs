@@ -9,10 +9,10 @@
 //!            │ question                                read the machine
 //!            └─ next call of the same job (power after a revert)
 //! ```
-//! - Before each call, the job reads the machine and decides the call (`plan`). It waits if the
-//!   machine is busy, the host is away or the machine asks a question.
+//! - Before each call, the job reads the machine and decides the call (`plan`). The job waits if
+//!   the machine is busy, the host is away or the machine asks a question.
 //! - The job commits its intent before the call, the reference of the task after the call, and its
-//!   end before readers see it.
+//!   end before readers see it. Its start is committed with the intent, or before it waits.
 //! - A shutdown or a reboot by the guest has no task. After the call, or after its loss, the job
 //!   watches the guest in the inventory (`guest_watch`).
 //! - If the answer or the task of a call is lost, the job resolves the call from the evidence
@@ -51,7 +51,7 @@ use crate::service::host_failure::HostFailure;
 use crate::service::jobs::deadline_clocks;
 use crate::service::jobs::screen_watch::ScreenSight;
 
-/// The pause before the host is called again.
+/// The pause before a job tries to reach the host again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The error detail if a lost call is not resolved before the deadline.
@@ -71,24 +71,29 @@ pub struct JobStateMachine {
     run_state: RunState,
     /// The reason why the job is blocked, and since when.
     blocker: Option<(Blocker, Timestamp)>,
-    /// The last refusal that was not final. A failure at the deadline reports it.
+    /// The last refusal after which the job went on. If the job fails at its deadline, the failure
+    /// reports this refusal.
     last_host_failure: Option<HostFailure>,
-    /// The host was away or otter was down, and the machine was not read between that time and the
-    /// deadline.
+    /// Whether the host was away or otter was down, and the machine was not read from then until
+    /// the deadline.
     was_away: bool,
-    /// The answer or the task of the current call was lost, now or before a restart.
+    /// Whether the answer or the task of the current call was lost, in this run or before a
+    /// restart.
     after_loss: bool,
-    /// The current call ran, and then its task vanished from the host.
+    /// Whether the current call ran, and its task then vanished from the host.
     task_vanished: bool,
-    /// The snapshot that the job created.
+    /// The snapshot that the job created. `None` if it created none.
     created_snapshot: Option<SnapshotId>,
-    /// The guest's tools stopped after the guest was asked to restart.
+    /// Whether the guest's tools stopped after the guest was asked to restart.
     tools_stopped: bool,
     deadline: DeadlineState,
-    /// The text of the question because of which the job ends before its deadline.
+    /// The text of the unanswered question because of which the job ends before its deadline.
+    /// `None` if there is no such question.
     unanswered: Option<String>,
     /// What the screen showed last, while the job waits for a text on it.
     screen: ScreenSight,
+    /// The start of the job is not committed yet. The next commit of the job includes it.
+    start_unsaved: bool,
 }
 
 /// The state of the job's deadline.
@@ -96,41 +101,47 @@ pub struct JobStateMachine {
 enum DeadlineState {
     /// The deadline is in the future.
     Ahead,
-    /// The deadline passed. `question`: the machine waited for an answer at that time.
+    /// The deadline has passed. `question`: whether the machine waited for an answer at that time.
     Passed { question: bool },
-    /// The grace after the deadline is over.
+    /// The grace after the deadline is over. `question`: whether the machine waited for an answer
+    /// when the deadline passed.
     GraceOver { question: bool },
 }
 
-/// The state of the run of a job.
+/// What a job is doing while it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum RunState {
     /// The job waits for its turn.
     Queued,
-    /// The job is being committed. Afterwards it continues as [`AfterSave`] says.
+    /// The job is being committed. After the commit, the job continues as [`AfterSave`] says.
     Saving(AfterSave),
     /// The job reads the machine to decide its next call. No call is under way.
     ReadingBeforeCall,
-    /// The job waits for another task, an answer or the host. No call is under way.
+    /// The job waits for another task, for an answer or for the host. No call of the job is under
+    /// way.
     Blocked,
     /// The call is sent, and its answer is awaited.
     Calling,
     /// The job follows the task of its call to its end.
     FollowingTask(TaskId),
-    /// The guest was asked, or may have been, to shut down or to reboot. The job watches it.
+    /// The guest was asked to shut down or to reboot, or may have been asked. The job watches the
+    /// guest.
     WatchingGuest,
-    /// The job waits until the machine is ready; if `None`, for a fixed time. No call is under way.
+    /// The job waits until the machine is ready. `None`: the job waits for a fixed time. No call of
+    /// the job is under way.
     AwaitingReadiness(Option<Readiness>),
-    /// The job reads the machine after a refusal, because it may have the expected state anyway.
+    /// The host refused the call. The job reads the machine, because the machine may have the
+    /// expected state nevertheless.
     ReadingAfterRefusal(HostFailure),
-    /// The call was lost. The job waits for the host.
+    /// The call was lost. The job waits until the host can be reached.
     AwaitingHostAfterLoss,
     /// The call was lost. The job reads the machine to resolve the call.
     ReadingAfterLoss {
         /// Whether no task ran on the machine when the settle time began.
         quiet: bool,
     },
-    /// The call was lost. The job waits for the end of another task, or for the settle time.
+    /// The call was lost. The job waits for the end of another task, or until the settle time is
+    /// over.
     SettlingAfterLoss {
         /// Whether no task ran on the machine when the settle time began.
         quiet: bool,
@@ -138,12 +149,13 @@ enum RunState {
     /// The task succeeded. The job reads the machine to check the current snapshot after a lost
     /// revert, or to find the created snapshot if the task did not name it.
     ReadingAfterTask,
-    /// The job's end is decided. The inventory must show the effect of its calls first.
+    /// The end of the job is decided. The job waits until the inventory shows the effect of its
+    /// calls.
     AwaitingInventory(Box<JobEnd>),
-    /// The job's end is decided. The host is away, and the job waits for it before it waits for the
-    /// inventory.
+    /// The end of the job is decided, and the host is away. The job waits for the host first, and
+    /// for the inventory after that.
     AwaitingHostAtEnd(Box<JobEnd>),
-    /// The end is committed.
+    /// The end of the job is committed.
     Ended,
 }
 
@@ -154,15 +166,17 @@ enum AfterSave {
     ReadMachine,
     /// Send the committed intent.
     Call,
-    /// Perform this wait, then read the machine. The call is proven not to have run.
+    /// Wait as this effect says, then read the machine. The call is proven not to have run.
     Wait(Box<Effect>),
-    /// Perform this wait, then resolve the call. The last sending did not run, but an earlier one
-    /// may have run.
+    /// Wait as this effect says, then resolve the call. The last sending of the call did not run,
+    /// but an earlier one may have run.
     WaitAfterLoss(Box<Effect>),
     /// Follow the task of the call.
     FollowTask(TaskId),
     /// Watch how the guest reacts to the call.
     WatchGuest,
+    /// Perform this wait in this state. No call of the job is under way.
+    Resume(Box<(RunState, Effect)>),
     /// Publish the committed end of the job.
     Publish,
 }
@@ -192,7 +206,7 @@ impl JobStateMachine {
         (state_machine, effect)
     }
 
-    /// The job, as the next commit stores it.
+    /// The job in the form in which the next commit stores it.
     #[must_use]
     pub const fn job(&self) -> &Job {
         &self.job
@@ -224,11 +238,11 @@ impl JobStateMachine {
         )
     }
 
-    /// Starts the job, because its turn has come, or ends it if its deadline passed while it
-    /// waited.
+    /// Starts the job, because its turn has come. If its deadline passed while it waited, ends the
+    /// job instead.
     ///
     /// # Parameters
-    /// - `overdue`: whether the deadline passed, by the clock that never jumps.
+    /// - `overdue`: whether the deadline has passed, by the clock that never jumps.
     pub fn take_turn(&mut self, overdue: bool, now: Timestamp) -> Effect {
         if overdue { self.expire_queued(now) } else { self.start(now) }
     }
@@ -245,10 +259,12 @@ impl JobStateMachine {
         self.job.state = JobState::Running;
         self.job.started_at = Some(now);
         self.set_phase("reading the machine", now);
-        self.save(AfterSave::ReadMachine)
+        // A crash before the commit has no effect: no call was sent, and the job waits again.
+        self.start_unsaved = true;
+        self.read_before_call()
     }
 
-    /// Cancels a job that waits in its queue. Nothing was done.
+    /// Cancels a job that waits in its queue. The job has done nothing.
     pub fn cancel_queued(&mut self, by: Actor, now: Timestamp) -> Effect {
         self.job.request_cancel(by, now);
         self.close(JobEnd::Cancelled(self.cancelled_failure()), None, now)
@@ -261,15 +277,21 @@ impl JobStateMachine {
         self.close(JobEnd::Failed(failure), None, now)
     }
 
-    /// Ends a job that otter cannot work on. It is not known what the host did.
+    /// Ends a job that otter cannot work on as `unknown`, because it is not known what the host
+    /// did.
     pub fn abandon(&mut self, detail: &str, now: Timestamp) {
         let failure = self.new_failure(FailureKind::OutcomeUnknown, detail);
-        // The caller commits the job.
+        // The effect that commits the job is not needed, because the caller commits the job itself.
         let _ = self.close(JobEnd::Unknown(failure), None, now);
     }
 
     /// Takes the result of the last effect, and returns the next effect.
     pub fn step(&mut self, input: Input, now: Timestamp) -> Effect {
+        let effect = self.next_effect(input, now);
+        self.save_start_before(effect)
+    }
+
+    fn next_effect(&mut self, input: Input, now: Timestamp) -> Effect {
         let run_state = std::mem::replace(&mut self.run_state, RunState::Ended);
         match (run_state, input) {
             (RunState::Saving(after), Input::Saved) => self.on_saved(after, now),
@@ -316,8 +338,8 @@ impl JobStateMachine {
                 Effect::Barrier
             }
             (run_state, _) => {
-                // This input does not belong to the state. It changes nothing, and the pending
-                // effect is repeated.
+                // An input that does not answer the pending effect changes nothing, and the effect
+                // is repeated.
                 let effect = pending_effect(&run_state, &self.job);
                 self.run_state = run_state;
                 effect
@@ -332,7 +354,7 @@ impl JobStateMachine {
         self.describe_screen_step(now);
     }
 
-    /// Takes an interrupt while an effect is under way.
+    /// Takes an interrupt that arrives while an effect is under way.
     pub fn interrupt(&mut self, interrupt: Interrupt, now: Timestamp) -> Reaction {
         if self.job.state.is_end() {
             return Reaction::default();
@@ -342,7 +364,8 @@ impl JobStateMachine {
                 self.job.request_cancel(by.clone(), now);
                 self.job.updated_at = now;
             }
-            // A kill and an answer do not wait for the question.
+            // A question of the machine does not matter to a kill or an answer, because they do not
+            // wait for it.
             Interrupt::Deadline { question } => {
                 let question = *question && !self.job.kind().ignores_blockers();
                 self.deadline = DeadlineState::Passed { question };
@@ -371,8 +394,8 @@ impl JobStateMachine {
                 let failure = self.not_ready_failure(readiness.as_ref());
                 Self::replace_effect(self.end(JobEnd::Failed(failure), now))
             }
-            // The request to cancel is committed first, so that a crash does not lose it. Then the
-            // task is cancelled.
+            // The request to cancel is committed before the host is asked to cancel the task, so
+            // that a crash does not lose the request.
             (RunState::FollowingTask(task), Interrupt::Cancel(_)) => {
                 let task = task.clone();
                 Self::replace_effect(self.save(AfterSave::FollowTask(task)))
@@ -384,7 +407,8 @@ impl JobStateMachine {
                 let may_cancel = !self.must_finish_current_call();
                 Reaction { cancel_task: may_cancel.then(|| task.clone()), instead: None }
             }
-            // A request to a guest cannot be cancelled, and the guest may still obey.
+            // Only record the request to cancel: what the guest was asked to do cannot be
+            // cancelled, and the guest may still do it.
             (RunState::WatchingGuest, Interrupt::Cancel(_)) => {
                 Self::replace_effect(self.save(AfterSave::WatchGuest))
             }
@@ -396,8 +420,8 @@ impl JobStateMachine {
                      may still succeed.";
                 Self::replace_effect(self.end_while_task_runs(detail, now))
             }
-            // During the grace, a host that is away may come back, so that the job's task can be
-            // found and cancelled.
+            // A job that waits for a host that is away does not end at its deadline, but only after
+            // the grace: the host may come back, so that the job's task can be found and cancelled.
             (
                 RunState::AwaitingHostAfterLoss | RunState::SettlingAfterLoss { .. },
                 Interrupt::GraceOver,
@@ -418,11 +442,15 @@ impl JobStateMachine {
         }
     }
 
-    /// Whether a question of the machine may be the reason why the job does not go on. After a lost
-    /// call the job first resolves the call.
+    /// Whether a question of the machine may be the reason why the job makes no progress. After a
+    /// lost call this is not so, because the job first resolves the call.
     fn may_wait_at_question(&self) -> bool {
         let blocker = self.blocker.as_ref().map(|(blocker, _)| blocker);
-        match &self.run_state {
+        let run_state = match &self.run_state {
+            RunState::Saving(AfterSave::Resume(wait)) => &wait.0,
+            run_state => run_state,
+        };
+        match run_state {
             RunState::FollowingTask(_) | RunState::AwaitingReadiness(_) => true,
             RunState::Blocked => !matches!(blocker, Some(Blocker::HostAway(_))),
             _ => false,
@@ -452,6 +480,7 @@ impl JobStateMachine {
             deadline: DeadlineState::Ahead,
             unanswered: None,
             screen: ScreenSight::default(),
+            start_unsaved: false,
         }
     }
 
@@ -489,6 +518,7 @@ impl JobStateMachine {
             }
             AfterSave::FollowTask(task) => self.follow(task),
             AfterSave::WatchGuest => self.watch_guest(None, now),
+            AfterSave::Resume(wait) => self.resume_wait(*wait, now),
             AfterSave::Publish => {
                 self.run_state = RunState::Ended;
                 Effect::Finish
@@ -498,7 +528,7 @@ impl JobStateMachine {
 
     fn follow(&mut self, task: TaskId) -> Effect {
         self.run_state = RunState::FollowingTask(task.clone());
-        // A request to cancel that came before the task existed applies to this task.
+        // A request to cancel may have come before the task existed. It applies to this task.
         let is_over = self.is_overdue() || self.job.cancel_requested_at.is_some();
         if is_over && !self.must_finish_current_call() {
             Effect::CancelAndFollow(task)
@@ -513,8 +543,37 @@ impl JobStateMachine {
     }
 
     fn save(&mut self, after: AfterSave) -> Effect {
+        self.start_unsaved = false;
         self.run_state = RunState::Saving(after);
         Effect::Save
+    }
+
+    /// Commits the start of the job first if the job is about to wait.
+    fn save_start_before(&mut self, effect: Effect) -> Effect {
+        let waits = !matches!(effect, Effect::Examine | Effect::Save | Effect::Barrier);
+        if !self.start_unsaved || !waits {
+            return effect;
+        }
+        let run_state = std::mem::replace(&mut self.run_state, RunState::Ended);
+        self.save(AfterSave::Resume(Box::new((run_state, effect))))
+    }
+
+    /// Performs a wait whose state is committed now, unless an interrupt came during the commit.
+    fn resume_wait(&mut self, (run_state, effect): (RunState, Effect), now: Timestamp) -> Effect {
+        let is_cancelled = self.job.cancel_requested_at.is_some();
+        self.run_state = run_state;
+        match self.run_state {
+            RunState::Blocked | RunState::AwaitingReadiness(_) if is_cancelled => {
+                self.end(JobEnd::Cancelled(self.cancelled_failure()), now)
+            }
+            RunState::Blocked if self.is_overdue() => {
+                self.end(JobEnd::Failed(self.blocked_failure()), now)
+            }
+            RunState::AwaitingReadiness(readiness) if self.is_overdue() => {
+                self.end(JobEnd::Failed(self.not_ready_failure(readiness)), now)
+            }
+            _ => effect,
+        }
     }
 
     const fn replace_effect(effect: Effect) -> Reaction {
@@ -527,7 +586,7 @@ impl JobStateMachine {
     }
 }
 
-/// The effect whose result a state waits for.
+/// The effect whose result a job in this state waits for.
 fn pending_effect(run_state: &RunState, job: &Job) -> Effect {
     match run_state {
         RunState::Queued | RunState::Saving(_) => Effect::Save,

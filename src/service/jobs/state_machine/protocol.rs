@@ -15,8 +15,8 @@ use crate::domain::snapshot_rules::SnapshotRules;
 use crate::hypervisor::Accepted;
 use crate::service::host_failure::HostFailure;
 
-/// The next action, which the runner performs. Exactly one effect is under way at a time. Each
-/// variant names the input that answers it.
+/// The next action of the job, which the runner performs. Exactly one effect is under way at a
+/// time. Each variant names the input with which the runner answers the effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Commit the job to disk. Answer: [`Input::Saved`].
@@ -46,7 +46,7 @@ pub enum Effect {
     AwaitReady(Readiness),
     /// Wait until the inventory is up to date with the host. Answer: [`Input::Synced`].
     Barrier,
-    /// Publish the committed end. This is the last effect.
+    /// Publish the committed end of the job. This is the last effect of a job.
     Finish,
 }
 
@@ -55,21 +55,22 @@ pub enum Effect {
 pub enum Input {
     /// The job is committed.
     Saved,
-    /// The machine was read, or could not be read.
+    /// The machine was read, or it could not be read.
     Examined(ExamineResult),
     /// The host answered the call, or its answer was lost.
     Called(CallResult),
     /// The followed task ended.
     TaskEnded(TaskEnd),
-    /// The guest changed, the time was up, or the machine is gone.
+    /// The state of the guest changed, the time was up, or the machine is no longer on the host.
     GuestObserved(GuestWatchResult),
-    /// The wait is over.
+    /// The wait that the effect asked for is over.
     Waited,
-    /// Whether the machine is ready. False if it can no longer become ready.
+    /// Whether the machine is ready. False if the machine can no longer become ready.
     Ready(bool),
     /// The job cannot find out whether the machine is ready.
     NoReadiness(Failure),
-    /// The machine in the up-to-date inventory. `None` if the host went away first.
+    /// The machine as the up-to-date inventory shows it. `None` if the host went away before the
+    /// inventory was up to date.
     Synced(Option<ObservedMachine>),
 }
 
@@ -81,15 +82,15 @@ pub type ExamineResult = Result<(Evidence, OtherJobs), HostFailure>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OtherJobs {
     pub tasks: Vec<TaskId>,
-    /// Whether another job has sent, or is about to send, a call that may power the machine on and
-    /// whose task is not known.
+    /// Whether another job may be powering the machine on: it has sent, or is about to send, a call
+    /// that can do so, and the task of the call is not known.
     pub may_power_on: bool,
     /// The rules for changes of the machine's snapshots by this job.
     pub snapshot_rules: SnapshotRules,
 }
 
 impl OtherJobs {
-    /// The facts about these jobs.
+    /// Collects the facts about these jobs.
     pub fn from_jobs<'j>(jobs: impl Iterator<Item = &'j Job>) -> Self {
         let mut others = Self::default();
         for job in jobs {
@@ -102,26 +103,28 @@ impl OtherJobs {
     }
 }
 
-/// The result of a call.
+/// The result of sending a call to the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallResult {
     /// The host accepted the call.
     Accepted(Accepted),
-    /// The host refused the call, or the call did not reach the host. It did not run.
+    /// The host refused the call, or the call did not reach the host. In both cases the call did
+    /// not run.
     Refused(HostFailure),
-    /// The call was sent and its answer was lost. It may have run.
+    /// The call was sent, and its answer was lost. The call may have run.
     Lost(HostFailure),
 }
 
 /// How a task ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TaskEnd {
-    /// The snapshot that the task created, if the host names it.
+    /// The task succeeded. `snapshot` is the snapshot that it created, if the host names it.
     Succeeded {
         snapshot: Option<SnapshotId>,
     },
     Failed(HostFailure),
-    /// A manager lost the connection to the host, so the task may have done its work.
+    /// A manager such as vCenter lost its connection to the host, so the task may have done its
+    /// work.
     Lost(HostFailure),
     /// The host no longer knows the task.
     Vanished,
@@ -141,11 +144,11 @@ pub enum GuestWatchResult {
 pub struct GuestObservation {
     pub power_state: Option<PowerState>,
     pub tools_running: bool,
-    /// Whether the tools stopped since the last call was sent.
+    /// Whether the guest's tools stopped after the job sent its last call.
     pub tools_stopped: bool,
 }
 
-/// The machine as readers see it.
+/// The machine as readers of the inventory see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedMachine {
     pub power_state: Option<PowerState>,
@@ -160,8 +163,8 @@ pub enum Interrupt {
     Cancel(Actor),
     /// The deadline passed. `question`: whether the machine waits for an answer.
     Deadline { question: bool },
-    /// The machine waits on this question, and no caller answered it within
-    /// [`JobRules::question_grace`]. Only for a preparation.
+    /// The machine waits on the question with this text, and no caller answered it within
+    /// [`JobRules::question_grace`]. Only a preparation gets this interrupt.
     QuestionUnanswered(String),
     /// The grace after the deadline is over. The job ends now.
     GraceOver,
@@ -172,7 +175,7 @@ pub enum Interrupt {
 pub struct Reaction {
     /// Ask the host to cancel this task. The effect that is under way continues.
     pub cancel_task: Option<TaskId>,
-    /// Drop the effect that is under way, and perform this one instead.
+    /// Drop the effect that is under way, and perform this effect in its place.
     pub instead: Option<Effect>,
 }
 
@@ -191,6 +194,6 @@ pub enum Blocker {
 pub struct JobRules {
     /// `esx.settle`: how long no task may run on a machine before a lost call is resolved.
     pub settle: Duration,
-    /// `leases.question_grace`: how long a preparation waits at a question.
+    /// `leases.question_grace`: how long a preparation waits for the answer to a question.
     pub question_grace: Duration,
 }

@@ -1,5 +1,5 @@
-//! Recovery from a lost call: waits for the host, waits until no task runs on the machine, then
-//! resolves the call.
+//! Resolves a lost call: waits for the host, waits until no task runs on the machine, then finds
+//! out what became of the call.
 
 use std::time::Duration;
 
@@ -68,10 +68,11 @@ impl JobStateMachine {
                 now,
             );
         }
-        // Tasks on the machine do not affect an operation of the guest.
+        // A call that asks the guest to do something does not wait for tasks on the machine,
+        // because they do not affect the guest's operation.
         let is_guest_operation = intent.call.kind().is_guest_operation();
-        // A kill and an answer wait only for the settle time. They must not wait for a task that
-        // they end.
+        // A kill and an answer wait only until the settle time is over. They must not wait for a
+        // task of the machine, because they are meant to end it.
         let waits_for_others = !is_guest_operation && !self.job.kind().ignores_blockers();
         if waits_for_others
             && let Some(task) = evidence.recent_tasks.iter().find(|task| task.running)
@@ -131,8 +132,8 @@ impl JobStateMachine {
         }
     }
 
-    /// Adds the followed task to the recorded evidence. Its end proved nothing, so it must not be
-    /// followed again.
+    /// Adds the followed task to the recorded evidence. The end of the task proved nothing about
+    /// the call, so the job must not follow the task again.
     pub(super) fn mark_task_known(&mut self) {
         if let (Some(id), Some(intent)) = (self.job.host_task.take(), &mut self.job.intent) {
             let call = Some(intent.call.kind());

@@ -1,4 +1,4 @@
-//! The transitions of a job's life in the table.
+//! Tests of the transitions of a job in the job table.
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -19,7 +19,7 @@ fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// A table with these jobs, all committed, of which the first has the last deadline.
+/// A table with these jobs. All are committed, and the first job has the latest deadline.
 fn table(jobs: &[Job]) -> JobTable {
     let table = JobTable::new(16, 100);
     for (job, due) in jobs.iter().zip((1..=jobs.len() as u64).rev()) {
@@ -135,8 +135,8 @@ fn a_task_that_outlives_its_job_keeps_its_machine_busy() {
     assert!(!is_busy());
 }
 
-/// Readers keep the results that they computed from the activities while the version stays the
-/// same.
+/// Each change of an activity must change the version, because readers keep what they computed from
+/// the activities as long as the version stays the same.
 #[test]
 fn each_change_of_an_activity_changes_its_version() {
     let (table, job) = (JobTable::new(16, 100), job(1));

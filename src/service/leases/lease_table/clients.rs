@@ -1,5 +1,5 @@
-//! The clients of one lease: when one last polled it, and those that wait for it. All versions of
-//! the table share this record, so polls and waits do not change the table.
+//! The clients of one lease: when a client last polled the lease, and the clients that wait for it.
+//! All versions of the lease table share this record, so polls and waits do not change the table.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -13,21 +13,25 @@ use crate::clock::Clock;
 /// The clients that poll a lease or wait for it.
 #[derive(Debug)]
 pub struct LeaseClients {
-    /// When a client last polled the lease, in nanoseconds of the monotonic clock.
+    /// When a client last polled the lease, in nanoseconds of the clock that never jumps.
     last_polled: AtomicU64,
     /// The number of clients that wait for the lease.
     waiting: AtomicUsize,
     state_changed: Notify,
 }
 
-/// A client that waits for a lease. It counts as polling the lease until it is dropped.
+/// A client that waits for a lease. Until this value is dropped, the wait counts as a poll of the
+/// lease.
 pub struct WaitingClient {
     clients: Arc<LeaseClients>,
     clock: Clock,
 }
 
 impl LeaseClients {
-    /// The clients of a lease that is polled now, by the monotonic clock.
+    /// The clients of a lease that a client polls now.
+    ///
+    /// # Parameters
+    /// - `elapsed`: the elapsed time of the clock that never jumps.
     #[must_use]
     pub fn new(elapsed: Duration) -> Self {
         Self {
@@ -37,12 +41,16 @@ impl LeaseClients {
         }
     }
 
-    /// Records that a client polls the lease now, by the monotonic clock.
+    /// Records that a client polls the lease now.
+    ///
+    /// # Parameters
+    /// - `elapsed`: the elapsed time of the clock that never jumps.
     pub fn record_poll(&self, elapsed: Duration) {
         self.last_polled.fetch_max(nanoseconds(elapsed), Ordering::Relaxed);
     }
 
-    /// When a client last polled the lease. This is `elapsed` if a client waits for the lease now.
+    /// When a client last polled the lease. If a client waits for the lease at present, the result
+    /// is the present time, which is `elapsed`.
     #[must_use]
     pub fn last_polled(&self, elapsed: Duration) -> Duration {
         if self.waiting.load(Ordering::Acquire) > 0 {
@@ -51,13 +59,14 @@ impl LeaseClients {
         Duration::from_nanos(self.last_polled.load(Ordering::Relaxed))
     }
 
-    /// Wakes the clients that wait for the lease. Call it once readers see the new state.
+    /// Wakes the clients that wait for the lease. The new state of the lease must be published
+    /// before this call.
     pub fn wake(&self) {
         self.state_changed.notify_waiters();
     }
 
-    /// The returned future completes at the next [`LeaseClients::wake`]. Call its method `enable`
-    /// before you read the state, so that a change after the read is not missed.
+    /// A future that completes at the next call of [`LeaseClients::wake`]. To miss no change, call
+    /// the method `enable` of the future first, and read the state of the lease after that.
     pub fn state_changed(&self) -> Notified<'_> {
         self.state_changed.notified()
     }

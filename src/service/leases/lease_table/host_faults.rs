@@ -1,6 +1,6 @@
-//! The faults of the host, the account and the licence that leases meet: the pauses before a step
-//! is tried again, and the pools whose grants wait because two of their machines met the same
-//! fault. Pure.
+//! The faults of the host, the account and the licence that leases meet. This file has the pauses
+//! before a step is tried again, and the pools whose grants wait because two of their machines met
+//! the same fault. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,23 +12,24 @@ use super::{MachineKey, Moment};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::service::leases::matching::CandidateMachine;
 
-/// The number of machines that must meet a fault before it counts as one of their pool.
+/// The number of machines of a pool that must meet the same fault before the fault counts as one of
+/// the pool.
 const MACHINES_OF_A_POOL_FAULT: usize = 2;
 
-/// The step that met a fault.
+/// The step of a lease that met a fault: the preparation or the release of its machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseStep {
     Preparation,
     Release,
 }
 
-/// For each machine, the last fault that a step met on it and that the machine did not cause. A
-/// success of the same step on a machine shows that the host works again for the pools of that
-/// machine, and removes their faults.
+/// For each machine, the last fault that a step met on the machine and that the machine did not
+/// cause. If the same step succeeds on a machine, this shows that the host works again for the
+/// pools of that machine, and the faults of these pools are removed.
 #[derive(Clone, Debug, Default)]
 pub struct HostFaults {
     met: BTreeMap<MachineKey, MetFault>,
-    /// The machines of each pool, as of the last grants.
+    /// The machines of each pool, as they were at the last grants.
     pools: Arc<MachinePools>,
 }
 
@@ -45,14 +46,15 @@ struct MachinePools {
 struct MetFault {
     step: LeaseStep,
     code: FailureKind,
-    /// The type of the host's fault.
+    /// The type of the fault that the host reported. `None` if the host reported none.
     fault: Option<String>,
     detail: String,
     since: Timestamp,
     retry_at: Timestamp,
-    /// The pause before `retry_at`.
+    /// The length of the pause that ends at `retry_at`.
     pause: Duration,
-    /// When the step is tried again, by the monotonic clock. `None` once this time has passed.
+    /// When the step is tried again, by the clock that never jumps. `None` once this time has
+    /// passed.
     retry: Option<Duration>,
 }
 
@@ -62,22 +64,22 @@ impl MetFault {
     }
 }
 
-/// The fault that two machines of a pool met.
+/// The fault that two machines of a pool met and that no machine caused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolFault {
     pub code: FailureKind,
     /// When a machine of the pool first met the fault.
     pub since: Timestamp,
-    /// The detail of the last failure.
+    /// The detail of the last failure that the fault caused.
     pub detail: String,
-    /// When otter tries again.
+    /// When otter tries again to prepare or release a machine of the pool.
     pub retry_at: Timestamp,
-    /// `retry_at` by the monotonic clock. `None` if this time has passed.
+    /// The same time as `retry_at`, by the clock that never jumps. `None` if this time has passed.
     pub(super) retry: Option<Duration>,
 }
 
-/// The pause after the given number of failures: `first`, doubled after each failure, at most
-/// `longest`.
+/// The pause after this number of failures. The pause after the first failure is `first`. The pause
+/// doubles with each failure, and is never longer than `longest`.
 #[must_use]
 pub fn pause_after(failures: u32, first: Duration, longest: Duration) -> Duration {
     let doubled = 2_u32.checked_pow(failures.saturating_sub(1));
@@ -85,7 +87,7 @@ pub fn pause_after(failures: u32, first: Duration, longest: Duration) -> Duratio
 }
 
 impl HostFaults {
-    /// Sets the pools of the host's machines.
+    /// Sets which pools the machines of the host are in.
     pub fn set_pools(&mut self, candidates: &[CandidateMachine]) {
         let known = self.pools.of_machines.iter().map(|(key, pools)| (key, pools));
         if known.eq(candidates.iter().map(|candidate| (&candidate.key, &candidate.pools))) {
@@ -107,9 +109,10 @@ impl HostFaults {
         one == other || pools.any(|pool| pool.contains(one) && pool.contains(other))
     }
 
-    /// The pause after one more failure of a machine: at least the pause that runs for the same
-    /// fault in its pools. If no such pause runs, at least twice the last one. Otherwise each lease
-    /// that is tried in the pool would begin with the shortest pause.
+    /// The pause after one more failure of a machine. If a pause for the same fault runs in a pool
+    /// of the machine, the new pause is at least as long. If no such pause runs, it is at least
+    /// twice as long as the last one. Without this rule, each new lease of the pool would begin
+    /// with the shortest pause.
     #[must_use]
     pub fn pool_pause(
         &self,
@@ -132,10 +135,11 @@ impl HostFaults {
         pause.max(of_pool.unwrap_or_default()).min(longest)
     }
 
-    /// Records that a machine met a fault.
+    /// Records that a machine met a fault that it did not cause.
     ///
     /// # Parameters
-    /// - `since`: when it first met the fault, if this is not known from before.
+    /// - `since`: when the machine first met the fault. An earlier record of the same fault takes
+    ///   precedence.
     /// - `pause`: the pause before the step is tried again.
     pub fn record(
         &mut self,
@@ -161,7 +165,8 @@ impl HostFaults {
         self.met.insert(machine, met);
     }
 
-    /// Records that a step succeeded on a machine, which shows that the host works for its pools.
+    /// Records that a step succeeded on a machine. This shows that the host works for the pools of
+    /// the machine.
     pub fn succeeded(&mut self, machine: &MachineKey, step: LeaseStep) {
         let met = self.met.iter();
         let over = met.filter(|(other, met)| met.step == step && self.share_a_pool(machine, other));
@@ -171,24 +176,25 @@ impl HostFaults {
         }
     }
 
-    /// Forgets a machine that is absent from the host.
+    /// Removes the fault of a machine that is absent from the host.
     pub fn forget(&mut self, machine: &MachineKey) {
         self.met.remove(machine);
     }
 
-    /// Clears the pauses that are over. Returns whether a pause was over.
+    /// Clears the pauses that are over at this time. Returns whether any pause was over.
     pub fn time_passed(&mut self, elapsed: Duration) -> bool {
         let over = self.met.values_mut().filter(|met| met.retry.is_some_and(|at| at <= elapsed));
         over.map(|met| met.retry = None).count() > 0
     }
 
-    /// When the pause that ends first is over. `None` if no pause runs.
+    /// When the pause that ends first is over, by the clock that never jumps. `None` if no pause
+    /// runs.
     pub fn next_retry(&self) -> Option<Duration> {
         self.met.values().filter_map(|met| met.retry).min()
     }
 
     /// The fault that at least two of these machines met. If there are several such faults, the one
-    /// with the latest retry. `None` if there is none.
+    /// whose retry is latest. `None` if there is no such fault.
     pub fn of_pool<'m>(&self, machines: impl Iterator<Item = &'m MachineKey>) -> Option<PoolFault> {
         if self.met.len() < MACHINES_OF_A_POOL_FAULT {
             return None;
@@ -212,7 +218,7 @@ impl HostFaults {
         })
     }
 
-    /// The pools whose grants wait for a retry.
+    /// The pools whose grants wait until a step is tried again.
     pub fn waiting_pools(&self, elapsed: Duration) -> BTreeSet<String> {
         if self.met.len() < MACHINES_OF_A_POOL_FAULT {
             return BTreeSet::new();
@@ -226,7 +232,8 @@ impl HostFaults {
     }
 }
 
-/// The code of a failure and the type of its fault, which together name what happened.
+/// What identifies a fault: the code of the failure, and the type of the fault that the host
+/// reported.
 fn identify(failure: &Failure) -> (FailureKind, Option<&String>) {
     let fault = failure.fault.as_ref().map(|fault| &fault.name);
     (failure.cause.unwrap_or(failure.kind), fault)

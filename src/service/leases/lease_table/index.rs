@@ -1,6 +1,6 @@
-//! The indexes of the lease table: the queue in order of arrival, the queued leases of each class
-//! and each token, the leases of each requester, the holders of machines, and the times at which
-//! leases are due.
+//! The indexes of the lease table: the queue in order of arrival, the queued leases of each
+//! [`GrantClass`] and of each token, the leases of each requester, the leases that hold machines,
+//! and the times at which leases are due.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,29 +13,31 @@ use crate::domain::ids::{LeaseId, MachineId, TokenId};
 use crate::domain::lease::LeaseState;
 use crate::service::leases::persistent_map::PersistentMap;
 
-/// The indexes of a table. A number of type `u64` is a place in the order of arrival.
+/// The indexes of a lease table. In all of them, a number of type `u64` is the place of a lease in
+/// the order of arrival.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseIndex {
     queue: PersistentMap<u64, LeaseId>,
     classes: PersistentMap<(Arc<GrantClass>, u64), LeaseId>,
     tokens: PersistentMap<(TokenId, u64), LeaseId>,
-    /// The names of callers, each with whether the lease is queued.
+    /// The leases of each requester. A key is the name of the requester, whether the lease is
+    /// queued, and the place of the lease in the order of arrival.
     requesters: PersistentMap<(Arc<str>, bool, u64), LeaseId>,
-    /// The machines by their id at the grant. An id has several leases if the host gave the id of
-    /// a leased machine to another machine.
+    /// The leases that hold a machine, by the id that the machine had at the grant. Several leases
+    /// can have one id, if the host gave the id of a leased machine to another machine.
     holders: PersistentMap<(MachineId, LeaseId), MachineKey>,
     due: PersistentMap<(Duration, LeaseId), ()>,
 }
 
-/// The smallest id of a lease or a token.
+/// The smallest id that a lease or a token can have. A range that begins with it contains all ids.
 const FIRST: Uuid = Uuid::nil();
 
 impl LeaseIndex {
     /// Updates the indexes after a change of a lease.
     ///
     /// # Parameters
-    /// - `before`: `None` if the lease is new.
-    /// - `after`: `None` if the lease leaves the table.
+    /// - `before`: the lease before the change. `None` if the lease is new.
+    /// - `after`: the lease after the change. `None` if the lease leaves the table.
     pub fn update(&mut self, before: Option<&OpenLease>, after: Option<&OpenLease>) {
         let Some(id) = after.or(before).map(|open| open.lease.id) else { return };
         let queued = |open: &&OpenLease| open.lease.state == LeaseState::Queued;
@@ -77,20 +79,21 @@ impl LeaseIndex {
         self.queue.values().copied()
     }
 
-    /// The number of leases that are queued before this place.
+    /// The number of leases that are queued before this place in the order of arrival.
     #[must_use]
     pub fn rank(&self, arrival: u64) -> usize {
         self.queue.rank(&arrival)
     }
 
-    /// The number of leases of a requester that are queued before this place.
+    /// The number of leases of a requester that are queued before this place in the order of
+    /// arrival.
     #[must_use]
     pub fn rank_of_requester(&self, requester: &Arc<str>, arrival: u64) -> usize {
         let key = |arrival| (Arc::clone(requester), true, arrival);
         self.requesters.rank(&key(arrival)) - self.requesters.rank(&key(0))
     }
 
-    /// The numbers of all leases and of queued leases of a requester.
+    /// The number of all leases of a requester, and the number of its queued leases.
     #[must_use]
     pub fn counts_of_requester(&self, requester: &str) -> (usize, usize) {
         let requester: Arc<str> = Arc::from(requester);
@@ -101,7 +104,8 @@ impl LeaseIndex {
         (end - rank(false, 0), end - rank(true, 0))
     }
 
-    /// The class that equals this one, if a queued lease has it.
+    /// The shared value of a class. If a queued lease already has an equal class, returns the value
+    /// of that lease.
     #[must_use]
     pub fn shared_class(&self, class: GrantClass) -> Arc<GrantClass> {
         let class = Arc::new(class);
@@ -110,7 +114,7 @@ impl LeaseIndex {
         known.map_or(class, Arc::clone)
     }
 
-    /// Each class of queued leases.
+    /// The classes of the queued leases, each once.
     pub fn classes(&self) -> impl Iterator<Item = &Arc<GrantClass>> {
         let first = self.classes.keys().next();
         let next = |(class, _): &&(Arc<GrantClass>, u64)| {
@@ -120,14 +124,15 @@ impl LeaseIndex {
         std::iter::successors(first, next).map(|(class, _)| class)
     }
 
-    /// The first lease of a class from this place on, with its place.
+    /// The first queued lease of a class from the place `from` in the order of arrival on, and the
+    /// place of that lease.
     #[must_use]
     pub fn next_of_class(&self, class: &Arc<GrantClass>, from: u64) -> Option<(u64, LeaseId)> {
         let ((found, arrival), id) = self.classes.range_from(&(Arc::clone(class), from)).next()?;
         (found == class).then_some((*arrival, *id))
     }
 
-    /// The tokens of queued leases, each once.
+    /// The tokens that requested the queued leases, each token once.
     #[must_use]
     pub fn tokens(&self) -> Vec<TokenId> {
         let from = |key| self.tokens.range_from(&key).next().map(|((token, _), _)| *token);
@@ -135,7 +140,7 @@ impl LeaseIndex {
         std::iter::successors(first, |token| from((*token, u64::MAX))).collect()
     }
 
-    /// The queued leases of a token.
+    /// The queued leases that a token requested.
     #[must_use]
     pub fn of_token(&self, token: TokenId) -> Vec<LeaseId> {
         let leases = self.tokens.range_from(&(token, 0));
@@ -147,19 +152,20 @@ impl LeaseIndex {
         self.holders.iter().map(|((_, id), key)| (*id, key))
     }
 
-    /// The leases that hold a machine with this id.
+    /// The leases that hold a machine that had this id at the grant.
     pub fn holders_of(&self, machine: &MachineId) -> impl Iterator<Item = LeaseId> {
         let from = self.holders.range_from(&(machine.clone(), LeaseId::new(FIRST)));
         from.take_while(move |((id, _), _)| id == machine).map(|((_, lease), _)| *lease)
     }
 
-    /// The time at which the first lease is due, by the monotonic clock.
+    /// The earliest time at which a lease is due, by the clock that never jumps. `None` if no lease
+    /// will be due.
     #[must_use]
     pub fn next_due(&self) -> Option<Duration> {
         self.due.keys().next().map(|(due, _)| *due)
     }
 
-    /// The leases that are due at this time, in order of their ids.
+    /// The leases that are due at this time, in the order of their ids.
     #[must_use]
     pub fn due_at(&self, elapsed: Duration) -> Vec<LeaseId> {
         let due = self.due.keys().take_while(|(due, _)| *due <= elapsed);
@@ -168,7 +174,8 @@ impl LeaseIndex {
         due
     }
 
-    /// Whether a lease has time that runs.
+    /// Whether the time of any lease runs: the queue time of a queued lease, or the lease time of
+    /// an active one.
     #[must_use]
     pub const fn has_running_time(&self) -> bool {
         !self.due.is_empty()
@@ -177,7 +184,8 @@ impl LeaseIndex {
 
 #[cfg(test)]
 impl LeaseIndex {
-    /// The number of entries of all indexes that are not shared with another version.
+    /// The number of entries of all indexes that were copied since the version `before`, and are
+    /// thus not shared with it.
     pub fn copied_since(&self, before: &Self) -> usize {
         let Self { queue, classes, tokens, requesters, holders, due } = self;
         queue.copied_since(&before.queue)
@@ -189,7 +197,7 @@ impl LeaseIndex {
     }
 }
 
-/// Replaces the key of a lease, if it differs.
+/// Replaces the key of a lease in one index, if the new key differs from the old one.
 fn move_key<K: Ord + Clone, V: Clone>(
     map: &mut PersistentMap<K, V>,
     before: Option<K>,

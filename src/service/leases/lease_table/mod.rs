@@ -3,10 +3,10 @@
 //! follow-ups to start.
 //!
 //! The states of a lease that has not ended:
-//! - queued: waits for a machine.
-//! - preparing: holds a machine that otter prepares for it.
-//! - active: holds a machine that its holder uses.
-//! - releasing: ends. It holds the machine until otter has released it.
+//! - queued: the lease waits for a machine.
+//! - preparing: the lease holds a machine that otter prepares for it.
+//! - active: the lease holds a machine that its holder uses.
+//! - releasing: the lease ends. It holds the machine until otter has released the machine.
 //!
 //! | event | queued | preparing | active | releasing |
 //! | --- | --- | --- | --- | --- |
@@ -14,53 +14,60 @@
 //! | the preparation succeeds | – | active | – | – |
 //! | the preparation fails | – | queued or releasing | – | – |
 //! | the preparation meets a fault of the host | – | queued or releasing | – | – |
-//! | its holder ends it | released | releasing | releasing | – |
-//! | its use failed, and it is kept | – | – | active | – |
-//! | an operator revokes it | revoked | releasing | releasing | – |
-//! | its token is revoked or expires | revoked | – | – | – |
-//! | its queue time is over | failed | – | – | – |
-//! | no client polls it for `abandon_after` | failed | – | – | – |
-//! | its time is over | – | – | releasing | – |
-//! | its machine is absent from the host | – | failed | failed | ended |
+//! | the holder ends the lease | released | releasing | releasing | – |
+//! | the use of the machine failed, and the lease is kept | – | – | active | – |
+//! | an operator revokes the lease | revoked | releasing | releasing | – |
+//! | the token of the lease is revoked or expires | revoked | – | – | – |
+//! | the queue time is over | failed | – | – | – |
+//! | no client polls the lease for `abandon_after` | failed | – | – | – |
+//! | the time of the lease is over | – | – | releasing | – |
+//! | the machine is absent from the host | – | failed | failed | ended |
 //! | the release succeeds | – | – | – | ended |
 //! | the release fails | – | – | – | ended |
 //! | the release meets a fault of the host | – | – | – | tried again |
-//! | an operator quarantines its machine | – | – | – | ended once it met such a fault |
+//! | an operator quarantines the machine | – | – | – | ended after a fault of the host |
 //!
-//! - "–": the state does not change. "ended": the end state of the reason for the release.
+//! - "–": the state does not change. "ended": the end state of the reason for the release. "tried
+//!   again": the state stays, and the release is tried again.
 //! - A granted lease without a `prepare` is active at once.
-//! - A preparation or a release fails, too, if its outcome is unknown. The machine is quarantined.
-//!   After a failed preparation the lease is queued again if queue time is left. After a failed
-//!   release it has a warning.
+//! - A preparation or a release also counts as failed if its outcome is unknown. After a failure
+//!   the machine is quarantined. After a failed preparation, the lease is queued again if queue
+//!   time is left. After a failed release, the lease has a warning.
 //! - "A fault of the host" is every fault that is not the machine's
-//!   ([`FaultOrigin`](crate::domain::fault_origin::FaultOrigin)). It never quarantines a machine.
-//!   - A preparation that meets one gives its machine back, and the lease returns to its place in
-//!     the queue if queue time is left. It gets another machine at once the first time. After that
-//!     it is tried again after a pause that grows, first on machines on which it has not failed. If
-//!     the queue time ends meanwhile, it fails with that fault.
+//!   ([`FaultOrigin`](crate::domain::fault_origin::FaultOrigin)). Such a fault never quarantines a
+//!   machine.
+//!   - A preparation that meets a fault of the host gives its machine back, and the lease returns
+//!     to its place in the queue if queue time is left. After the first such fault, the lease gets
+//!     another machine at once. After further ones, the lease is tried again after a pause that
+//!     grows, first on machines on which it has not failed. If the queue time ends before a
+//!     preparation succeeds, the lease fails with the last fault.
 //!   - Once two machines of a pool met the same fault, all queued leases with a preparation wait
-//!     for the retry. The pause grows with each retry in the pool, whichever lease makes it.
-//!   - A release that meets one is tried again after a pause that grows.
+//!     until the pause of the pool is over. The pause grows with each further fault in the pool,
+//!     whichever lease meets it.
+//!   - A release that meets a fault of the host is tried again after a pause that grows.
 //! - A machine that was given back, and a machine that otter quarantined by itself, has a recovery:
-//!   a release without a lease, which is tried until it succeeds. It then clears the quarantine.
-//!   The machine is not granted before. A recovery that fails by its machine quarantines it.
-//!   - It begins once no lease holds the machine. The release of the lease whose preparation failed
-//!     does not replace it: a machine that cannot be prepared can often be powered off, and without
-//!     the pause of the quarantine it would fail the next lease at once.
-//! - A preparation or a release that a person cancelled says nothing about its machine, which is
-//!   given back. A release then ends its lease.
-//! - A quarantine by a person ends what otter does with the machine by itself: it gets no recovery,
-//!   and a release that meets a fault of the host ends its lease.
-//! - A machine is absent, too, if its identity is present under another id. It is quarantined.
+//!   a release without a lease, which is tried until it succeeds. A recovery that succeeds clears
+//!   the quarantine. Until then the machine is not granted. A recovery that fails because of the
+//!   machine quarantines the machine.
+//!   - A recovery begins once no lease holds the machine. After a failed preparation, the release
+//!     at the end of the lease does not replace the recovery: a machine that cannot be prepared can
+//!     often be powered off, and without the pause of its quarantine, the machine would fail the
+//!     next lease at once.
+//! - A preparation or a release that a person cancelled says nothing about its machine, so the
+//!   machine is given back. If it was a release, the lease ends.
+//! - A quarantine by a person ends what otter does with the machine by itself: the machine gets no
+//!   recovery, and if the release of its lease meets a fault of the host, the lease ends.
+//! - The machine of a lease also counts as absent if its identity is present under another id. An
+//!   absent machine of a lease is quarantined.
 //! - A new name or power state of the machine changes nothing. A removed snapshot makes the
 //!   preparation or the release fail.
-//! - While the host is unreachable, no lease is granted, and preparations and releases wait. Times
-//!   run on.
-//! - A lease whose use failed is kept only if its request has `keep_on_failure`: it expires after
-//!   that time. A second failure changes nothing.
+//! - While the host is unreachable, no lease is granted, and preparations and releases wait. The
+//!   times of leases run on.
+//! - A lease whose machine's use failed is kept only if its request has `keep_on_failure`. The
+//!   lease then expires after that time. A second failed use changes nothing.
 //! - A matching machine is granted only within the limits of its host and its pools (`capacity`).
-//! - After a restart times run on by the wall clock, but no active lease ends before `grace`.
-//!   Preparations and releases continue.
+//! - After a restart, the times of leases run on by the wall clock, but no active lease ends before
+//!   `grace` is over. Preparations and releases continue.
 //! - If the storage fails, nothing changes: the actor drops the command and reports the failure, or
 //!   tries again.
 //!
@@ -97,35 +104,37 @@ use crate::domain::machine::{Machine, MachineIdentity};
 use crate::domain::pool::RunningLimits;
 use crate::service::jobs::deadline_clocks::Moment;
 
-/// The limits and periods of leases, from the configuration.
+/// The limits and times that apply to leases, from the configuration.
 #[derive(Clone, Debug)]
 pub struct LeaseRules {
     /// The longest time of one lease or one renewal.
     pub max_ttl: Duration,
     /// The longest time of a lease with all its renewals.
     pub max_total: Duration,
-    /// A queued lease fails if no client polls it for this long.
+    /// How long a queued lease stays in the queue although no client polls it. After this time it
+    /// fails.
     pub abandon_after: Duration,
-    /// After a restart no active lease expires sooner than this.
+    /// The least time after a restart of otter before an active lease expires.
     pub grace: Duration,
-    /// The number of leases that may be queued.
+    /// The largest number of leases that may be queued at the same time.
     pub max_queued: usize,
-    /// otter deletes the ledger of a machine that is absent from the host for longer than this,
-    /// unless the machine is quarantined or leased.
+    /// How long otter keeps the ledger of a machine that is absent from the host. The ledger of a
+    /// quarantined or leased machine is kept longer.
     pub ledger_retention: Duration,
-    /// The first pause after a fault that the machine did not cause. The pause doubles with each
-    /// failure.
+    /// The pause before a step is tried again after its first fault that the machine did not cause.
+    /// The pause doubles with each such fault.
     pub fault_pause: Duration,
-    /// The longest pause after a fault that the machine did not cause.
+    /// The longest pause before a step is tried again after a fault that the machine did not cause.
     pub max_fault_pause: Duration,
-    /// The first pause before otter tries to release a machine that it quarantined by itself. It
-    /// doubles with each failure, up to [`MAX_QUARANTINE_RETRY`]. Zero: otter never tries.
+    /// The pause before otter first tries to release a machine that it quarantined by itself. The
+    /// pause doubles with each failure, up to [`MAX_QUARANTINE_RETRY`]. Zero: otter never tries to
+    /// release such a machine.
     pub quarantine_retry: Duration,
-    /// The limits of the machines of the host that run at the same time.
+    /// How many machines of the host may run at the same time, and how much memory they may have.
     pub host_limits: RunningLimits,
 }
 
-/// The longest pause before otter tries again to release a machine that it quarantined.
+/// The longest pause before otter tries again to release a machine that it quarantined by itself.
 pub const MAX_QUARANTINE_RETRY: Duration = Duration::from_hours(24);
 
 impl Default for LeaseRules {
@@ -155,50 +164,55 @@ pub struct MachineLedger {
     pub quarantine: Option<Quarantine>,
     /// When otter first found the machine absent from the host; `None` if it is present.
     pub absent_since: Option<Timestamp>,
-    /// The release that is still to come although no lease holds the machine.
+    /// The release of the machine that is still necessary although no lease holds the machine.
+    /// `None` if there is no such release.
     pub recovery: Option<Recovery>,
 }
 
-/// All leases that have not ended, and the ledgers. A clone shares all entries, so it is cheap, and
-/// each transition is applied to a clone first.
+/// All leases that have not ended, and the ledgers of the machines. Each transition is applied to a
+/// clone of the table first. A clone is cheap, because it shares all entries with the original.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseTable {
     rules: LeaseRules,
     leases: PersistentMap<LeaseId, OpenLease>,
     index: LeaseIndex,
     ledgers: PersistentMap<MachineKey, Arc<MachineLedger>>,
-    /// Every grant gets a higher fence than this, also on a machine without a ledger.
+    /// The fence floor: every grant gets a higher fence than this, even the first grant of a
+    /// machine that has no ledger.
     fence_floor: u64,
-    /// The number of leases that were added.
+    /// The number of leases that were ever added to the table. It gives a new lease its place in
+    /// the order of arrival.
     appended: u64,
-    /// The faults that no machine caused itself. They are not stored.
+    /// The faults that leases met and that no machine caused. The store does not keep them.
     host_faults: HostFaults,
-    /// Why the last attempt to grant machines to the queued leases failed. Not stored.
+    /// Why the queued leases got no machine at the last attempt to grant machines. The store does
+    /// not keep this.
     blockers: Arc<Blockers>,
-    /// The version of the machines for which the last attempt to grant them granted none. `None`
-    /// if the table changed since, so that another attempt may grant one.
+    /// The version of the machines that the last attempt to grant machines used, if the attempt
+    /// granted none. `None` if the table has changed since then, so that another attempt may grant
+    /// a machine.
     evaluated: Option<u64>,
 }
 
-/// A lease that has not ended, and its times by the monotonic clock.
+/// A lease that has not ended, and its times by the clock that never jumps.
 #[derive(Clone, Debug)]
 pub struct OpenLease {
     pub lease: Arc<Lease>,
     /// The place of the lease in the order of arrival. Ids do not give this order, because the wall
     /// clock may go back.
     arrival: u64,
-    /// When `lease.time_left` was computed.
+    /// When `lease.time_left` was computed, by the clock that never jumps.
     measured_elapsed: Duration,
-    /// The name of the caller that requested it.
+    /// The name of the caller that requested the lease.
     requester: Arc<str>,
     pub clients: Arc<LeaseClients>,
-    /// If the lease is queued: the time before which it gets no machine, because it met a fault of
-    /// the host. Not stored: after a restart, otter tries to grant a machine at once.
+    /// The time before which a queued lease gets no machine, because it met a fault of the host.
+    /// The store does not keep this time: after a restart, otter tries to grant a machine at once.
     retry_at: Option<Duration>,
-    /// `None` if it is not queued.
+    /// The class of a queued lease. `None` if the lease is not queued.
     class: Option<Arc<GrantClass>>,
-    /// When [`LeaseInput::TimePassed`] is due for the lease. It can be too early, because a poll
-    /// does not change it. `None` if the lease has no time that runs.
+    /// When [`LeaseInput::TimePassed`] is due for the lease. This time can be too early, because a
+    /// poll of the lease does not change it. `None` if no time of the lease runs.
     due: Option<Duration>,
 }
 
@@ -209,26 +223,29 @@ pub enum LeaseBlocker {
     NoFreeMachine,
     /// A matching machine is free, but a grant would exceed this limit.
     Limit(ReachedLimit),
-    /// A matching machine is free, but a fault of the host, the account or the licence made an
-    /// attempt fail, and the next one waits.
+    /// A matching machine is free, but an attempt failed because of a fault of the host, the
+    /// account or the licence, and the lease waits for the next attempt.
     HostFault,
-    /// otter has no session with the host, and grants nothing.
+    /// otter has no session with the host, and therefore grants nothing.
     HostAway,
 }
 
 /// An event that may change the table.
 #[derive(Clone, Debug)]
 pub enum LeaseInput<'a> {
-    /// A caller requests this lease, which is queued.
+    /// A caller requests this lease, which is queued first. The slice has every machine of the
+    /// host.
     Request(Box<Lease>, &'a [CandidateMachine]),
-    /// Machines may have become free. The slice has every machine of the host.
+    /// Grant machines to queued leases, because machines may have become free. The slice has every
+    /// machine of the host.
     GrantQueued(&'a [CandidateMachine]),
-    /// The host has these machines and no others.
+    /// The host has these machines and no others. The leases of absent machines end.
     MachinesPresent(&'a [MachineIdentity]),
-    /// The host has these machines and no others: delete the ledgers of machines that are absent
-    /// for longer than [`LeaseRules::ledger_retention`].
+    /// The host has these machines and no others. Ledgers of machines that have been absent for
+    /// longer than [`LeaseRules::ledger_retention`] are deleted.
     ForgetAbsentMachines(&'a [MachineIdentity]),
-    /// The holder or an operator renews a lease. `None` means its original duration.
+    /// The holder or an operator renews a lease, for this duration. `None` means the original
+    /// duration of the lease.
     Renew(LeaseId, Option<Duration>),
     /// A lease ends for this reason.
     End { id: LeaseId, reason: EndReason, by: String, detail: Option<String> },
@@ -236,11 +253,12 @@ pub enum LeaseInput<'a> {
     EndFailed { id: LeaseId, reason: EndReason, by: String, detail: Option<String> },
     /// Whether the tokens of queued leases are in force.
     TokenStatuses(&'a BTreeMap<TokenId, TokenStatus>),
-    /// The job of a preparation or a release was started. The state says which.
+    /// A job was started that prepares or releases the machine of this lease. The state says which
+    /// of the two it does.
     JobStarted(LeaseId, LeaseState, JobId),
-    /// The preparation has ended.
+    /// The preparation of this lease's machine has ended.
     PrepareFinished(LeaseId, Result<(), Failure>),
-    /// The release has ended.
+    /// The release of this lease's machine has ended.
     ReleaseFinished(LeaseId, Result<(), Failure>),
     /// The release of a machine that no lease holds has ended.
     RecoveryFinished(RecoveryAttempt, Result<(), Failure>),
@@ -248,42 +266,44 @@ pub enum LeaseInput<'a> {
     RecordOverride { id: LeaseId, by: String, reason: String },
     /// A rule of the configuration answers a question of the machine of this lease.
     RecordAnswer { id: LeaseId, what: String },
-    /// An operator quarantines a machine, or changes the reason.
+    /// An operator quarantines a machine, or changes the reason of its quarantine.
     QuarantineMachine(MachineKey, Quarantine),
     /// An operator lifts the quarantine of a machine.
     ClearQuarantine(MachineKey),
-    /// An operator lifts the quarantines of these machines that otter set by itself.
+    /// An operator lifts the quarantines of these machines, but only those that otter set by
+    /// itself.
     ClearAutomaticQuarantines(&'a [MachineKey]),
-    /// A lease may have run out of time.
+    /// Time has passed, so a lease may have run out of its time.
     TimePassed,
-    /// The wall clock jumped: compute the stored and shown times again.
+    /// The wall clock jumped, so the stored and shown times must be computed again.
     ClockJumped,
 }
 
-/// What a transition changed. All of it is committed together, before the follow-ups start.
+/// What a transition changed. All the changes are committed together, and the follow-ups start
+/// after that.
 #[derive(Clone, Debug, Default)]
 pub struct TableChanges {
     pub leases: BTreeMap<LeaseId, Arc<Lease>>,
     pub ledgers: BTreeMap<MachineKey, MachineLedger>,
     /// The machines whose ledgers are deleted.
     pub forgotten: Vec<MachineKey>,
-    /// The new fence floor, if it rose.
+    /// The new fence floor, if the transition raised it.
     pub fence_floor: Option<u64>,
     /// Work to start once the changes are committed.
     pub follow_ups: Vec<FollowUp>,
 }
 
-/// Work that follows a transition.
+/// Work that must start after a transition is committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FollowUp {
-    /// Start the preparation.
+    /// Start the preparation of this lease's machine.
     Prepare(LeaseId),
-    /// Start the release once every job of the lease has ended.
+    /// Start the release of this lease's machine once every job of the lease has ended.
     Release(LeaseId),
-    /// Start the release again after this pause, because the previous attempt met a fault of the
-    /// host.
+    /// Start the release of this lease's machine again after this pause, because the previous
+    /// attempt met a fault of the host.
     ReleaseAgain(LeaseId, Duration),
-    /// Start the release of a machine that no lease holds after this pause.
+    /// Start this attempt to release a machine that no lease holds, after this pause.
     Recover(RecoveryAttempt, Duration),
     /// Log that the lease ends soon.
     Warn(LeaseId),
@@ -293,7 +313,7 @@ pub enum FollowUp {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecoveryAttempt {
     pub machine: MachineKey,
-    /// The lease that held the machine last.
+    /// The lease that was the last to hold the machine.
     pub lease: LeaseId,
     /// The number of attempts before this one.
     pub number: u32,
@@ -308,7 +328,7 @@ impl RecoveryAttempt {
 }
 
 impl TableChanges {
-    /// Whether there is nothing to commit.
+    /// Whether the transition changed nothing, so that there is nothing to commit.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let Self { leases, ledgers, forgotten, fence_floor: _, follow_ups: _ } = self;
@@ -317,13 +337,13 @@ impl TableChanges {
 }
 
 impl LeaseTable {
-    /// Builds the table from the store. Subtracts the time that has passed since a lease was
-    /// stored, by the wall clock. If the wall clock is behind `last_seen`, subtracts the time until
-    /// `last_seen` and no downtime.
+    /// Builds the table from the store. From the time that each lease has left, subtracts the time
+    /// that has passed since the lease was stored, by the wall clock. If the wall clock is behind
+    /// `last_seen`, subtracts only the time until `last_seen`, and no downtime.
     ///
     /// # Parameters
     /// - `leases`: the leases that have not ended, in order of arrival.
-    /// - `last_seen`: when otter last ran; `None` if unknown.
+    /// - `last_seen`: when otter last ran; `None` if this is not known.
     #[must_use]
     pub fn from_stored(
         rules: LeaseRules,
@@ -356,19 +376,20 @@ impl LeaseTable {
         table
     }
 
-    /// Sets the fence floor.
+    /// The table with this fence floor: every grant gets a higher fence.
     #[must_use]
     pub fn with_fence_floor(self, fence_floor: u64) -> Self {
         Self { fence_floor, ..self }
     }
 
-    /// Every grant gets a higher fence than this.
+    /// The fence floor: every grant gets a higher fence than this.
     #[must_use]
     pub const fn fence_floor(&self) -> u64 {
         self.fence_floor
     }
 
-    /// The preparations and releases that a restart interrupted.
+    /// The preparations, releases and recoveries that a restart interrupted, and that must
+    /// continue.
     #[must_use]
     pub fn unfinished_work(&self, now: Timestamp) -> Vec<FollowUp> {
         let work = |open: &OpenLease| match open.lease.state {
@@ -379,13 +400,14 @@ impl LeaseTable {
         let leases = self.leases.values().filter_map(work);
         let recoveries = self.ledgers.iter().filter_map(|(machine, ledger)| {
             let recovery = ledger.recovery.as_ref()?;
-            // It begins once its lease has left the machine.
+            // A recovery begins only when the lease that held the machine has left it.
             let holder = self.leases.get(&recovery.lease).map(|open| &open.lease);
             let held = holder.and_then(|lease| lease.machine.as_ref());
             if held.is_some_and(|held| MachineKey::from_identity(held) == *machine) {
                 return None;
             }
-            // The wall clock may have jumped, so the pause is never longer than it was.
+            // The wall clock may have jumped since the recovery was stored. So the rest of the
+            // pause is never taken as longer than the whole pause.
             let left = Duration::try_from(recovery.retry_at.duration_since(now));
             let left = left.unwrap_or_default().min(recovery.pause);
             self.recover(machine, ledger, left)
@@ -393,8 +415,9 @@ impl LeaseTable {
         leases.chain(recoveries).collect()
     }
 
-    /// The next attempt to release a machine that no lease holds, after this pause. `None` if there
-    /// is nothing to do, or if otter does not try to release the machines that it quarantined.
+    /// The next attempt to release a machine that no lease holds, after the pause `after`. `None`
+    /// if no such release is necessary, or if otter does not try to release the machines that it
+    /// quarantined.
     fn recover(
         &self,
         machine: &MachineKey,
@@ -407,7 +430,7 @@ impl LeaseTable {
         is_allowed.then_some(FollowUp::Recover(attempt, after))
     }
 
-    /// Whether this is the next attempt to release the machine.
+    /// Whether this is still the next attempt to release the machine.
     #[must_use]
     pub fn is_next(&self, attempt: &RecoveryAttempt) -> bool {
         let recovery = self.ledger(&attempt.machine).and_then(|ledger| ledger.recovery.as_ref());
@@ -416,8 +439,8 @@ impl LeaseTable {
         })
     }
 
-    /// The fault that at least two of these machines met and that no machine caused itself. `None`
-    /// if there is none.
+    /// The fault that at least two of these machines met and that no machine caused. `None` if
+    /// there is no such fault.
     #[must_use]
     pub fn pool_fault<'m>(
         &self,
@@ -426,7 +449,7 @@ impl LeaseTable {
         self.host_faults.of_pool(machines)
     }
 
-    /// Records the fault that a lease met before a restart.
+    /// Records the fault that a lease met before otter restarted.
     fn record_setback(&mut self, lease: &Lease, now: Moment) {
         let Some(setback) = &lease.setback else { return };
         let step = match lease.state {
@@ -445,7 +468,7 @@ impl LeaseTable {
         self.leases.values()
     }
 
-    /// The lease of this id, if it has not ended.
+    /// The lease with this id. `None` if it has ended or does not exist.
     #[must_use]
     pub fn get(&self, id: LeaseId) -> Option<&OpenLease> {
         self.leases.get(&id)
@@ -468,8 +491,8 @@ impl LeaseTable {
         self.ledgers.iter().map(|(machine, ledger)| (machine, &**ledger))
     }
 
-    /// The lease that holds a machine. Compares identities, because the host reuses machine ids. A
-    /// machine that the host cannot read counts as the one that is held.
+    /// The lease that holds a machine. The identities of machines are compared, because the host
+    /// reuses machine ids. If the host cannot read the machine, its id decides.
     #[must_use]
     pub fn holder_of(&self, machine: &MachineIdentity) -> Option<&OpenLease> {
         let mut holders = self.index.holders_of(&machine.id).filter_map(|id| self.get(id));
@@ -481,36 +504,37 @@ impl LeaseTable {
         self.index.holders().filter_map(|(id, _)| Some((id, self.get(id)?.lease.machine.as_ref()?)))
     }
 
-    /// The number of leases that are queued before this one. `None` if it is not queued.
+    /// The number of leases that are queued before this one. `None` if this lease is not queued.
     #[must_use]
     pub fn position(&self, id: LeaseId) -> Option<usize> {
         let open = self.get(id).filter(|open| open.lease.state == LeaseState::Queued)?;
         Some(self.index.rank(open.arrival))
     }
 
-    /// The number of leases of the same requester that are queued before this one. `None` if it is
-    /// not queued.
+    /// The number of leases of the same requester that are queued before this one. `None` if this
+    /// lease is not queued.
     #[must_use]
     pub fn position_of_requester(&self, id: LeaseId) -> Option<usize> {
         let open = self.get(id).filter(|open| open.lease.state == LeaseState::Queued)?;
         Some(self.index.rank_of_requester(&open.requester, open.arrival))
     }
 
-    /// Why the last attempt to grant a machine to this lease failed. `None` if it is not queued.
+    /// Why this lease got no machine at the last attempt to grant machines. `None` if the lease is
+    /// not queued.
     #[must_use]
     pub fn blocked_by(&self, id: LeaseId) -> Option<LeaseBlocker> {
         let open = self.get(id)?;
         Some(self.blockers.get(open.class.as_ref()?, open.arrival))
     }
 
-    /// Whether the reasons why queued leases got no machine are the same in another version of the
+    /// Whether the reasons why queued leases got no machine are the same in both versions of the
     /// table.
     #[must_use]
     pub fn has_blockers_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.blockers, &other.blockers)
     }
 
-    /// The numbers of all leases and of queued leases of a requester.
+    /// The number of all leases of a requester, and the number of its queued leases.
     #[must_use]
     pub fn counts_of_requester(&self, requester: &str) -> (usize, usize) {
         self.index.counts_of_requester(requester)
@@ -531,14 +555,14 @@ impl LeaseTable {
         self.put(open, now);
     }
 
-    /// Adds or replaces a lease.
+    /// Adds a lease to the table, or replaces the lease with the same id.
     fn put(&mut self, mut open: OpenLease, now: Moment) {
         open.class = self.class_of(&open);
         self.evaluated = None;
         self.replace(OpenLease { due: self.due_at(&open, now), ..open });
     }
 
-    /// Computes again when a lease is due.
+    /// Computes again when [`LeaseInput::TimePassed`] is due for a lease.
     fn reschedule(&mut self, id: LeaseId, now: Moment) {
         let Some(open) = self.get(id) else { return };
         let due = self.due_at(open, now);
@@ -553,14 +577,14 @@ impl LeaseTable {
         self.leases.insert(id, open);
     }
 
-    /// Removes a lease.
+    /// Removes a lease from the table.
     fn take(&mut self, id: LeaseId) {
         let open = self.leases.remove(&id);
         self.index.update(open.as_ref(), None);
         self.evaluated = None;
     }
 
-    /// The class of a lease. `None` if it is not queued.
+    /// The class of a lease. `None` if the lease is not queued.
     fn class_of(&self, open: &OpenLease) -> Option<Arc<GrantClass>> {
         if open.lease.state != LeaseState::Queued {
             return None;
@@ -571,33 +595,36 @@ impl LeaseTable {
         }
     }
 
-    /// When the next [`LeaseInput::TimePassed`] is due, by the monotonic clock. It may be due
-    /// without effect, because polls do not move this time. `None` if no lease has time that runs.
+    /// When the next [`LeaseInput::TimePassed`] is due, by the clock that never jumps. The input
+    /// may then have no effect, because polls of leases do not move this time. `None` if no time of
+    /// any lease runs.
     #[must_use]
     pub fn next_due(&self) -> Option<Duration> {
         self.index.next_due().into_iter().chain(self.host_faults.next_retry()).min()
     }
 
-    /// Whether nothing changed since the last attempt to grant machines, which granted none.
+    /// Whether nothing has changed since the last attempt to grant machines, and this attempt
+    /// granted none.
     #[must_use]
     pub const fn is_evaluated(&self) -> bool {
         self.evaluated.is_some()
     }
 
-    /// Whether nothing changed since the last attempt to grant machines, which granted none, and
-    /// the attempt used this version of the machines.
+    /// Whether nothing has changed since the last attempt to grant machines, this attempt granted
+    /// none, and it used this version of the machines.
     #[must_use]
     pub fn is_evaluated_for(&self, machines: u64) -> bool {
         self.evaluated == Some(machines)
     }
 
-    /// Records that an attempt granted none of the machines of this version. `None`: the version
-    /// is not known.
+    /// Records that an attempt to grant the machines of this version granted none of them. `None`
+    /// means that the version is not known.
     pub const fn set_evaluated(&mut self, machines: Option<u64>) {
         self.evaluated = machines;
     }
 
-    /// Applies an event. Apply it to a copy: if it fails, the table may be partly changed.
+    /// Applies an event to the table, and returns the changes. The caller applies it to a copy of
+    /// the table, because a failure can leave the table partly changed.
     ///
     /// # Errors
     /// The failure for the caller: `no-free-machine` or `queue-full` for a request, `lease-ended`
@@ -606,7 +633,7 @@ impl LeaseTable {
         Transition::new(self, now).apply(input)
     }
 
-    /// Records that a client polled a lease. The store does not keep this.
+    /// Records that a client polled a lease. The store does not keep polls.
     pub fn record_poll(&self, id: LeaseId, now: Moment) {
         if let Some(open) = self.get(id) {
             open.clients.record_poll(now.elapsed);
@@ -618,19 +645,20 @@ impl LeaseTable {
         self.index.queued().filter_map(|id| self.get(id)).map(|open| &*open.lease)
     }
 
-    /// The tokens of the queued leases, each once.
+    /// The tokens that requested the queued leases, each token once.
     #[must_use]
     pub fn queued_tokens(&self) -> Vec<TokenId> {
         self.index.tokens()
     }
 
-    /// Whether a lease is queued.
+    /// Whether any lease is queued.
     #[must_use]
     pub const fn has_queued_leases(&self) -> bool {
         self.index.queued_count() > 0
     }
 
-    /// Whether a lease has time that runs.
+    /// Whether the time of any lease runs: the queue time of a queued lease, or the lease time of
+    /// an active one.
     #[must_use]
     pub const fn has_running_time(&self) -> bool {
         self.index.has_running_time()
@@ -658,14 +686,15 @@ impl LeaseTable {
 }
 
 impl OpenLease {
-    /// Whether the lease has time that runs: the queue time if it is queued, the lease time if it
-    /// is active.
+    /// Whether a time of this lease runs: the queue time if it is queued, the lease time if it is
+    /// active.
     fn has_running_time(&self) -> bool {
         matches!(self.lease.state, LeaseState::Queued | LeaseState::Active)
     }
 
-    /// When the lease expires, and the latest time to which it can be renewed. `None` if it is not
-    /// active. Whole seconds, so that readers see the same value until a renewal.
+    /// When the lease expires, and the latest time to which it can be renewed. `None` if the lease
+    /// is not active. Both times are whole seconds, so that readers see the same values until a
+    /// renewal.
     #[must_use]
     pub fn expiry(&self) -> Option<(Timestamp, Timestamp)> {
         if self.lease.state != LeaseState::Active {
@@ -678,7 +707,7 @@ impl OpenLease {
         Some((at(self.lease.time_left.lease)?, at(self.lease.time_left.total)?))
     }
 
-    /// Its remaining times at this reading of the monotonic clock.
+    /// The times that the lease has left when the clock that never jumps reads `elapsed`.
     #[must_use]
     pub fn time_left_at(&self, elapsed: Duration) -> TimeLeft {
         let passed = elapsed.saturating_sub(self.measured_elapsed);
@@ -697,7 +726,8 @@ impl OpenLease {
 
 #[cfg(test)]
 impl LeaseTable {
-    /// The number of entries of the table and its indexes that are not shared with another version.
+    /// The number of entries of the table and its indexes that were copied since the version
+    /// `before`, and are thus not shared with it.
     #[must_use]
     pub fn copied_since(&self, before: &Self) -> usize {
         self.leases.copied_since(&before.leases)

@@ -1,4 +1,5 @@
-//! What each event does to the leases and the ledgers, as the table in the parent module says.
+//! What each event does to the leases and the ledgers. The table of events and states in
+//! `lease_table` says the same in short.
 
 mod grants;
 mod recovery;
@@ -21,7 +22,7 @@ use crate::domain::ids::{JobId, LeaseId, MachineId, TokenId};
 use crate::domain::lease::{EndReason, Lease, LeaseEnd, LeaseState, TimeLeft};
 use crate::domain::machine::MachineIdentity;
 
-/// The application of one event to the table.
+/// One application of an event to the lease table.
 pub struct Transition<'t> {
     table: &'t mut LeaseTable,
     now: Moment,
@@ -33,7 +34,7 @@ impl<'t> Transition<'t> {
         Self { table, now, changes: TableChanges::default() }
     }
 
-    /// Applies the event and returns the changes.
+    /// Applies the event to the table, and returns the changes.
     pub fn apply(mut self, input: LeaseInput<'_>) -> Result<TableChanges, Failure> {
         match input {
             LeaseInput::Request(lease, candidates) => self.request(*lease, candidates)?,
@@ -102,8 +103,9 @@ impl<'t> Transition<'t> {
         }
         let may_queue_again =
             open.lease.queue_for.is_some() && !open.lease.time_left.queue.is_zero();
-        // If the lease is not queued again, it keeps its machine until the release. A recovery must
-        // not compete with that release.
+        // A lease that is not queued again keeps its machine until its release is done. So only a
+        // lease that is queued again leaves its machine here: a recovery must not compete with the
+        // release.
         let left = open.lease.machine.as_ref().map(MachineKey::from_identity);
         let left = left.filter(|_| may_queue_again);
         let mut retry_at = None;
@@ -133,8 +135,8 @@ impl<'t> Transition<'t> {
         self.fail_preparation(id, failure);
     }
 
-    /// Queues a lease again after its preparation failed. The lease keeps its place in the order of
-    /// arrival.
+    /// Queues a lease again after its preparation failed. The lease keeps its old place in the
+    /// order of arrival.
     fn queue_again(&mut self, id: LeaseId, failure: &Failure) {
         self.change_lease(id, |lease, now| {
             let machine = lease.machine_name.take().unwrap_or_default();
@@ -145,14 +147,15 @@ impl<'t> Transition<'t> {
             let code = failure.kind.code();
             lease.note(now.wall, format!("{machine} could not be prepared ({code}); {next}"));
             let warning = format!("{machine} could not be prepared: {}", failure.detail);
-            // A lease that is tried again and again has each warning once.
+            // Add each warning only once, because the preparation may be tried again and again.
             if !lease.warnings.contains(&warning) {
                 lease.warn(warning);
             }
             lease.state = LeaseState::Queued;
             (lease.machine, lease.fence, lease.job) = (None, None, None);
         });
-        // No client had to poll the lease during the preparation.
+        // Count this as a poll of the lease, because no client had to poll the lease during its
+        // preparation.
         let now = self.now;
         self.table.record_poll(id, now);
     }
@@ -213,8 +216,8 @@ impl<'t> Transition<'t> {
         }
     }
 
-    /// Keeps the machine of an active lease whose use failed for the time of its request. Returns
-    /// false if the lease is not active, or its request does not ask for it.
+    /// Keeps the machine of an active lease whose use failed, for the time `keep_on_failure` of its
+    /// request. Returns false if the lease is not active, or if its request does not ask for this.
     fn keep(&mut self, id: LeaseId) -> bool {
         let active =
             self.table.leases.get(&id).filter(|open| open.lease.state == LeaseState::Active);
@@ -230,8 +233,8 @@ impl<'t> Transition<'t> {
         true
     }
 
-    /// Ends only queued leases. A lease that holds a machine goes on, because its holder may use
-    /// the machine without calls to otter.
+    /// Ends the leases whose tokens are no longer in force, but only queued leases. A lease that
+    /// holds a machine goes on, because its holder may use the machine without calls to otter.
     fn end_leases_of_invalid_tokens(&mut self, statuses: &BTreeMap<TokenId, TokenStatus>) {
         for (token, status) in statuses {
             let verb = match status {
@@ -269,7 +272,8 @@ impl<'t> Transition<'t> {
     fn end_leases_of_absent_machines(&mut self, machines: &[MachineIdentity]) {
         let by_id: HashMap<&MachineId, &MachineIdentity> =
             machines.iter().map(|machine| (&machine.id, machine)).collect();
-        // A machine that the host cannot read is not absent.
+        // A machine whose configuration the host cannot read at the moment does not count as
+        // absent.
         let is_absent = |machine: &MachineIdentity| {
             !by_id.get(&machine.id).is_some_and(|present| machine.can_be(present))
         };
@@ -281,9 +285,10 @@ impl<'t> Transition<'t> {
         }
     }
 
-    /// Records which machines are absent, and deletes the ledgers of those that have been absent
+    /// Records which machines are absent. Deletes the ledgers of the machines that have been absent
     /// for the retention time, unless they are quarantined or leased. Raises the fence floor to the
-    /// deleted fences, so that a machine that returns gets no fence twice.
+    /// fences of the deleted ledgers, so that a machine that returns never gets the same fence
+    /// twice.
     fn forget_absent_machines(&mut self, machines: &[MachineIdentity]) {
         let present: BTreeSet<MachineKey> =
             machines.iter().map(MachineKey::from_identity).collect();
@@ -316,7 +321,7 @@ impl<'t> Transition<'t> {
         }
     }
 
-    /// Ends the lease without a release, because its machine is no longer on the host.
+    /// Ends a lease without a release, because its machine is no longer on the host.
     fn machine_gone(&mut self, id: LeaseId) {
         let reason =
             "the machine was removed from the host during its lease, so it was not released";
@@ -346,7 +351,7 @@ impl<'t> Transition<'t> {
             ));
         };
         let left = open.time_left_at(self.now.elapsed);
-        // A renewal never shortens the lease.
+        // The new time is never shorter than the time that the lease already has.
         let time = ttl.unwrap_or(open.lease.ttl).min(left.total).max(left.lease);
         self.change_lease(id, |lease, now| {
             lease.time_left.lease = time;
@@ -393,7 +398,8 @@ impl<'t> Transition<'t> {
                 }
                 _ => {}
             }
-            // A client may have polled it since its time was computed.
+            // The lease goes on, because a client may have polled it since the time for this check
+            // was computed. Compute that time again.
             self.table.reschedule(id, self.now);
         }
     }
@@ -408,20 +414,21 @@ impl<'t> Transition<'t> {
     }
 
     fn job_started(&mut self, id: LeaseId, state: LeaseState, job: JobId) {
-        // The release may have begun while the start of the preparation could not be stored.
+        // Ignore a job of an earlier state of the lease: its release may have begun before the
+        // start of its preparation could be stored.
         if self.table.leases.get(&id).is_none_or(|open| open.lease.state != state) {
             return;
         }
         self.change_lease(id, |lease, _| lease.job = Some(job));
     }
 
-    /// The remaining times of a lease now.
+    /// The times that a lease has left now.
     fn time_left(&self, open: &OpenLease) -> TimeLeft {
         open.time_left_at(self.now.elapsed)
     }
 
-    /// Changes a lease, and computes its remaining times. Saves nothing if `change` changes
-    /// nothing.
+    /// Changes a lease with the function `change`, and computes the times that it has left. If
+    /// `change` changes nothing, nothing is saved.
     fn change_lease(&mut self, id: LeaseId, change: impl FnOnce(&mut Lease, Moment)) {
         let Some(before) = self.with_current_time_left(id) else { return };
         let mut lease = before.clone();
@@ -431,7 +438,7 @@ impl<'t> Transition<'t> {
         }
     }
 
-    /// A copy of a lease with its remaining times as of now.
+    /// A copy of a lease that shows the times that it has left now.
     fn with_current_time_left(&self, id: LeaseId) -> Option<Lease> {
         let open = self.table.leases.get(&id)?;
         let (time_left, measured_at) = (self.time_left(open), self.now.wall);
@@ -446,14 +453,15 @@ impl<'t> Transition<'t> {
         self.table.put(open, self.now);
     }
 
-    /// Sets the time before which a queued lease is not granted.
+    /// Sets the time before which a queued lease gets no machine.
     fn set_retry(&mut self, id: LeaseId, retry_at: Option<Duration>) {
         if let Some(open) = self.table.get(id).filter(|open| open.retry_at != retry_at) {
             self.table.put(OpenLease { retry_at, ..open.clone() }, self.now);
         }
     }
 
-    /// Changes a ledger. Saves nothing if `change` changes nothing.
+    /// Changes the ledger of a machine with the function `change`. If `change` changes nothing,
+    /// nothing is saved.
     fn change_ledger(&mut self, machine: &MachineKey, change: impl FnOnce(&mut MachineLedger)) {
         let before = self.table.ledger(machine).cloned().unwrap_or_default();
         let mut ledger = before.clone();

@@ -1,6 +1,7 @@
-//! Attempts to grant machines decide by classes of leases, and requests look only at what can
-//! change: both have the results of looking at each lease. And the number of entries that a change
-//! copies does not depend on the number of leases.
+//! Tests of attempts to grant machines. An attempt decides by classes of leases, and a request
+//! looks only at what it can change. Both must have the same results as looking at each lease. The
+//! tests also show that the number of entries that a change copies does not depend on the number of
+//! leases.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,8 @@ use crate::service::leases::lease_table::{
 };
 use crate::service::leases::matching::{CandidateMachine, Selection, missing_snapshot};
 
-/// A machine of a random host: its state, its memory, and whether limits apply to it.
+/// A machine of a random host: whether it is free, whether it runs, its memory in GiB, and whether
+/// the limits of the host and of its pool apply to it.
 type RandomMachine = (bool, bool, u64, bool, bool);
 
 fn random_machine() -> impl Strategy<Value = RandomMachine> {
@@ -43,7 +45,7 @@ fn candidates(
         let of_host = ScopedLimits { scope: LimitScope::Host, limits: host };
         let limits = [(has_host_limit, of_host), (has_pool_limit, of_pool)];
         CandidateMachine {
-            // A machine that runs is not free.
+            // A machine that is on is never free. So a random machine that is free is never on.
             running: running && !free,
             memory_bytes: gibibytes << 30,
             limits: limits.into_iter().filter_map(|(has, limits)| has.then_some(limits)).collect(),
@@ -68,8 +70,8 @@ fn random_lease(number: u128, selection: u32) -> Lease {
     lease
 }
 
-/// The expected result for each lease: its machine, or why it gets none. Decides the leases one by
-/// one in order of arrival.
+/// The expected result for each lease: the machine that it gets, or why it gets none. Decides the
+/// leases one by one in order of arrival, without classes.
 fn one_by_one(
     leases: &[Lease],
     candidates: &[CandidateMachine],
@@ -98,7 +100,7 @@ fn one_by_one(
     leases.iter().map(&mut decide).collect()
 }
 
-/// The machine of each lease in the table, or why it has none.
+/// The result for each lease in the table: the machine that it got, or why it got none.
 fn results(table: &LeaseTable, leases: &[Lease]) -> Vec<Result<MachineKey, LeaseBlocker>> {
     let result = |lease: &Lease| match &table.get(lease.id).unwrap().lease.machine {
         Some(machine) => Ok(MachineKey::from_identity(machine)),
@@ -128,7 +130,8 @@ proptest! {
         table.apply(LeaseInput::GrantQueued(&candidates), at(1)).unwrap();
         prop_assert_eq!(results(&table, &leases), one_by_one(&leases, &candidates));
 
-        // A second attempt grants none. After that, a request looks only at what can change.
+        // A second attempt grants no machine. After it, a request for a lease looks only at what
+        // the request can change.
         let again = table.apply(LeaseInput::GrantQueued(&candidates), at(2)).unwrap();
         prop_assert!(again.is_empty());
         let mut complete = table.clone();
@@ -147,7 +150,7 @@ proptest! {
     }
 }
 
-/// The number of entries that each of these changes copies, with this many queued leases.
+/// The number of entries that each kind of change copies, in a table with `count` queued leases.
 fn copied(count: u128) -> BTreeMap<&'static str, usize> {
     let mut table = empty(LeaseRules { max_queued: 100_000, ..rules() });
     let machines = [machine(1, true), machine(2, false)];
@@ -183,7 +186,8 @@ fn a_change_copies_as_many_entries_with_few_leases_as_with_ten_thousand() {
     for (name, count) in &many {
         let at_most = match *name {
             "nothing" | "time without an end" => 0,
-            // The table and the indexes each have chunks of at most 128 entries.
+            // The bound is one full chunk, which has 128 entries, for the table and for each of its
+            // six indexes.
             _ => 7 * 128,
         };
         assert!(*count <= at_most && few[name] <= at_most, "{name}: {count}, {}", few[name]);

@@ -1,4 +1,4 @@
-//! Preparations, releases, and ends.
+//! Tests of preparations, of releases, and of the ends of leases.
 
 use std::collections::BTreeMap;
 
@@ -185,13 +185,14 @@ fn a_failed_lease_has_the_cause() {
         "{detail}"
     );
 
-    // The failure of the preparation stays.
+    // A lease that is released because its preparation failed ends with the failure of the
+    // preparation.
     let mut table = empty(rules());
     ask(&mut table, 1, true, false, &all(1), at(0)).unwrap();
     table.apply(LeaseInput::PrepareFinished(id(1), Err(failed())), at(1)).unwrap();
     let freed = table.apply(LeaseInput::ReleaseFinished(id(1), Ok(())), at(2)).unwrap();
     assert_eq!(error(&freed).1, "injected by the test");
-    // A released lease has no failure.
+    // A lease that its holder gave back ends without a failure.
     let mut table = empty(rules());
     ask(&mut table, 1, false, false, &all(1), at(0)).unwrap();
     end(&mut table, 1, EndReason::Released, at(1));
@@ -299,7 +300,7 @@ fn ending_a_lease_twice_changes_nothing() {
     assert_eq!(first.follow_ups, [FollowUp::Release(id(1))]);
     let again = end(&mut table, 1, EndReason::Revoked, at(2));
     assert!(again.leases.is_empty() && again.follow_ups.is_empty());
-    // A preparation that succeeds too late changes nothing.
+    // A preparation that succeeds after its lease has ended changes nothing.
     assert!(
         table.apply(LeaseInput::PrepareFinished(id(1), Ok(())), at(3)).unwrap().leases.is_empty()
     );
@@ -342,7 +343,7 @@ fn a_failed_use_keeps_an_active_lease_once() {
     let kept = fail(&mut table, at(60));
     let lease = &kept.leases[&id(1)];
     assert_eq!((lease.state, lease.kept_at), (LeaseState::Active, Some(at(60).wall)));
-    // The longest time of a lease is 120 minutes.
+    // The lease may last 120 minutes with all its renewals, and one minute of them is over.
     assert_eq!(lease.time_left.lease, MINUTE * 119);
     assert!(kept.follow_ups.is_empty());
     assert!(fail(&mut table, at(120)).leases.is_empty(), "a second failure changes nothing");

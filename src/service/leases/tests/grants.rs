@@ -1,4 +1,4 @@
-//! Requests, the queue, and grants.
+//! Tests of requests for leases, of the queue, and of grants.
 
 use std::collections::BTreeMap;
 
@@ -97,7 +97,7 @@ fn the_queue_limit_counts_only_queued_leases() {
         ask(&mut table, 3, false, false, &busy, at(2)).unwrap_err().kind,
         FailureKind::NoFreeMachine
     );
-    // A granted lease is no longer queued.
+    // A lease that is granted a machine leaves the queue, so that another lease can be queued.
     table.apply(LeaseInput::GrantQueued(&all(1)), at(3)).unwrap();
     ask(&mut table, 4, false, true, &busy, at(4)).unwrap();
 }
@@ -194,7 +194,7 @@ fn a_lease_waits_for_a_limit_and_later_ones_do_not_overtake_it() {
         let Some(LeaseBlocker::Limit(limit)) = blocked_by else { panic!("{blocked_by:?}") };
         assert_eq!(limit.pool(), Some("ci"));
     }
-    // A machine without a limit is granted to the first lease of the queue.
+    // The first queued lease gets the machine to which no limit applies.
     let changes = table
         .apply(
             LeaseInput::GrantQueued(&[limited(1, true), limited(2, true), machine(3, true)]),
@@ -203,7 +203,7 @@ fn a_lease_waits_for_a_limit_and_later_ones_do_not_overtake_it() {
         .unwrap();
     assert_eq!(changes.leases.keys().collect::<Vec<_>>(), [&id(3)]);
     end(&mut table, 1, EndReason::Released, at(4));
-    // The machine counts until its release is done.
+    // The machine of a lease that has ended counts towards the limit until its release is done.
     assert!(table.apply(LeaseInput::GrantQueued(&machines), at(5)).unwrap().leases.is_empty());
     table.apply(LeaseInput::ReleaseFinished(id(1), Ok(())), at(6)).unwrap();
     let changes = table.apply(LeaseInput::GrantQueued(&machines), at(7)).unwrap();

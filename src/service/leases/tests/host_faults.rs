@@ -1,4 +1,4 @@
-//! Faults of the host, the account and the licence, and the recovery of machines.
+//! Tests of faults of the host, the account and the licence, and of the recovery of machines.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -59,7 +59,8 @@ fn a_preparation_that_meets_a_fault_of_the_host_quarantines_nothing_and_keeps_it
     let lease = &changes.leases[&id(1)];
     assert_eq!((lease.machine.as_ref(), lease.fence), (None, None));
     assert!(lease.history.iter().any(|entry| entry.what.contains("insufficient-resources")));
-    // Another machine is tried at once, and the one that was given back only once it is released.
+    // The lease gets another machine at once. The machine that was given back is granted only when
+    // it has been released.
     let granted = table.apply(LeaseInput::GrantQueued(&all(2)), at(5)).unwrap();
     assert_eq!(granted.leases[&id(1)].machine_name.as_deref(), Some("qubes-2"));
     assert!(!granted.leases.contains_key(&id(2)));
@@ -78,7 +79,8 @@ fn the_pauses_grow_and_the_machine_that_failed_longest_ago_is_tried_first() {
     fail(&mut table, 1, 10);
     assert_eq!(grant(&mut table, 2, 10), ["qubes-2"], "the other machine is tried at once");
     fail(&mut table, 2, 20);
-    // The second pause is 10 s, the third 20 s, the fourth 40 s.
+    // After the second failure the lease waits 10 s, after the third 20 s, and after the fourth 40
+    // s.
     assert!(grant(&mut table, 2, 29).is_empty());
     assert_eq!(grant(&mut table, 2, 30), ["qubes-1"]);
     fail(&mut table, 1, 31);
@@ -87,7 +89,7 @@ fn the_pauses_grow_and_the_machine_that_failed_longest_ago_is_tried_first() {
     fail(&mut table, 2, 52);
     assert!(grant(&mut table, 2, 91).is_empty());
     assert_eq!(grant(&mut table, 3, 92), ["qubes-3"], "it has not failed on this machine");
-    // A success forgets the faults.
+    // If the preparation succeeds, the faults that the lease met are forgotten.
     let active = table.apply(LeaseInput::PrepareFinished(id(1), Ok(())), at(93)).unwrap();
     assert_eq!((state(&active, 1), &active.leases[&id(1)].setback), (LeaseState::Active, &None));
 }
@@ -213,7 +215,7 @@ fn a_job_that_a_person_cancelled_gives_the_machine_back() {
 fn a_success_ends_the_fault_of_its_own_pools_only() {
     let mut table = empty(rules());
     let machines = all(5);
-    // Leases 1 to 4 get the machines of the same numbers.
+    // Leases 1 to 4 get machines 1 to 4.
     for number in 1..=5 {
         ask(&mut table, number, true, false, &machines, at(0)).unwrap();
     }
@@ -254,7 +256,8 @@ fn all_leases_of_a_pool_wait_for_its_pause_which_grows_whoever_fails() {
     }
     fail_both(&mut table, 1);
     assert_eq!((grants(&mut table, 5), grants(&mut table, 6)), (0, 2));
-    // A lease that is new in the pool gets the pause of the pool.
+    // The first failure of a new lease in the pool gives the lease twice the last pause of the
+    // pool, and not the shortest pause.
     end(&mut table, 1, EndReason::Released, at(7));
     table.apply(LeaseInput::ReleaseFinished(id(1), Ok(())), at(7)).unwrap();
     ask(&mut table, 3, true, true, &both, at(7)).unwrap();
@@ -285,7 +288,8 @@ fn a_pool_has_the_fault_that_two_of_its_machines_met_and_its_grants_wait() {
     assert_eq!(met.detail, "the host has no memory");
     assert_eq!(fault(&table, &[key(1), key(2)]), None, "the other pool met it once");
 
-    // A queued lease with a preparation waits, one without it or without queue time does not.
+    // During the pause of the pool, a queued lease with a preparation waits. A lease without a
+    // preparation, or without queue time, does not wait.
     let queued = ask(&mut table, 2, true, true, &both, at(21)).unwrap();
     assert_eq!(state(&queued, 2), LeaseState::Queued);
     let plain = ask(&mut table, 3, false, true, &both, at(21)).unwrap();
@@ -337,7 +341,7 @@ fn without_a_retry_time_a_quarantine_stays_and_a_machine_is_given_back_all_the_s
         LeaseTable::from_stored(rules, [], ledgers, None, at(3)).unfinished_work(at(3).wall)
     };
     assert_eq!(work(never), [FollowUp::Recover(attempt(2, 1, 0), Duration::ZERO)]);
-    // If the setting changes, otter tries the recovery at the next start.
+    // If the setting changes from never to a pause, otter tries the recovery at the next start.
     assert_eq!(work(rules())[0], FollowUp::Recover(attempt(1, 1, 0), Duration::ZERO));
     assert_eq!(work(rules()).len(), 2);
 }
@@ -373,7 +377,8 @@ fn operators_clear_what_otter_quarantined_and_not_what_people_did() {
     assert_eq!(cleared.ledgers.keys().collect::<Vec<_>>(), [&key(1)]);
     assert!(!table.ledger(&key(1)).unwrap().is_set_aside());
     assert_eq!(table.ledger(&key(2)).unwrap().quarantine, Some(by_operator()));
-    // A machine that is given back is not quarantined, so clearing does not free it.
+    // A machine that was given back is not quarantined. So lifting its quarantine does not make it
+    // free.
     ask(&mut table, 3, true, true, &[machine(1, true)], at(5)).unwrap();
     prepare_fails(&mut table, 3, 6);
     table.apply(LeaseInput::ClearQuarantine(key(1)), at(7)).unwrap();

@@ -1,4 +1,4 @@
-//! Authorization of jobs by leases.
+//! Tests of the authorization of jobs by leases.
 
 use super::{ask, at, empty, end, id, rules};
 use crate::domain::access::Role;
@@ -17,7 +17,7 @@ use crate::service::leases::lease_table::{LeaseInput, LeaseTable, MachineKey, Re
 use crate::service::leases::matching::CandidateMachine;
 use crate::service::leases::published::PublishedLeases;
 
-/// A machine of the host as a candidate that is free.
+/// The candidate for a machine of the host. The candidate is free.
 fn candidate_of(machine: &Machine) -> CandidateMachine {
     let identity = machine.identity();
     let key = MachineKey::from_identity(&identity);
@@ -25,6 +25,9 @@ fn candidate_of(machine: &Machine) -> CandidateMachine {
 }
 
 /// A table in which the first lease holds the first machine.
+///
+/// # Parameters
+/// - `prepare`: whether the lease has a preparation, which has not ended yet.
 fn held(prepare: bool) -> (LeaseTable, Machine) {
     let machine = samples::machine("16", "qubes-1");
     let candidate = candidate_of(&machine);
@@ -86,7 +89,7 @@ fn a_machine_with_a_reused_id_is_not_the_holders() {
 
 #[test]
 fn of_two_machines_with_one_id_each_has_its_own_holder() {
-    // The order of the lease ids makes no difference.
+    // It makes no difference which of the two leases has the smaller id.
     for (older, newer) in [(1, 2), (2, 1)] {
         let machine = samples::machine("16", "qubes-1");
         let other = Machine { instance_uuid: Some("another".to_owned()), ..machine.clone() };
@@ -126,7 +129,7 @@ fn a_job_of_a_lease_that_is_not_active_yet_is_rejected_as_lease_not_active() {
     let (mut preparing, machine) = held(true);
     let credential = |number| LeaseCredential::Lease(id(number));
     assert_eq!(admits(&preparing, &machine, credential(1)), Err(FailureKind::LeaseNotActive));
-    // The second lease is queued. The machine of the first one stays the first one's.
+    // The second lease is queued, and the first lease still holds the machine.
     ask(&mut preparing, 2, false, true, &[super::machine(1, false)], at(1)).unwrap();
     assert_eq!(admits(&preparing, &machine, credential(2)), Err(FailureKind::MachineLeased));
     let mut queued = empty(rules());

@@ -1,4 +1,4 @@
-//! Deletion of ledgers.
+//! Tests of the deletion of ledgers.
 
 use super::{all, ask, at, empty, end, id, identity, key, machine, rules};
 use crate::domain::lease::{EndReason, Quarantine};
@@ -29,7 +29,7 @@ fn the_ledger_of_an_absent_machine_is_deleted_and_its_fence_is_not_reused() {
         table.apply(LeaseInput::ForgetAbsentMachines(&[identity(3)]), at(120)).unwrap().is_empty(),
         "the absence is recorded once"
     );
-    // The third machine returns and leaves, so its absence begins again.
+    // The third machine returns and leaves again, so the time of its absence begins again.
     table.apply(LeaseInput::ForgetAbsentMachines(&[]), at(180)).unwrap();
     table.apply(LeaseInput::ForgetAbsentMachines(&[identity(3)]), at(240)).unwrap();
     table.apply(LeaseInput::ForgetAbsentMachines(&[]), at(300)).unwrap();

@@ -1,5 +1,5 @@
-//! Tests of the lease table: each cell of its table, and random histories. This file has what both
-//! use.
+//! Tests of the lease table: each cell of its table of events and states, and random histories.
+//! This file has the helpers that the tests in the other files use.
 
 mod attempts;
 mod ends;
@@ -117,7 +117,7 @@ fn empty(rules: LeaseRules) -> LeaseTable {
     LeaseTable::from_stored(rules, [], BTreeMap::new(), None, at(0))
 }
 
-/// The ledgers of a table, as the store has them.
+/// The ledgers of a table, in the form in which the store has them.
 fn ledgers(table: &LeaseTable) -> BTreeMap<MachineKey, MachineLedger> {
     table.ledgers().map(|(machine, ledger)| (machine.clone(), ledger.clone())).collect()
 }
@@ -137,7 +137,7 @@ fn host_failed() -> Failure {
         .with_fault(Some(fault))
 }
 
-/// The state of a lease after a step, also if the lease has ended.
+/// The state of a lease after a transition with these changes. The lease may have ended.
 fn state(changes: &TableChanges, number: u128) -> LeaseState {
     changes.leases[&id(number)].state
 }

@@ -1,4 +1,5 @@
-//! Random histories of the lease table, and the invariants that hold in each of them.
+//! Tests with random histories of the lease table, and the invariants that must hold in each of
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::service::leases::lease_table::{
 };
 use crate::service::leases::matching::{CandidateMachine, Selection};
 
-/// One event of a random history.
+/// One event of a random history of the lease table.
 #[derive(Clone, Debug)]
 enum RandomEvent {
     Request { prepare: bool, queue: bool, odd: bool },
@@ -95,7 +96,7 @@ fn random_event() -> impl Strategy<Value = RandomEvent> {
     ]
 }
 
-/// The table, the machines of a host, and what the invariants need of the past.
+/// The lease table, the machines of a host, and what the invariants must know about earlier events.
 struct Model {
     table: LeaseTable,
     now: Moment,
@@ -128,7 +129,8 @@ impl Model {
         (!open.is_empty()).then(|| open[which % open.len()])
     }
 
-    /// The next attempt to release a machine that no lease holds.
+    /// The next attempt to release a machine that no lease holds. `None` if the machine has no such
+    /// release.
     fn attempt(&self, number: u32) -> Option<RecoveryAttempt> {
         let recovery = self.table.ledger(&key(number))?.recovery.as_ref()?;
         Some(RecoveryAttempt::new(key(number), recovery))
@@ -189,7 +191,8 @@ impl Model {
                 None => Ok(TableChanges::default()),
             },
             RandomEvent::RecoveryFinished { machine, outcome } => match self.attempt(machine) {
-                // The job of a recovery is not authorized while a lease holds the machine.
+                // Skip the event while a lease holds the machine, because the job of a recovery is
+                // then not authorized.
                 Some(attempt) if !self.is_held(&attempt.machine) => {
                     apply(&mut self.table, LeaseInput::RecoveryFinished(attempt, outcome.result()))
                 }
@@ -290,8 +293,8 @@ impl Model {
                 }
             }
         }
-        // A machine whose ledger was deleted and that is quarantined has no fence until its next
-        // grant.
+        // Look only at ledgers with a fence. A ledger has none if the machine's old ledger was
+        // deleted and the machine was quarantined after that, until the next grant.
         for (machine, ledger) in self.table.ledgers().filter(|(_, ledger)| ledger.fence > 0) {
             let before = self.fences.insert(machine.clone(), ledger.fence).unwrap_or(0);
             if ledger.fence < before {
@@ -341,8 +344,8 @@ impl Model {
         })
     }
 
-    /// Grants machines. Checks that no lease got a machine that matches an earlier lease that is
-    /// still queued.
+    /// Grants machines. Checks that no lease got a machine that also matches an earlier lease which
+    /// is still queued.
     fn check_fairness(&mut self) -> Result<(), String> {
         let candidates = self.candidates();
         let queued: Vec<LeaseId> = self
@@ -357,7 +360,8 @@ impl Model {
             let still_queued =
                 self.table.get(*id).filter(|open| open.lease.state == LeaseState::Queued);
             let Some(open) = still_queued else { continue };
-            // A lease that met a fault of the host waits for its retry.
+            // An earlier lease that met a fault of the host may stay queued, because it waits until
+            // it is tried again.
             if open.lease.setback.is_some() {
                 continue;
             }
@@ -368,7 +372,8 @@ impl Model {
                     continue;
                 };
                 let taken = candidates.iter().find(|candidate| candidate.identity == granted);
-                // A lease with a preparation also waits for the retry of the pool.
+                // An earlier lease with a preparation may stay queued, because it also waits for
+                // the end of a pause of the machine's pool.
                 let may_wait = |candidate: &CandidateMachine| {
                     open.lease.prepare.is_some() && self.is_pool_waiting(candidate)
                 };
@@ -385,7 +390,7 @@ impl Model {
         self.check(&changes)
     }
 
-    /// Every lease ends if each preparation and release succeeds and time passes.
+    /// Checks that every lease ends if all preparations and releases succeed and time passes.
     fn check_end(&mut self) -> Result<(), String> {
         for _ in 0..50 {
             let open: Vec<(LeaseId, LeaseState)> =

@@ -1,4 +1,4 @@
-//! Queue time, expiry, renewals, clock jumps, and restarts.
+//! Tests of queue times, expiries, renewals, jumps of the wall clock, and restarts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

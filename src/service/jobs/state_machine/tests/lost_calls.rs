@@ -1,5 +1,6 @@
-//! Loses the end of each call in each way, and then shows the machine in each state. The rows are
-//! the table of `lost_call`, written a second time from the contract.
+//! Tests of lost calls. Each test loses the end of a call in one of the possible ways, and then
+//! shows the machine in one of the possible states. The rows repeat the table in `lost_call`, but
+//! are written by hand from the contract.
 
 use super::script::Ending::{Cancelled, Changed, Failed, Unknown};
 use super::script::ScriptLine::{
@@ -19,7 +20,7 @@ use crate::domain::power::PowerState::Suspended;
 use crate::hypervisor::HostErrorKind;
 use crate::service::jobs::state_machine::OtherJobs;
 
-/// The expected end, and the expected number of sendings.
+/// The expected end of the job, and the number of times that the call is expected to be sent.
 type Expected = (Ending, usize);
 
 const SUCCEEDED: Expected = (Changed, 1);
@@ -30,25 +31,27 @@ const CANCELLED: Expected = (Cancelled, 1);
 struct Row {
     request: JobRequest,
     call: CallKind,
-    /// The machine before the call.
+    /// The machine before the job sends the call.
     before: Evidence,
-    /// The machine after the call ran.
+    /// The machine after the call has run.
     after: Evidence,
-    /// The expected end if the machine is unchanged.
+    /// The expected end if the machine is the same as before the call.
     unchanged: Expected,
-    /// The expected end if the machine is unchanged and the job is cancelled meanwhile.
+    /// The expected end if the machine is the same as before the call, and the job is cancelled
+    /// meanwhile.
     cancelled: Expected,
     /// The expected end if the machine shows the effect of the call.
     done: Expected,
-    /// The expected end if a foreign task ran and the machine is unchanged.
+    /// The expected end if a foreign task ran, and the machine is the same as before the call.
     foreign: Expected,
-    /// The expected end if a foreign task ran and the machine shows the effect of the call.
+    /// The expected end if a foreign task ran, and the machine shows the effect of the call.
     foreign_done: Expected,
-    /// Other states of the machine. The end is unknown for each.
+    /// Other states of the machine. For each of them the expected end is `unknown`.
     unclear: Vec<Evidence>,
 }
 
-/// The rows. Each machine has a task of the call's method that ended before the call.
+/// One row for each kind of call. Each machine has an old task of the call's method, which ended
+/// before the job sent the call.
 fn rows() -> Vec<Row> {
     let with_older = |row: Row| {
         let call = row.call;
@@ -197,7 +200,8 @@ impl Row {
         !matches!(self.call, CallKind::RenameSnapshot | CallKind::Answer)
     }
 
-    /// Each way in which the end of the call is lost, and whether otter saw that the call ran.
+    /// The script lines of each way in which the end of the call is lost, and whether otter saw
+    /// that the call ran.
     fn losses(&self) -> Vec<(Vec<ScriptLine>, bool)> {
         let saw = Saw(self.before.clone());
         let mut losses =
@@ -208,7 +212,7 @@ impl Row {
         losses
     }
 
-    /// The script lines in which the call is sent again and succeeds.
+    /// The script lines in which otter sends the call again and the call succeeds.
     fn second_sending(&self) -> Vec<ScriptLine> {
         match self.call {
             CallKind::RenameSnapshot | CallKind::Answer => vec![Done],
@@ -231,8 +235,8 @@ impl Row {
         assert_eq!((played.ending(), sendings), expected, "{:?}: {script:?}", self.request);
     }
 
-    /// The script lines after a foreign task ran: a task of another account, or of another job of
-    /// otter.
+    /// The script lines after a foreign task ran. Either another account started the task, or
+    /// another job of otter did.
     fn after_foreign_task(&self, evidence: &Evidence) -> [Vec<ScriptLine>; 2] {
         let task = |by_us| with_task(evidence.clone(), "foreign", self.call, by_us);
         let others =
@@ -289,7 +293,7 @@ fn the_own_task_of_a_lost_call_is_followed() {
             let fails = [own(&row), TaskFailed(HostErrorKind::Rejected)];
             row.check(&loss, &fails, (failed, 1));
             row.check(&loss, &[Cancel, own(&row), TaskCancelled], CANCELLED);
-            // The host comes back between the deadline and the end of the grace.
+            // In this case the host comes back after the deadline and before the end of the grace.
             let late = Failed(FailureKind::DeadlineExceeded);
             row.check(&loss, &[Deadline, own(&row), TaskCancelled], (late, 1));
         }
@@ -301,7 +305,8 @@ fn a_lost_call_that_is_cancelled_is_not_sent_again() {
     for row in rows() {
         for (loss, ran) in row.losses() {
             let saw = || Saw(row.before.clone());
-            // A task that vanished may still be at work.
+            // If the call ran and its task vanished, the end is `unknown`, because the task may
+            // still be at work.
             let expected = if ran { UNKNOWN } else { row.cancelled };
             row.check(&loss, &[saw(), Cancel, Paused, saw()], expected);
         }

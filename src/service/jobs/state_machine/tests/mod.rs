@@ -1,9 +1,11 @@
-//! Tests of the state machine: for each kind of job, the actions of the host and the expected end.
+//! Tests of the state machine: for each kind of job, the answers of the host and the end that is
+//! expected of the job.
 //!
 //! ```text
 //! table, lost_calls: request, answers of the host ──► script: the state machine ──► end, calls
 //! ```
-//! The machine and every answer of the host are written out. No test computes them.
+//! The tests contain the state of the machine and every answer of the host as fixed values, and
+//! compute none of them.
 
 mod lost_calls;
 mod script;
@@ -75,29 +77,29 @@ fn off() -> Evidence {
     machine(PowerState::Off)
 }
 
-/// The same machine with one more snapshot.
+/// The same evidence with one more snapshot on the machine.
 fn with_snapshot(mut evidence: Evidence, snapshot: SnapshotEvidence) -> Evidence {
     evidence.snapshots.push(snapshot);
     evidence
 }
 
-/// The same machine without these snapshots.
+/// The same evidence without the snapshots that have these names.
 fn without(mut evidence: Evidence, gone: &[&str]) -> Evidence {
     evidence.snapshots.retain(|seen| !gone.contains(&seen.id.backend_text()));
     evidence
 }
 
-/// The same machine, whose disks need no consolidation.
+/// The same evidence of a machine whose disks need no consolidation.
 fn consolidated(evidence: Evidence) -> Evidence {
     Evidence { consolidation_needed: Some(false), ..evidence }
 }
 
-/// The same machine with a task that ended.
+/// The same evidence with a task that has ended.
 fn with_task(evidence: Evidence, task: &str, call: CallKind, by_us: bool) -> Evidence {
     with_tasks(evidence, task, call, by_us, false)
 }
 
-/// The same machine with a task that runs.
+/// The same evidence with a task that runs.
 fn with_running_task(evidence: Evidence, task: &str, call: CallKind, by_us: bool) -> Evidence {
     with_tasks(evidence, task, call, by_us, true)
 }
@@ -114,19 +116,19 @@ fn with_tasks(
     evidence
 }
 
-/// The same machine while it waits for an answer.
+/// The same evidence of a machine that waits for the answer to a question.
 fn with_question(evidence: Evidence, question: &str) -> Evidence {
     Evidence { question: Some(QuestionId::from_backend(question)), ..evidence }
 }
 
-/// Another machine under the same id.
+/// The evidence of another machine that has the id of the job's machine.
 fn another_machine() -> Evidence {
     let mut evidence = off();
     evidence.identity.instance_uuid = Some("another".to_owned());
     evidence
 }
 
-/// The machine while the host cannot read its configuration.
+/// The evidence while the host cannot read the configuration of the machine.
 fn unreadable_machine() -> Evidence {
     let mut evidence = off();
     (evidence.identity.instance_uuid, evidence.identity.path) = (None, None);
@@ -150,7 +152,6 @@ fn a_jump_of_the_wall_clock_does_not_change_an_end() {
 fn a_deadline_that_passes_while_the_host_is_away_has_the_outage_as_its_cause() {
     let mut waiting = JobStateMachine::from_queued(job(JobRequest::PowerOff), RULES);
     waiting.start(start());
-    waiting.step(Input::Saved, start());
     let away = HostFailure {
         kind: HostErrorKind::Unreachable,
         message: "It does not answer.".to_owned(),
@@ -158,7 +159,8 @@ fn a_deadline_that_passes_while_the_host_is_away_has_the_outage_as_its_cause() {
         blocking_task: None,
         outcome_uncertain: false,
     };
-    waiting.step(Input::Examined(Err(away)), start());
+    assert_eq!(waiting.step(Input::Examined(Err(away)), start()), Effect::Save, "its start");
+    waiting.step(Input::Saved, start());
     waiting.interrupt(Interrupt::Deadline { question: false }, start());
     let failure = waiting.job().error.clone().unwrap();
     assert_eq!(failure.kind, FailureKind::DeadlineExceeded);
@@ -170,7 +172,6 @@ fn a_deadline_that_passes_while_the_host_is_away_has_the_outage_as_its_cause() {
 fn a_deadline_that_passes_while_the_host_answers_has_no_outage_as_its_cause() {
     let mut waiting = JobStateMachine::from_queued(job(JobRequest::PowerOff), RULES);
     waiting.start(start());
-    waiting.step(Input::Saved, start());
     waiting.interrupt(Interrupt::Deadline { question: false }, start());
     let read = Ok((machine(PowerState::On), OtherJobs::default()));
     waiting.step(Input::Examined(read), start());
@@ -178,7 +179,7 @@ fn a_deadline_that_passes_while_the_host_answers_has_no_outage_as_its_cause() {
     assert_eq!((failure.kind, failure.cause), (FailureKind::DeadlineExceeded, None));
     assert_eq!(failure.origin(), FaultOrigin::Machine);
 
-    // otter was down until the deadline.
+    // In this case otter was down until the deadline of the job.
     let running = waiting.job().clone();
     let running = Job { state: JobState::Running, error: None, finished_at: None, ..running };
     let (mut resumed, _) = JobStateMachine::resume(running, RULES);
@@ -200,7 +201,6 @@ fn a_suspended_machine_that_was_powered_on_to_be_powered_off_is_not_left_on() {
             };
             let done = || Input::TaskEnded(TaskEnd::Succeeded { snapshot: None });
             killing.start(start());
-            killing.step(Input::Saved, start());
             killing.step(read(PowerState::Suspended), start());
             let on = killing.step(Input::Saved, start());
             assert_eq!(on, Effect::Call(HostCall::PowerOn), "{request:?}");

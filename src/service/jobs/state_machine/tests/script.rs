@@ -1,5 +1,5 @@
-//! Plays one case: gives the state machine a fixed list of answers and interrupts. At each line it
-//! checks the rules that hold in every case.
+//! Plays one case of a test: gives the state machine a fixed list of answers and interrupts. At
+//! each line it checks the rules that hold in every case.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,18 +20,18 @@ use crate::service::jobs::state_machine::{
     ObservedMachine, OtherJobs, TaskEnd,
 };
 
-/// One line of a case. It answers the effect that is under way, or it interrupts the job.
+/// One line of a case. A line answers the effect that is under way, or interrupts the job.
 ///
-/// Commits, waits and barriers that no line answers succeed by themselves.
+/// A commit, a wait or a barrier that no line answers succeeds by itself.
 #[derive(Clone, Debug)]
 pub enum ScriptLine {
-    /// The host shows the machine like this.
+    /// The host shows the machine with this evidence.
     Saw(Evidence),
-    /// The host shows the machine like this, while otter's other jobs work on it.
+    /// The host shows the machine with this evidence, while otter's other jobs work on the machine.
     SawWithOthers(Evidence, OtherJobs),
-    /// The host shows the machine like this before and after `esx.settle`.
+    /// The host shows the machine with this evidence at two reads: before and after `esx.settle`.
     Settled(Evidence),
-    /// The host does not show the machine.
+    /// The host does not show the machine, and fails with this error.
     Unreadable(HostErrorKind),
     /// The host starts this task for the call.
     Accepted(&'static str),
@@ -48,30 +48,30 @@ pub enum ScriptLine {
     TaskFailed(HostErrorKind),
     /// The task ends because otter cancelled it.
     TaskCancelled,
-    /// The task fails, and it may have done its work.
+    /// The task fails, and the task may have done its work.
     TaskUncertain,
     /// The host no longer knows the task.
     TaskVanished,
-    /// The inventory shows the guest like this.
+    /// The inventory shows the guest in this state.
     Guest(GuestObservation),
-    /// `force_after` is over.
+    /// The time `force_after` of the job is over.
     ForceAfter,
-    /// The inventory no longer has the machine.
+    /// The inventory no longer contains the job's machine.
     GuestGone,
-    /// The machine is ready, or it cannot become ready.
+    /// Whether the machine is ready. False if it can no longer become ready.
     Ready(bool),
     /// The screen shows this text, or there is no screen for this reason.
     Shows(Result<&'static str, &'static str>),
     /// Whether the machine is ready cannot be known.
     NoReadiness(FailureKind),
-    /// The host can be reached.
+    /// A host that was away can be reached again.
     HostBack,
     /// A task that is not the job's own ends.
     OtherTaskEnded,
     QuestionGone,
-    /// The pause is over.
+    /// The pause that the job asked for is over.
     Paused,
-    /// The host goes away before the inventory is up to date.
+    /// The host goes away before the inventory has the changes of the job.
     Unsynced,
     /// The commit of the job succeeds.
     Committed,
@@ -89,9 +89,9 @@ pub enum ScriptLine {
 /// How a job ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// It succeeded and changed the machine.
+    /// The job succeeded and changed the machine.
     Changed,
-    /// It succeeded, and the machine was in the requested state already.
+    /// The job succeeded, and the machine was already in the requested state.
     Unchanged,
     Failed(FailureKind),
     Cancelled,
@@ -100,9 +100,9 @@ pub enum Ending {
 
 /// A case that was played to its end.
 pub struct Played {
-    /// The job on disk.
+    /// The job as the last commit stored it on disk.
     pub job: Job,
-    /// Every call that left otter.
+    /// The kind of every call that otter sent to the host, in order.
     pub calls: Vec<CallKind>,
 }
 
@@ -158,16 +158,16 @@ struct Play {
     state_machine: JobStateMachine,
     /// The effect that is under way.
     effect: Effect,
-    /// The job on disk.
+    /// The job as the last commit stored it on disk.
     committed: Job,
     calls: Vec<CallKind>,
-    /// The tasks that the host was asked to cancel.
+    /// The tasks that otter asked the host to cancel.
     cancelled: Vec<TaskId>,
     inputs: i64,
 }
 
 impl Play {
-    /// Checks the rules that hold in every state.
+    /// Checks the rules that hold in every state of the job.
     fn check_rules(&self) {
         let is_held = matches!(self.effect, Effect::Save | Effect::Call(_) | Effect::Finish);
         for interrupts in [
@@ -197,7 +197,8 @@ impl Play {
         }
     }
 
-    /// Answers the effect that is under way. False if the line is not an answer to it.
+    /// Answers the effect that is under way with this line. Returns false if the line does not
+    /// answer this effect.
     fn answer(&mut self, line: &ScriptLine) -> bool {
         loop {
             if let Some(input) = self.input_for(line) {
@@ -210,7 +211,8 @@ impl Play {
         }
     }
 
-    /// Answers an effect that has only one answer. False if it has several.
+    /// Answers the effect that is under way if it has only one possible answer. Returns false if it
+    /// has several.
     fn pass(&mut self) -> bool {
         let input = match self.effect {
             Effect::Save => Input::Saved,
@@ -311,7 +313,8 @@ impl Play {
         if let Some(effect) = reaction.instead {
             self.take(effect);
         }
-        // The commit of the request to cancel also contains the current progress of the job.
+        // The request to cancel is committed at once. This commit also stores the current progress
+        // of the job.
         if is_cancel && self.effect != Effect::Save && !self.committed.state.is_end() {
             self.committed = self.state_machine.job().clone();
         }
@@ -331,7 +334,14 @@ impl Play {
     }
 
     fn crash(&mut self) -> bool {
-        let (state_machine, effect) = JobStateMachine::resume(self.committed.clone(), RULES);
+        let committed = self.committed.clone();
+        let (state_machine, effect) = if committed.state == JobState::Queued {
+            let mut queued = JobStateMachine::from_queued(committed, RULES);
+            let effect = queued.start(self.now());
+            (queued, effect)
+        } else {
+            JobStateMachine::resume(committed, RULES)
+        };
         self.state_machine = state_machine;
         self.take(effect);
         true

@@ -1,5 +1,5 @@
-//! The table of cases: the request, the actions of the host, the expected end and the expected
-//! calls. `lost_calls` has the cases of lost calls.
+//! The table of cases: the request, the answers of the host, the expected end and the expected
+//! calls. The file `lost_calls` has the cases in which a call is lost.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ fn shutdown(forced: bool) -> JobRequest {
     JobRequest::Shutdown { force_after: forced.then_some(Duration::from_mins(1)) }
 }
 
-/// Plays a case and checks its end and its calls.
+/// Plays a case, and checks the end of the job and the calls that it made.
 #[track_caller]
 fn check(request: JobRequest, lines: &[ScriptLine], ending: Ending, calls: &[CallKind]) -> Played {
     let name = format!("{request:?}: {lines:?}");
@@ -55,7 +55,8 @@ fn check(request: JobRequest, lines: &[ScriptLine], ending: Ending, calls: &[Cal
     played
 }
 
-/// Each kind of job, the machine before it and after it, its call, and the host's answers.
+/// One entry for each kind of job: the request, the machine before and after the job, the call, and
+/// the host's answers.
 fn every_kind() -> Vec<(JobRequest, Evidence, CallKind, Vec<ScriptLine>)> {
     let task = || vec![Accepted("task"), TaskSucceeded];
     vec![
@@ -117,7 +118,7 @@ fn every_kind_is_cancelled_or_late_without_a_call() {
         for (interrupt, ending) in [(Cancel, Cancelled), (Deadline, late)] {
             let away = [Unreadable(Error::Unreachable), interrupt.clone()];
             check(request.clone(), &away, ending, &[]);
-            let reading = [Committed, interrupt.clone(), Saw(before.clone())];
+            let reading = [interrupt.clone(), Saw(before.clone())];
             check(request.clone(), &reading, ending, &[]);
             let committing = [Saw(before.clone()), interrupt];
             check(request.clone(), &committing, ending, &[]);
@@ -136,14 +137,16 @@ fn every_kind_that_is_refused_fails_and_changed_nothing() {
 #[test]
 fn every_kind_goes_on_after_a_crash() {
     for (request, before, call, answers) in every_kind() {
-        // While the intent is not on disk, no call was sent.
-        let lines = [&[Committed, Crash, Saw(before.clone()), Crash, Saw(before)], &*answers];
+        // If otter crashes while the intent is not on disk, no call was sent, so the job begins
+        // again.
+        let lines = [&[Saw(before.clone()), Crash, Saw(before)], &*answers];
         check(request, &lines.concat(), Changed, &[call]);
     }
     for (request, before, call, answers) in every_kind() {
         let [Accepted(task), end] = &*answers else { continue };
         let lines = [Saw(before), Accepted(task), Committed, Crash, end.clone()];
-        // After a lost call, a revert succeeds only if the machine shows the snapshot as current.
+        // A revert whose task otter followed only after a restart succeeds only if the machine
+        // shows the snapshot as current.
         let verified = [lines.to_vec(), vec![Saw(off())]].concat();
         let lines = if call == REVERT { verified } else { lines.to_vec() };
         check(request, &lines, Changed, &[call]);
@@ -163,7 +166,7 @@ fn every_task_is_cancelled_on_request_and_at_the_deadline() {
                 [Saw(before.clone()), Accepted(task), Committed, interrupt, TaskCancelled];
             check(request.clone(), &while_running, ending, &[call]);
         }
-        // A crash does not lose the request to cancel.
+        // Otter crashes after the request to cancel. The request is not lost.
         let crash = [
             Saw(before.clone()),
             Accepted(task),
@@ -174,7 +177,7 @@ fn every_task_is_cancelled_on_request_and_at_the_deadline() {
             TaskCancelled,
         ];
         check(request.clone(), &crash, Cancelled, &[call]);
-        // The host does not cancel the task.
+        // In this case the host does not cancel the task within the grace.
         let goes_on = [Saw(before.clone()), Accepted(task), Committed, Deadline, GraceOver];
         check(request.clone(), &goes_on, Unknown, &[call]);
         let with_question =
@@ -198,7 +201,7 @@ fn the_requested_power_state_needs_no_call() {
         (JobRequest::Consolidate, consolidated(off())),
     ] {
         check(request.clone(), &[Saw(machine.clone())], Unchanged, &[]);
-        // A cancel after the end changes nothing.
+        // A request to cancel that comes after the end is decided changes nothing.
         check(request, &[Saw(machine), Unsynced, HostBack, Cancel], Unchanged, &[]);
     }
     let wrong = Failed(FailureKind::InvalidPowerState);
@@ -224,7 +227,7 @@ fn a_foreign_task_or_a_question_is_waited_for() {
     let waits = [&[asks(), QuestionGone, Saw(off())], &call[..]].concat();
     check(JobRequest::PowerOn, &waits, Changed, &[ON]);
     check(JobRequest::PowerOn, &[asks(), Deadline], QUESTION, &[]);
-    // A question does not block a kill or an answer.
+    // A question of the machine is not the reason why a kill or an answer fails at its deadline.
     for request in [JobRequest::Kill, answer()] {
         let lines = [Unreadable(Error::Unreachable), DeadlineWithQuestion];
         check(request, &lines, Failed(FailureKind::DeadlineExceeded), &[]);
@@ -234,7 +237,8 @@ fn a_foreign_task_or_a_question_is_waited_for() {
 #[test]
 fn a_kill_waits_only_for_what_may_power_the_machine_on() {
     let call = [Saw(on()), Accepted("task"), TaskSucceeded];
-    // The kill sends its call at once, and again after the end of the task that the host names.
+    // The kill sends its call although a task runs. The host refuses the call and names this task,
+    // and the kill sends the call again after the end of the task.
     let foreign = || Saw(with_running_task(on(), "foreign", REVERT, false));
     let again = [&[foreign(), RefusedBecauseOf("foreign"), OtherTaskEnded], &call[..]].concat();
     check(JobRequest::Kill, &again, Changed, &[OFF, OFF]);
@@ -244,7 +248,8 @@ fn a_kill_waits_only_for_what_may_power_the_machine_on() {
     let others = || OtherJobs { may_power_on: true, ..OtherJobs::default() };
     let waits = [&[SawWithOthers(off(), others()), Paused], &call[..]].concat();
     check(JobRequest::Kill, &waits, Changed, &[OFF]);
-    // A task that waits for an answer powers nothing on.
+    // A running task that waits for an answer cannot power the machine on, so the kill does not
+    // wait for it.
     let hangs = with_question(with_running_task(off(), "foreign", ON, false), "q");
     check(JobRequest::Kill, &[Saw(hangs)], Unchanged, &[]);
 }
@@ -255,7 +260,7 @@ fn a_refusal_that_proves_that_nothing_ran_leads_to_another_call() {
         let lines = [Saw(on()), Refused(refusal), Saw(on()), Accepted("task"), TaskSucceeded];
         check(JobRequest::Reset, &lines, Changed, &[CallKind::Reset; 2]);
     }
-    // Another user powered the machine on while the job waited.
+    // Another user powered the machine on while the job waited, so the job need not do it.
     let lines = [Saw(off()), Refused(Error::Busy), Saw(on())];
     let played = check(JobRequest::PowerOn, &lines, Unchanged, &[ON]);
     assert_eq!(states(&played), [("power_on", JobStepState::Skipped)]);
@@ -287,7 +292,8 @@ fn a_wrong_power_state_is_the_same_from_the_call_and_from_the_task() {
         let failed = Failed(FailureKind::InvalidPowerState);
         check(JobRequest::Reset, &lines(on(), &[off()]), failed, &[CallKind::Reset]);
     }
-    // After a lost call, the refusal proves that the first sending ran.
+    // The call was lost and is sent again. The host refuses it because the machine is already on,
+    // which proves that the first sending ran.
     let lines = [Saw(off()), Lost, Settled(off()), Refused(wrong), Saw(on()), Saw(on())];
     check(JobRequest::PowerOn, &lines, Changed, &[ON; 2]);
 }
@@ -297,11 +303,11 @@ fn a_call_is_sent_four_times_at_most() {
     let lost = || vec![Lost, Settled(off())];
     let lines = [vec![Saw(off())], lost(), lost(), lost(), lost()].concat();
     check(JobRequest::PowerOn, &lines, Unknown, &[ON; 4]);
-    // Refusals between the losses do not reset the count.
+    // Refusals between the lost calls do not reset the count of lost calls.
     let refused = || [vec![Refused(Error::Unreachable), Settled(off())], lost()].concat();
     let lines = [vec![Saw(off())], lost(), refused(), refused(), refused()].concat();
     check(revert(None), &lines, Unknown, &[REVERT; 7]);
-    // Another user powers the machine on each time.
+    // Each time that the job powers the machine off, another user powers it on again.
     let release = JobRequest::Release { keep_power: false, snapshot: None };
     let undone = || [Saw(on()), Accepted("task"), TaskSucceeded];
     let lines = [&undone()[..], &undone(), &undone(), &undone(), &[Saw(on())]].concat();
@@ -368,12 +374,14 @@ fn power_after_a_revert_is_as_requested() {
             calls.push(call);
         }
         check(revert(Some(power_on)), &lines, Changed, &calls);
-        // A crash after the revert's task is on disk does not repeat the revert.
+        // Otter crashes when the task of the revert is on disk. The job does not revert the machine
+        // again.
         let crash = [Saw(on()), Accepted("task"), Committed, Crash, TaskSucceeded, Saw(off())];
         let lines = [&crash[..], &lines[3..]].concat();
         check(revert(Some(power_on)), &lines, Changed, &calls);
     }
-    // Past its deadline the job succeeds if nothing is left to do.
+    // The deadline passes during the revert. If nothing is left to do after the revert, the job
+    // succeeds.
     let late = [Saw(off()), Accepted("task"), Committed, Deadline, TaskSucceeded, Saw(on())];
     check(revert(Some(true)), &late, Changed, &[REVERT]);
     let between = [&reverted(Off)[..], &[Refused(Error::Unreachable), Committed, Deadline]];
@@ -407,7 +415,7 @@ fn the_created_snapshot_is_named_in_the_result() {
         (vec![TaskCreated("made")], true),
         (vec![TaskSucceeded, Saw(made("made"))], true),
         (vec![TaskSucceeded, Saw(off())], false),
-        // The daemon dies before the end is on disk.
+        // In the next two cases otter crashes before the end of the job is on disk.
         (vec![TaskCreated("made"), Cancel, Crash, TaskCreated("made")], true),
         (vec![TaskCreated("made"), Cancel, Crash, TaskVanished, Settled(made("made"))], true),
     ] {
@@ -446,7 +454,7 @@ fn a_guest_is_asked_once_and_then_watched() {
         };
         asked(&obeys, Changed);
         asked(&[Deadline], Unknown);
-        // A request to the guest cannot be cancelled.
+        // What a guest was asked to do cannot be cancelled.
         asked(&[Cancel, Deadline], Unknown);
         asked(&[&[Cancel], &*obeys].concat(), Changed);
         asked(&[GuestGone], Unknown);
@@ -470,7 +478,8 @@ fn a_guest_that_does_not_shut_down_is_powered_off() {
         let played = check(shutdown(true), &[asked, &off[..]].concat(), Changed, &[SHUTDOWN, OFF]);
         assert_eq!(states(&played), [("shutdown", state), ("power_off", JobStepState::Succeeded)]);
     }
-    // The guest may still shut down, so a refused power-off is not a failure.
+    // If the host refuses to power the machine off, the job ends as `unknown` and not as a failure,
+    // because the guest may still shut down.
     let refused = [&asked[..], &[Saw(on()), Refused(Error::Forbidden)]].concat();
     check(shutdown(true), &refused, Unknown, &[SHUTDOWN, OFF]);
 }
@@ -486,15 +495,18 @@ fn a_preparation_fails_at_a_question_that_nobody_answers() {
     };
     let asks = || Saw(with_question(off(), "q-7"));
     check(prepare(), &[asks(), QuestionUnanswered], QUESTION, &[]);
-    // The task of the power-on waits at the question, and the host cancels the task or does not.
+    // The task of the power-on waits at the question. The host cancels the task in the first case,
+    // and does not cancel it in the second.
     let held = [Saw(off()), Accepted("task"), Committed, QuestionUnanswered];
     check(prepare(), &[&held[..], &[TaskCancelled]].concat(), QUESTION, &[ON]);
     check(prepare(), &[&held[..], &[GraceOver]].concat(), QUESTION, &[ON]);
-    // If the answer comes at that moment, the job does not make its remaining calls.
+    // Someone answers the question at the last moment. The task succeeds, but the job makes no
+    // further calls.
     check(prepare(), &[&held[..], &[TaskSucceeded, Saw(on())]].concat(), QUESTION, &[ON]);
     let powered = [Saw(off()), Accepted("task"), TaskSucceeded, Saw(on())];
     check(prepare(), &[&powered[..], &[QuestionUnanswered]].concat(), QUESTION, &[ON]);
-    // While the host is away, and while a lost call is being resolved, the question does not count.
+    // An unanswered question does not end the job while the host is away, nor while a lost call is
+    // being resolved.
     let away = [Unreadable(Error::Unreachable), QuestionUnanswered, HostBack];
     let rest = [&powered[..], &[Ready(true), Saw(on())]].concat();
     check(prepare(), &[&away[..], &rest].concat(), Changed, &[ON]);
@@ -516,7 +528,7 @@ fn a_preparation_reverts_powers_on_waits_and_settles() {
     let powered = [&[Saw(off())], &call[..], &[Saw(off())], &call[..], &[Saw(on())]].concat();
     let rest = [Ready(true), Saw(on()), Paused, Saw(on())];
     check(prepare(), &[&powered[..], &rest].concat(), Changed, &[REVERT, ON]);
-    // A crash does not repeat the revert, and a wait that is over is not repeated.
+    // Otter crashes twice. The job repeats neither the revert nor a wait that is over.
     let crash = [Saw(off()), Accepted("task"), Committed, Crash, TaskSucceeded, Saw(off())];
     let crashed =
         [&crash[..], &[Saw(off())], &call, &[Saw(on()), Ready(true), Committed, Crash, Saw(on())]];
@@ -526,7 +538,7 @@ fn a_preparation_reverts_powers_on_waits_and_settles() {
         Changed,
         &[REVERT, ON],
     );
-    // The machine is off again before the tools run.
+    // In this case the machine is off again before its tools run.
     let again =
         [&powered[..], &[Ready(false), Saw(off())], &call[..], &[Saw(on())], &rest].concat();
     check(prepare(), &again, Changed, &[REVERT, ON, ON]);

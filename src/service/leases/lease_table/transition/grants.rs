@@ -1,8 +1,9 @@
 //! Requests for leases, and grants of machines to the queued leases.
 //!
-//! An attempt looks at the queued leases in order of arrival, by class: once no machine can be
-//! granted to one lease of a class, none can be granted to the others. The later ones are looked at
-//! again only after a grant or a reservation, which can change their reasons and reservations.
+//! An attempt to grant machines looks at the queued leases in order of arrival, by class: once no
+//! machine can be granted to one lease of a class, none can be granted to the other leases of this
+//! class. The attempt looks at the later leases of the class again only after a grant or a
+//! reservation, because that can change why they get no machine and which limits they reserve.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -19,28 +20,28 @@ use crate::service::leases::matching::{
     CandidateMachine, Selection, is_in_scope, missing_snapshot,
 };
 
-/// The machines and limits during an attempt to grant machines.
+/// The machines and the limits that are left during an attempt to grant machines.
 struct Attempt<'m> {
     candidates: &'m [CandidateMachine],
-    /// The free machines that are not granted yet, the one whose last lease ended longest ago
-    /// first.
+    /// The free machines that the attempt has not granted yet. The machine whose last lease ended
+    /// longest ago is the first.
     free: Vec<&'m CandidateMachine>,
     capacity: Capacity,
     waiting_pools: BTreeSet<String>,
 }
 
-/// The result for one lease.
+/// What an attempt to grant machines decides for one lease.
 enum Decision<'m> {
-    /// The machine at this index of the free ones is granted.
+    /// The lease gets the free machine at this index.
     Grant(usize),
-    /// No free machine matches the lease, whatever else is granted.
+    /// No free machine matches the lease. Other grants cannot change this.
     NoMatch,
-    /// The lease gets no machine. With each of these machines, the grant would exceed a limit. If
-    /// the list is empty, the lease waits for the end of a fault of the host.
+    /// The lease gets no machine. The machines in the list match, but the grant of each would
+    /// exceed a limit. If the list is empty, the lease waits for the end of a fault of the host.
     Blocked(LeaseBlocker, Vec<&'m CandidateMachine>),
 }
 
-/// A class of queued leases during an attempt.
+/// A class of queued leases that an attempt to grant machines looks at.
 struct ClassInTurn {
     class: Arc<GrantClass>,
     blockers: ClassBlockers,
@@ -87,27 +88,27 @@ impl Transition<'_> {
         Ok(())
     }
 
-    /// Grants machines to the queued leases in order of arrival. Each gets the matching machine
-    /// whose last lease ended longest ago, of those that the limits allow.
+    /// Grants machines to the queued leases in order of arrival. Of the matching machines that the
+    /// limits allow, a lease gets the one whose last lease ended longest ago.
     pub(super) fn grant_queued(&mut self, candidates: &[CandidateMachine]) {
         self.attempt_grants(candidates, None);
     }
 
-    /// Grants machines like [`Self::grant_queued`]. If `new` is set, only that lease may get a
-    /// machine. Then looks only at its class and at the classes whose reasons can change or that
-    /// reserve limits.
+    /// Grants machines like [`Self::grant_queued`]. If `new` is set, only the lease `new` may get a
+    /// machine. The attempt then looks only at the class of this lease, and at the classes that
+    /// reserve limits or whose reasons can change.
     fn attempt_grants(&mut self, candidates: &[CandidateMachine], new: Option<LeaseId>) {
         self.table.host_faults.set_pools(candidates);
         let mut attempt = self.new_attempt(candidates);
         let mut classes = self.classes_in_turn(new);
-        // The next lease of each class that is looked at, the first to arrive on top.
+        // Of each class, the next lease to look at. The heap gives the lease that arrived first.
         let mut turns = BinaryHeap::new();
         for (index, turn) in classes.iter().enumerate() {
             let first = self.table.index.next_of_class(&turn.class, 0);
             turns.extend(first.map(|(arrival, _)| Reverse((arrival, index))));
         }
-        // The classes whose last decision applies to all their further leases, until a grant or a
-        // new reservation changes that.
+        // The classes that need no further look for now: the last decision applies to all their
+        // later leases, until a grant or a new reservation changes that.
         let mut sleeping = Vec::new();
         while let Some(Reverse((arrival, index))) = turns.pop() {
             let class = Arc::clone(&classes[index].class);
@@ -115,7 +116,8 @@ impl Transition<'_> {
             let is_changed = match self.decide(id, &attempt) {
                 Decision::Grant(free) => {
                     let candidate = attempt.free.remove(free);
-                    // Two machines of the host with one identity share a ledger: grant only one.
+                    // Two machines of the host that have the same identity share one ledger, so
+                    // only one of them is granted.
                     attempt.free.retain(|other| other.key != candidate.key);
                     attempt.capacity.take(candidate);
                     self.grant(id, candidate);
@@ -169,7 +171,8 @@ impl Transition<'_> {
         }
     }
 
-    /// The classes of which a lease may get a machine or reserve a limit.
+    /// The classes that the attempt looks at: those of which a lease may get a machine or reserve a
+    /// limit.
     fn classes_in_turn(&self, new: Option<LeaseId>) -> Vec<ClassInTurn> {
         let in_turn = |class: &Arc<GrantClass>| ClassInTurn {
             class: Arc::clone(class),
@@ -185,11 +188,15 @@ impl Transition<'_> {
         classes
     }
 
-    /// Decides whether a lease gets a machine. `attempt` contains the grants that were made before.
+    /// Decides whether a lease gets a machine.
+    ///
+    /// # Parameters
+    /// - `attempt`: what is left after the grants that were made before in the same attempt.
     fn decide<'m>(&self, id: LeaseId, attempt: &Attempt<'m>) -> Decision<'m> {
         let Some(open) = self.table.get(id) else { return Decision::NoMatch };
         let (lease, free) = (&*open.lease, &attempt.free);
-        // To resolve a reference, all machines of the host are compared.
+        // Compare the reference only with the free machines first. To resolve a reference, all
+        // machines of the host must be compared, which is only necessary if a free machine matches.
         if let Some(reference) = &lease.select.machine {
             let in_scope = free.iter().copied().filter(|machine| is_in_scope(lease, machine));
             if reference.matching(in_scope).is_empty() {
@@ -213,8 +220,8 @@ impl Transition<'_> {
         };
         let mut fitting: Vec<(usize, &CandidateMachine)> =
             matching.into_iter().filter(may_try).collect();
-        // The machines on which the lease has not failed come first, then the one on which it
-        // failed longest ago.
+        // Machines on which the lease has not failed come first. They are followed by the machines
+        // on which it failed, the longest ago first.
         fitting.sort_by_key(|(_, machine)| lease.failed_on(&machine.key.0));
         let obstacle =
             |(_, machine): &(usize, &CandidateMachine)| attempt.capacity.obstacle(machine);

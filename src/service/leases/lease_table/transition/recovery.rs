@@ -1,5 +1,5 @@
-//! What faults of the host, quarantines and recoveries do to the leases and the ledgers, as the
-//! table of the leases says.
+//! What faults of the host, quarantines and recoveries do to the leases and the ledgers. The table
+//! of events and states in `lease_table` says the same in short.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,7 +19,8 @@ use crate::domain::lease::{Lease, LeaseState, Quarantine, Recovery, Setback};
 use crate::service::leases::matching::CandidateMachine;
 
 impl Transition<'_> {
-    /// Tries a release again that met a fault of the host, unless a person quarantined the machine.
+    /// Plans another attempt of a release that met a fault of the host. If a person quarantined the
+    /// machine, ends the lease instead.
     pub(super) fn release_again(&mut self, id: LeaseId, failure: &Failure) {
         let machine = self.table.leases.get(&id).and_then(|open| open.lease.machine.as_ref());
         let key = machine.map(MachineKey::from_identity);
@@ -31,7 +32,8 @@ impl Transition<'_> {
             lease.job = None;
             let code = failure.kind.code();
             let note = format!("the release met a fault of the host ({code}); it is tried again");
-            // A release that is tried for days must not push the rest out of the history.
+            // Add the same note only once in a row. Otherwise a release that is tried for days
+            // would push all other entries out of the history.
             if lease.history.last().is_none_or(|last| last.what != note) {
                 lease.note(now.wall, note);
             }
@@ -39,8 +41,8 @@ impl Transition<'_> {
         self.changes.follow_ups.push(FollowUp::ReleaseAgain(id, pause));
     }
 
-    /// Records that a lease met a fault that is not its machine's. Returns the pause before the
-    /// step is tried again.
+    /// Records that a lease met a fault that its machine did not cause. Returns the pause before
+    /// the step is tried again.
     pub(super) fn meet_host_fault(
         &mut self,
         id: LeaseId,
@@ -64,7 +66,8 @@ impl Transition<'_> {
         pause_after(failures, rules.fault_pause, rules.max_fault_pause)
     }
 
-    /// A step of a lease succeeded, which shows that the host works for the pools of its machine.
+    /// Records that a step of a lease succeeded. This shows that the host works for the pools of
+    /// the lease's machine.
     pub(super) fn step_succeeded(&mut self, id: LeaseId, step: LeaseStep) {
         let machine = self.table.leases.get(&id).and_then(|open| open.lease.machine.as_ref());
         let Some(key) = machine.map(MachineKey::from_identity) else { return };
@@ -72,8 +75,8 @@ impl Transition<'_> {
         self.table.evaluated = None;
     }
 
-    /// Plans the release of a machine that its lease is about to leave. The machine is not granted
-    /// until its release has succeeded.
+    /// Plans the release of a machine that its lease is about to leave. The machine is granted to
+    /// no lease until this release has succeeded.
     pub(super) fn give_back(&mut self, id: LeaseId) {
         let Some((key, recovery)) = self.new_recovery(id, Duration::ZERO) else { return };
         if !self.is_quarantined_by_person(&key) {
@@ -81,7 +84,8 @@ impl Transition<'_> {
         }
     }
 
-    /// The release of the machine of a lease, after a pause, once the lease has left it.
+    /// The recovery of a lease's machine: its release, which begins after a pause once the lease
+    /// has left the machine.
     fn new_recovery(&self, id: LeaseId, pause: Duration) -> Option<(MachineKey, Recovery)> {
         let lease = &self.table.leases.get(&id)?.lease;
         let machine = lease.machine.clone()?;
@@ -96,7 +100,7 @@ impl Transition<'_> {
         Some((MachineKey::from_identity(recovery.machine.as_ref()?), recovery))
     }
 
-    /// Records that a lease no longer holds its machine. If the machine still has to be released
+    /// Records that a lease no longer holds its machine. If the machine must still be released
     /// after this lease, starts its recovery.
     pub(super) fn machine_left(&mut self, id: LeaseId, machine: &MachineKey) {
         let now = self.now.wall;
@@ -113,13 +117,14 @@ impl Transition<'_> {
         }
     }
 
-    /// Whether a person quarantined the machine, so that otter does nothing with it by itself.
+    /// Whether a person quarantined the machine. Then otter does nothing with the machine by
+    /// itself.
     fn is_quarantined_by_person(&self, machine: &MachineKey) -> bool {
         let quarantine = self.table.ledger(machine).and_then(|ledger| ledger.quarantine.as_ref());
         quarantine.is_some_and(|quarantine| !quarantine.automatic)
     }
 
-    /// Starts the next attempt of a machine's recovery after its pause.
+    /// Starts the next attempt of a machine's recovery, which begins after its pause.
     fn start_recovery(&mut self, machine: &MachineKey) {
         let Some(ledger) = self.table.ledger(machine) else { return };
         let pause = ledger.recovery.as_ref().map_or(Duration::ZERO, |recovery| recovery.pause);
@@ -169,7 +174,8 @@ impl Transition<'_> {
             self.change_ledger(machine, |ledger| ledger.quarantine = Some(quarantine));
         }
         if !is_of_machine && origin != FaultOrigin::Person {
-            // The pause of a quarantined machine is too long for the other machines of its pools.
+            // Record the fault with the pause for faults of the host. The pause of the quarantined
+            // machine itself would be too long for the other machines of its pools.
             let (key, pause) = (machine.clone(), self.fault_pause(attempts));
             let times = (now.wall, pause);
             self.table.host_faults.record(key, LeaseStep::Release, &failure, times, now);
@@ -184,8 +190,8 @@ impl Transition<'_> {
         self.start_recovery(machine);
     }
 
-    /// A quarantine by an operator ends what otter tries by itself with the machine: its recovery,
-    /// and the release of its lease if that met a fault of the host.
+    /// Quarantines a machine for an operator. This ends what otter tries by itself with the
+    /// machine: its recovery, and the release of its lease if this release met a fault of the host.
     pub(super) fn quarantine_by_operator(&mut self, machine: &MachineKey, quarantine: Quarantine) {
         self.change_ledger(machine, |ledger| {
             ledger.quarantine = Some(quarantine);
@@ -200,7 +206,8 @@ impl Transition<'_> {
         self.end_without_release(lease.id, detail);
     }
 
-    /// Ends a lease whose machine an operator quarantined before its release succeeded.
+    /// Ends a lease whose machine an operator quarantined before the release of the machine
+    /// succeeded.
     fn end_without_release(&mut self, id: LeaseId, detail: &str) {
         self.change_lease(id, |lease, now| {
             let warning =
@@ -213,7 +220,8 @@ impl Transition<'_> {
 
     pub(super) fn clear_quarantine(&mut self, machine: &MachineKey) {
         self.change_ledger(machine, |ledger| {
-            // A machine that was given back still has to be released.
+            // Only a quarantined machine loses its recovery here: a machine that was given back
+            // without a quarantine must still be released.
             if ledger.quarantine.take().is_some() {
                 ledger.recovery = None;
             }
@@ -227,8 +235,8 @@ impl Transition<'_> {
         }
     }
 
-    /// Quarantines the machine of a lease. Its release without a lease begins once the lease has
-    /// left it.
+    /// Quarantines the machine of a lease. The recovery of the machine (its release without a
+    /// lease) begins once the lease has left the machine.
     pub(super) fn quarantine_machine(&mut self, id: LeaseId, reason: &str) {
         let job = self.table.leases.get(&id).and_then(|open| open.lease.job);
         let pause = self.table.rules.quarantine_retry;
@@ -240,7 +248,7 @@ impl Transition<'_> {
             automatic: true,
             job,
         };
-        // A quarantine by an operator stays.
+        // Do not replace a quarantine that an operator set.
         self.change_ledger(&key, |ledger| {
             if ledger.quarantine.as_ref().is_none_or(|quarantine| quarantine.automatic) {
                 ledger.quarantine = Some(quarantine);
@@ -251,7 +259,8 @@ impl Transition<'_> {
 }
 
 impl MachineLedger {
-    /// Whether the machine is not granted: it is quarantined, or it has not been released yet.
+    /// Whether the machine may not be granted, because it is quarantined or has not been released
+    /// yet.
     #[must_use]
     pub const fn is_set_aside(&self) -> bool {
         self.quarantine.is_some() || self.recovery.is_some()
@@ -259,7 +268,8 @@ impl MachineLedger {
 }
 
 impl OpenLease {
-    /// Whether the lease may be tried on this machine now, as far as faults of the host matter.
+    /// Whether the faults of the host that the lease and the machine's pools met allow a grant of
+    /// this machine to the lease now.
     pub(super) fn may_try(
         &self,
         machine: &CandidateMachine,
@@ -269,13 +279,15 @@ impl OpenLease {
         let waits = machine.pools.iter().any(|pool| waiting_pools.contains(pool));
         let Lease { setback, prepare, queue_for, .. } = &*self.lease;
         match (setback, self.retry_at) {
-            // After the first failure another machine may do better, so it is tried at once.
+            // The pause of the lease still runs. After its first failure, the lease is tried at
+            // once on another machine, which may do better.
             (Some(setback), Some(retry_at)) if retry_at > elapsed => {
                 setback.attempts == 1 && !setback.machines.contains(&machine.key.0) && !waits
             }
-            // The lease's own pause is over, but the pause of the machine's pool may be longer.
+            // The lease's own pause is over, but the pause of a pool of the machine may be longer.
             (Some(_), _) => !waits,
-            // A lease that cannot wait is tried, and fails with the fault.
+            // A lease that needs no preparation, or cannot wait in the queue, is tried during the
+            // pause of the pool. If the fault is not over, the preparation fails with it.
             (None, _) => !waits || prepare.is_none() || queue_for.is_none(),
         }
     }
