@@ -3,7 +3,7 @@
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
-use http::header::CACHE_CONTROL;
+use http::header::{CACHE_CONTROL, ETAG};
 use utoipa::IntoParams;
 
 use super::picture::png_response;
@@ -60,5 +60,7 @@ pub async fn get_kept_picture(
     let tag = digest([&*png]);
     let mut response = png_response(&api, &version, png, &tag);
     respond::set(&mut response, CACHE_CONTROL, "no-store");
+    // A picture never changes.
+    respond::set(&mut response, ETAG, &format!("\"{id}\""));
     Ok(response)
 }
