@@ -191,7 +191,7 @@ mod tests {
             PixelFormat::from_bytes(bytes)
         };
         assert_eq!(change(0, 32), Ok(PixelFormat::BGR0));
-        for (at, value) in [(0, 24), (0, 0), (0, 8), (3, 0), (4, 255), (10, 30), (10, 255)] {
+        for (at, value) in [(0, 24), (0, 0), (0, 8), (3, 0), (10, 30), (10, 255)] {
             assert!(change(at, value).is_err(), "{at} {value}");
         }
     }

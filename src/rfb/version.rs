@@ -7,19 +7,16 @@ use super::error::RfbError;
 /// arrive.
 ///
 /// # Errors
-/// [`RfbError::NoVersion`] as soon as the bytes cannot become a version.
+/// [`RfbError::NoVersion`]
 pub fn parse_version(bytes: &[u8]) -> Result<Option<(u16, u16)>, RfbError> {
-    let begin = bytes.get(..VERSION_BYTES).unwrap_or(bytes);
+    let Some(version) = bytes.first_chunk::<VERSION_BYTES>() else { return Ok(None) };
     let fits = |(byte, example): (&u8, &u8)| {
         if example.is_ascii_digit() { byte.is_ascii_digit() } else { byte == example }
     };
-    if !begin.iter().zip(VERSION_3_8).all(fits) {
-        return Err(RfbError::NoVersion { begin: begin.escape_ascii().to_string() });
+    if !version.iter().zip(VERSION_3_8).all(fits) {
+        return Err(RfbError::NoVersion { begin: version.escape_ascii().to_string() });
     }
-    let Ok([_, _, _, _, major @ .., _, m0, m1, m2, _]) = <[u8; VERSION_BYTES]>::try_from(begin)
-    else {
-        return Ok(None);
-    };
+    let [_, _, _, _, major @ .., _, m0, m1, m2, _] = *version;
     Ok(Some((number(major), number([m0, m1, m2]))))
 }
 
@@ -42,11 +39,13 @@ mod tests {
     }
 
     #[test]
-    fn other_bytes_are_refused_at_once_and_shown() {
-        for bytes in [&b"H"[..], b"HTTP/1.1 400", b"RFB 3.8", b"RFB 003.008\r", b"\x00\x00"] {
+    fn other_bytes_are_refused_and_shown() {
+        for bytes in [&b"HTTP/1.1 400"[..], b"RFB 003.008\r\n", b"RFB 3.8\n\x01\x01\0\0", &[0; 12]]
+        {
             let error = parse_version(bytes).unwrap_err();
             assert!(matches!(error, RfbError::NoVersion { .. }), "{error}");
         }
-        assert!(parse_version(b"\x01\x02").unwrap_err().to_string().contains(r"`\x01\x02`"));
+        let error = parse_version(b"\x01\x02otherrr bytes").unwrap_err();
+        assert!(error.to_string().contains(r"`\x01\x02otherrr by`"), "{error}");
     }
 }

@@ -51,7 +51,7 @@ async fn mistakes_are_refused() {
         ("?region=1,2,3", "not-a-region"),
         ("?region=", "empty"),
         ("?region=700,0,200,50", "out-of-range"),
-        ("?region=0,0,0,0", "out-of-range"),
+        ("?region=0,0,0,0", "not-a-region"),
     ] {
         let problem = lab.get(&text_path(ON, query)).await.problem(400, "invalid-request");
         problem.points_at("region", code);

@@ -33,17 +33,17 @@ async fn picture_of(lab: &Lab, region: &str) -> String {
 async fn the_first_condition_that_holds_is_returned_with_its_place() {
     let lab = Lab::start().await;
     let any = json!([{"text": "Kernel panic"}, {"name": "login", "text": "log  in"}]);
-    let found = wait_for(&lab, "?wait=15s", json!({"any": any})).await.expect(200);
-    assert_eq!(found.header("otter-wait"), Some("15s"));
+    let found = wait_for(&lab, "?wait=12s", json!({"any": any})).await.expect(200);
+    assert_eq!(found.header("otter-wait"), Some("12s"));
     let matched = &found.json["matched"];
     assert_eq!((&matched["index"], &matched["name"]), (&json!(1), &json!("login")));
-    // The button is at 340, 330 and has 120 × 40 pixels.
+    // The button of the login.
     let number = |field: &str| matched[field].as_u64().unwrap();
-    assert!((340..460).contains(&number("x")) && (330..370).contains(&number("y")), "{matched}");
+    assert!((340..460).contains(&number("x")) && (320..370).contains(&number("y")), "{matched}");
     assert!(number("width") < 120 && number("height") < 40 && matched["similarity"].is_null());
     assert_eq!(found.json["links"]["screen"], format!("/v1/machines/{ON}/screen.png"));
     let regex = json!({"any": [{"regex": "(?i)qubes\\s+os"}]});
-    assert_eq!(wait_for(&lab, "?wait=15s", regex).await.expect(200).json["matched"]["index"], 0);
+    assert_eq!(wait_for(&lab, "?wait=12s", regex).await.expect(200).json["matched"]["index"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,8 +81,8 @@ async fn a_picture_is_found_in_its_region() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_sees_what_comes_later() {
     let lab = Lab::start().await;
-    let body = json!({"any": [{"text": "Applications"}]});
-    let path = wait_path(ON, "?wait=15s");
+    let body = json!({"any": [{"text": "Applications", "region": "0,0,300,30"}]});
+    let path = wait_path(ON, "?wait=12s");
     let show = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
         lab.control().show_screen(ON, ScreenStage::Desktop);
@@ -95,11 +95,11 @@ async fn a_wait_sees_what_comes_later() {
 async fn a_desktop_with_a_clock_and_a_cursor_is_still() {
     let lab = Lab::start().await;
     lab.control().show_screen(ON, ScreenStage::Terminal);
-    let still = wait_for(&lab, "?wait=15s", json!({"still": "1500ms"})).await.expect(200);
+    let still = wait_for(&lab, "?wait=12s", json!({"still": "1500ms"})).await.expect(200);
     assert!(still.json["matched"].is_null());
-    let with_text = json!({"still": "1s", "any": [{"text": "Terminal"}]});
+    let with_text = json!({"still": "1s", "any": [{"text": "Terminal", "region": "0,30,640,80"}]});
     assert_eq!(
-        wait_for(&lab, "?wait=15s", with_text).await.expect(200).json["matched"]["index"],
+        wait_for(&lab, "?wait=12s", with_text).await.expect(200).json["matched"]["index"],
         0
     );
     // Without tolerance, the cursor counts.
@@ -111,7 +111,7 @@ async fn a_desktop_with_a_clock_and_a_cursor_is_still() {
 async fn an_absent_text_holds_only_on_a_still_screen() {
     let lab = Lab::start().await;
     let absent = |text: &str| json!({"any": [{"text": text, "absent": true}]});
-    let found = wait_for(&lab, "?wait=15s", absent("Wrong password")).await.expect(200);
+    let found = wait_for(&lab, "?wait=12s", absent("Wrong password")).await.expect(200);
     assert!(found.json["matched"]["x"].is_null() && found.json["matched"]["text"].is_null());
     wait_for(&lab, "?wait=3s", absent("Log In")).await.problem(504, "wait-timeout");
     lab.control().show_screen(ON, ScreenStage::Blank);
@@ -122,9 +122,10 @@ async fn an_absent_text_holds_only_on_a_still_screen() {
 async fn a_blank_screen_is_woken() {
     let lab = Lab::start().await;
     lab.control().show_screen(ON, ScreenStage::Blank);
-    let body = |wake| json!({"any": [{"text": "Applications"}], "wake": wake});
-    wait_for(&lab, "?wait=7s", body(false)).await.problem(504, "wait-timeout");
-    wait_for(&lab, "?wait=15s", body(true)).await.expect(200);
+    let condition = json!({"text": "Applications", "region": "0,0,300,30"});
+    let body = |wake| json!({"any": [condition], "wake": wake});
+    wait_for(&lab, "?wait=6s", body(false)).await.problem(504, "wait-timeout");
+    wait_for(&lab, "?wait=12s", body(true)).await.expect(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,7 +145,7 @@ async fn without_a_screen_the_answer_comes_at_once() {
     // A job is about to power the machine on.
     let power = format!("/v1/machines/{OFF}/power");
     lab.post(&power, json!({"action": "on"})).await.expect(202);
-    lab.post(&wait_path(OFF, "?wait=30s"), body).await.expect(200);
+    lab.post(&wait_path(OFF, "?wait=13s"), body).await.expect(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,7 +180,7 @@ async fn the_wait_for_a_machine_takes_a_text() {
     let lab = Lab::start().await;
     let until =
         |text: &str, wait: &str| format!("/v1/machines/{ON}/wait?until=screen:{text}&wait={wait}");
-    let machine = lab.get(&until("Log%20In", "15s")).await.expect(200);
+    let machine = lab.get(&until("Log%20In", "12s")).await.expect(200);
     assert_eq!(machine.str("id"), ON);
     let problem = lab.get(&until("Log%20In,%20please:%20now", "2s")).await;
     let problem = problem.problem(504, "wait-timeout");
@@ -217,7 +218,7 @@ async fn screen_step(lab: &Lab, lease: &str) -> (String, String) {
 async fn a_lease_becomes_active_when_the_screen_shows_the_text() {
     let lab = Lab::start().await;
     let id = lease(&lab, "screen:Log In").await;
-    let active = lab.get(&format!("/v1/leases/{id}/wait?wait=1m")).await.expect(200);
+    let active = lab.get(&format!("/v1/leases/{id}/wait?wait=13s")).await.expect(200);
     assert_eq!((active.str("state"), active.str("machine")), ("active", OFF));
     assert_eq!(active.json["prepare"]["until"], "screen:Log In");
     let (state, detail) = screen_step(&lab, &id).await;
@@ -227,17 +228,17 @@ async fn a_lease_becomes_active_when_the_screen_shows_the_text() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_step_of_a_failed_preparation_has_the_last_text() {
     fn impatient(settings: &mut Settings) {
-        settings.jobs.deadlines.prepare = Duration::from_secs(8);
+        settings.jobs.deadlines.prepare = Duration::from_secs(7);
     }
     let lab = Lab::with_settings(impatient).await;
     let id = lease(&lab, "screen:Kernel panic").await;
-    let failed = lab.get(&format!("/v1/leases/{id}/wait?wait=1m")).await;
+    let failed = lab.get(&format!("/v1/leases/{id}/wait?wait=13s")).await;
     assert_eq!(failed.status, 409, "{}", failed.text);
     let (state, detail) = screen_step(&lab, &id).await;
     assert_eq!(state, "failed");
     assert!(detail.contains("\"Kernel panic\"") && detail.contains("user"), "{detail}");
-    let lease = lab.get(&format!("/v1/leases/{id}")).await.expect(200).json;
-    let error = lease["error"]["detail"].as_str().unwrap_or_default();
+    let jobs = lab.get(&format!("/v1/jobs?lease={id}&kind=lease.prepare")).await.expect(200).json;
+    let error = jobs["items"][0]["error"]["detail"].as_str().unwrap();
     assert!(error.contains("Kernel panic") && !error.contains("user"), "{error}");
 }
 

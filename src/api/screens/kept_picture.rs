@@ -3,9 +3,11 @@
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
-use http::header::CACHE_CONTROL;
+use http::header::{CACHE_CONTROL, ETAG};
 use utoipa::IntoParams;
 
+use super::picture::png_response;
+use crate::api::entity_tag::digest;
 use crate::api::extract::{NoParameters, Query, Segment, failure_at};
 use crate::api::openapi_parts::Problems;
 use crate::api::problem::ApiError;
@@ -37,7 +39,7 @@ pub struct PicturePath {
     params(PicturePath),
     responses(
         (status = 200, description = "The picture", content_type = "image/png",
-            body = Vec<u8>),
+            body = super::Png),
         Problems,
     ),
     extensions(("x-otter-problems" = json!([
@@ -53,8 +55,12 @@ pub async fn get_kept_picture(
         let detail = format!("The picture {} is not an id, which is a UUID.", shorten(&picture));
         failure_at(FailureKind::InvalidRequest, "picture", "not-an-id", detail)
     })?;
+    let version = api.services().event_stream.version();
     let png = api.services().screen_waits.pictures().get(&caller, id)?;
-    let mut response = respond::text("image/png", png);
+    let tag = digest([&*png]);
+    let mut response = png_response(&api, &version, png, &tag);
     respond::set(&mut response, CACHE_CONTROL, "no-store");
+    // A picture never changes.
+    respond::set(&mut response, ETAG, &format!("\"{id}\""));
     Ok(response)
 }

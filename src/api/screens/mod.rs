@@ -12,7 +12,7 @@ mod text;
 pub mod wait;
 mod wait_request;
 
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
 use super::extract::failure_at;
@@ -34,6 +34,12 @@ pub fn routes() -> Routes {
         .console(Role::Viewer, routes!(rfb::open_screen_viewer))
         .role(Role::Viewer, routes!(console_tokens::create_console_token))
 }
+
+/// A picture as PNG.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "documents the answer")]
+pub struct Png(Vec<u8>);
 
 /// The headers of requests that look at a screen.
 #[derive(IntoParams)]

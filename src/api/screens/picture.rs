@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::{LookHeaders, check_region};
+use super::{LookHeaders, Png, check_region};
 use crate::api::content_coding::Coding;
 use crate::api::entity_tag::{Digest, EntityTag, digest};
 use crate::api::extract::{
@@ -30,6 +30,7 @@ use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
 use crate::domain::screen::{Region, ScreenSize};
 use crate::service::callers::Caller;
+use crate::service::event_stream::Version;
 use crate::service::screens::Frame;
 use crate::service::screens::encoded::{EncodedPicture, PictureRequest};
 
@@ -71,7 +72,7 @@ pub struct Width(u16);
     tag = "screens",
     params(MachinePath, PictureQuery, LookHeaders),
     responses(
-        (status = 200, description = "The picture", content_type = "image/png", body = Vec<u8>),
+        (status = 200, description = "The picture", content_type = "image/png", body = Png),
         Problems,
     ),
     extensions(("x-otter-problems" = json!([
@@ -87,6 +88,7 @@ pub async fn get_screen_picture(
     headers: HeaderMap,
     Query(query, _): Query<PictureQuery>,
 ) -> Result<Response, ApiError> {
+    let version = api.services().event_stream.version();
     let requester = read_authorization(&api, &caller, &headers)?;
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
     let screens = &api.services().screens;
@@ -109,7 +111,7 @@ pub async fn get_screen_picture(
         check_region(region, frame.size)?;
     }
     let EncodedPicture { png, digest } = encoded(&frame, request, &view.machine).await?;
-    let mut response = png_response(png, &shortened(&digest));
+    let mut response = png_response(&api, &version, png, &shortened(&digest));
     set(&mut response, OTTER_SCREEN_CHANGED, &frame.changed_at.to_string());
     Ok(response)
 }
@@ -125,7 +127,7 @@ pub async fn get_screen_picture(
     tag = "screens",
     params(MachinePath, SnapshotPath, LookHeaders),
     responses(
-        (status = 200, description = "The picture", content_type = "image/png", body = Vec<u8>),
+        (status = 200, description = "The picture", content_type = "image/png", body = Png),
         Problems,
     ),
     extensions(("x-otter-problems" = json!([
@@ -140,6 +142,7 @@ pub async fn get_snapshot_picture(
     headers: HeaderMap,
     _: Query<NoParameters>,
 ) -> Result<Response, ApiError> {
+    let version = api.services().event_stream.version();
     let requester = read_authorization(&api, &caller, &headers)?;
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
     let machine = &view.machine;
@@ -156,7 +159,7 @@ pub async fn get_snapshot_picture(
     let _place = api.direct_reads().enter().await?;
     let png = api.services().screens.snapshot_picture(machine, &snapshot.id).await?;
     let tag = digest([&*png]);
-    Ok(png_response(png, &tag))
+    Ok(png_response(&api, &version, png, &tag))
 }
 
 /// The picture of a frame, which is complete.
@@ -173,10 +176,12 @@ async fn encoded(
     frame.png(request).await?.ok_or_else(incomplete)
 }
 
-fn png_response(png: Bytes, tag: &Digest) -> Response {
+/// A response with a picture, whose tag stands for what `tag` is the digest of.
+pub fn png_response(api: &ApiState, version: &Version, png: Bytes, tag: &Digest) -> Response {
     let mut response = respond::text("image/png", png);
     let headers = response.headers_mut();
     headers.insert(ETAG, EntityTag::strong(tag).of(Coding::Identity).clone());
+    respond::set_state_headers(api, version, &mut response);
     response
 }
 

@@ -87,8 +87,11 @@ mod tests {
     fn the_parts_add_up_to_the_length() {
         for (from, to) in [(1, 1), (3, 2), (1280, 311), (8192, 1), (8192, 8191)] {
             for Cover { pixels, parts } in covers(from, to) {
-                assert_eq!(parts.iter().sum::<u32>(), from.into(), "{from} {to}");
-                assert!(pixels.end <= from.into() && pixels.len() == parts.len(), "{from} {to}");
+                assert_eq!(parts.iter().sum::<u32>(), u32::from(from), "{from} {to}");
+                assert!(
+                    pixels.end <= usize::from(from) && pixels.len() == parts.len(),
+                    "{from} {to}"
+                );
             }
         }
     }

@@ -274,8 +274,8 @@ impl Canvas {
         }
     }
 
-    /// The smallest region that holds every pixel that was not painted since the canvas was
-    /// cleared. `None` if the canvas is complete.
+    /// A region of which no pixel was painted since the canvas was cleared: the first one, from
+    /// the top. `None` if the canvas is complete.
     #[must_use]
     pub fn missing(&self) -> Option<Region> {
         self.coverage.missing_region(self.size)
@@ -390,24 +390,28 @@ impl Coverage {
                 .all(|(index, mask)| self.bits.get(index).is_some_and(|word| word & mask == mask))
     }
 
-    /// The smallest region that holds every pixel that was not painted.
+    /// A region of which no pixel was painted: from the first such pixel as far to the right, and
+    /// then as far down, as there are only such pixels.
     fn missing_region(&self, size: ScreenSize) -> Option<Region> {
         if self.missing == 0 || self.words_per_row == 0 {
             return None;
         }
-        let mut found: Option<Region> = None;
-        for (y, row) in (0..size.height).zip(self.bits.chunks(self.words_per_row)) {
-            let is_missing = |x: &u16| {
-                let word = row.get(usize::from(*x) / 64).copied().unwrap_or(u64::MAX);
-                word & (1u64 << (x % 64)) == 0
-            };
-            // Most rows are complete or empty, so the scans from both ends are short.
-            let Some(first) = (0..size.width).find(is_missing) else { continue };
-            let last = (0..size.width).rev().find(is_missing).unwrap_or(first);
-            let missing = Region { x: first, y, width: last - first + 1, height: 1 };
-            found = Some(found.map_or(missing, |found| found.union(missing)));
-        }
-        found
+        let is_missing = |x: u16, y: u16| {
+            let index = usize::from(y) * self.words_per_row + usize::from(x) / 64;
+            self.bits.get(index).is_some_and(|word| word & (1u64 << (x % 64)) == 0)
+        };
+        let (x, y) = (0..size.height).find_map(|y| {
+            let x = (0..size.width).find(|x| is_missing(*x, y))?;
+            Some((x, y))
+        })?;
+        let right = (x..size.width).find(|x| !is_missing(*x, y)).unwrap_or(size.width);
+        let width = right - x;
+        let is_row_missing = |y: u16| {
+            let mut words = self.words(Region { x, y, width, height: 1 });
+            words.all(|(index, mask)| self.bits.get(index).is_some_and(|word| word & mask == 0))
+        };
+        let below = (y..size.height).find(|y| !is_row_missing(*y)).unwrap_or(size.height);
+        Some(Region { x, y, width, height: below - y })
     }
 
     /// The words that hold the bits of a region, and the bits in them.

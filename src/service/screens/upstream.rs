@@ -693,8 +693,9 @@ impl Console {
         (is_silent || is_unconfirmed).then_some("The host's console does not answer.")
     }
 
-    /// Requests the missing part of the screen, or the next changes if it is complete, and sends
-    /// the probe again if it is not answered.
+    /// Requests a missing part of the screen, or the next changes if it is complete, and sends the
+    /// probe again if it is not answered. The part has no pixel that was painted already: a server
+    /// that answers with one rectangle at a time would else send the first one again and again.
     fn request(&mut self, canvas: &Canvas, now: Duration, effects: &mut Vec<Effect>) {
         let mut bytes = match canvas.missing() {
             Some(missing) => {

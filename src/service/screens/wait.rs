@@ -25,7 +25,7 @@ use super::text_match::ReadText;
 use super::watch_state::WatchState;
 use super::{Frame, FrameChange, ScreenInput, ScreenUser, Screens, png};
 use crate::clock::Clock;
-use crate::domain::failure::{Failure, FailureKind, SeenScreen};
+use crate::domain::failure::{Failure, FailureKind, InputError, SeenScreen};
 use crate::domain::keyboard;
 use crate::domain::machine::{Machine, MachineIdentity};
 use crate::domain::power::PowerState;
@@ -537,5 +537,10 @@ fn no_picture() -> Failure {
 
 fn outside(region: Region, frame: &Frame) -> Failure {
     let detail = format!("The region {region} is not within the screen, which is {}.", frame.size);
-    Failure::new(FailureKind::InvalidRequest, detail)
+    Failure::new(FailureKind::InvalidRequest, detail.clone()).with_error(InputError {
+        pointer: None,
+        parameter: Some("region".to_owned()),
+        code: "out-of-range".into(),
+        detail,
+    })
 }

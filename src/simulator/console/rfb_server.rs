@@ -70,8 +70,8 @@ enum Phase {
 #[derive(Clone, Copy, Debug)]
 struct Request {
     rectangle: Rectangle,
-    /// Whether the client asks for all of the rectangle.
-    is_full: bool,
+    /// The rectangle of which the client asks for all pixels, changed or not.
+    full: Option<Rectangle>,
 }
 
 impl RfbServer {
@@ -161,9 +161,9 @@ impl RfbServer {
 
     fn answer_with(&mut self, screen: &Bitmap, request: Request) {
         let size = (screen.width(), screen.height());
-        if request.is_full {
-            self.damage.add(request.rectangle);
-            self.request = Some(Request { is_full: false, ..request });
+        if let Some(full) = request.full {
+            self.damage.add(full);
+            self.request = Some(Request { full: None, ..request });
         }
         let whole = Rectangle { x: 0, y: 0, width: size.0, height: size.1 };
         let is_first = !std::mem::replace(&mut self.has_updated, true);
@@ -271,13 +271,16 @@ impl RfbServer {
                 }
             }
             ClientMessage::Request { is_incremental, rectangle } => {
-                let is_full = !is_incremental;
+                let full = (!is_incremental).then_some(rectangle);
                 let request = match self.request {
                     Some(before) => Request {
                         rectangle: around(before.rectangle, rectangle),
-                        is_full: before.is_full || is_full,
+                        full: match (before.full, full) {
+                            (Some(before), Some(full)) => Some(around(before, full)),
+                            (before, full) => before.or(full),
+                        },
                     },
-                    None => Request { rectangle, is_full },
+                    None => Request { rectangle, full },
                 };
                 self.request = Some(request);
             }

@@ -1,4 +1,5 @@
 //! The desktop, 1280 × 1024: a panel with a menu, a clock and the name of the user, and windows.
+//! The places and colours are such that tesseract reads the texts.
 //!
 //! ```text
 //! Ctrl-Alt-T · Applications → Terminal Emulator · two clicks on Home · Alt-F2 xfce4-terminal
@@ -20,7 +21,7 @@ use super::terminal::{Grab, Terminal, TerminalRequest};
 /// The size of the screen after the login.
 const SIZE: (u16, u16) = (1280, 1024);
 const PANEL_HEIGHT: i32 = 30;
-const MENU_BUTTON: Area = Area::new(0, 0, 168, PANEL_HEIGHT);
+const MENU_BUTTON: Area = Area::new(0, 0, 192, PANEL_HEIGHT);
 const MENU: [&str; 2] = ["Terminal Emulator", "Log Out"];
 const MENU_ROW: i32 = 30;
 const FONT: Font = Font::Medium;
@@ -186,7 +187,7 @@ impl Desktop {
             terminal.draw(&mut picture, shows_cursor);
         }
         picture.fill(Area::new(0, 0, width, PANEL_HEIGHT), PANEL);
-        picture.text((12, 3), FONT, Colour::BLACK, "Applications");
+        picture.text((24, 3), FONT, Colour::BLACK, "Applications");
         let clock = wall.strftime("%H:%M:%S").to_string();
         picture.text((width - 200, 3), FONT, Colour::BLACK, clock);
         picture.text((width - 64, 3), FONT, Colour::BLACK, "user");

@@ -7,7 +7,7 @@ use super::picture::Picture;
 
 const COLUMNS: usize = 80;
 const ROWS: usize = 24;
-const TITLE_HEIGHT: i32 = 30;
+const TITLE_HEIGHT: i32 = 40;
 const FONT: Font = Font::Medium;
 /// The number of lines that the terminal keeps.
 const MAX_LINES: usize = 500;
@@ -16,7 +16,8 @@ const TITLE: &str = "Terminal - user@dom0:~";
 
 const PAPER: Colour = Colour::rgb(0x12, 0x12, 0x12);
 const INK: Colour = Colour::rgb(0xf0, 0xf0, 0xf0);
-const BAR: Colour = Colour::rgb(0xd0, 0xd0, 0xd0);
+/// White on this colour, without a border, is what tesseract reads as a title.
+const BAR: Colour = Colour::rgb(0x30, 0x30, 0x30);
 
 /// A terminal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +52,7 @@ pub enum Grab {
 
 impl Terminal {
     pub const fn new() -> Self {
-        let (x, y) = (8, 38);
+        let (x, y) = (8, 48);
         Self { x, y, lines: Vec::new(), input: String::new(), scrolled: 0, grip: None }
     }
 
@@ -125,12 +126,11 @@ impl Terminal {
 
     pub fn draw(&self, picture: &mut Picture, shows_cursor: bool) {
         let window = self.window();
-        picture.frame(window, Colour::BLACK, PAPER);
-        picture
-            .fill(Area::new(window.x + 1, window.y + 1, window.width - 2, TITLE_HEIGHT - 1), BAR);
-        picture.text((window.x + 10, window.y + 3), FONT, Colour::BLACK, TITLE);
+        picture.fill(window, PAPER);
+        picture.fill(Area::new(window.x, window.y, window.width, TITLE_HEIGHT), BAR);
+        picture.text((window.x + 12, window.y + 8), FONT, Colour::WHITE, TITLE);
         let close = self.close_box();
-        picture.text((close.x + 9, close.y + 3), FONT, Colour::BLACK, "x");
+        picture.text((close.x + 9, close.y + 8), FONT, Colour::WHITE, "x");
         let lines = self.all_lines();
         let end = lines.len().saturating_sub(self.scrolled);
         let shown = lines.get(end.saturating_sub(ROWS)..end).unwrap_or_default();

@@ -207,7 +207,7 @@ fn the_pointer_opens_menus_drags_windows_and_draws_itself() {
     assert_eq!(lab.stage(), ScreenStage::Terminal);
     let text = "Terminal - user@dom0:~";
     assert!(lab.picture().lines()[1].starts_with(text), "{:?}", lab.picture().lines());
-    for ((x, y), buttons) in [((100, 50), 1), ((300, 350), 1), ((300, 350), 0), ((9, 9), 0)] {
+    for ((x, y), buttons) in [((100, 60), 1), ((300, 350), 1), ((300, 350), 0), ((9, 9), 0)] {
         lab.guest.point(lab.now.elapsed, (x, y), buttons);
     }
     let before = lab.picture();

@@ -77,6 +77,7 @@ impl Operation {
             "kill_machine" => Some(json!({"name": subject})),
             "power_machine" => Some(json!({"action": "on"})),
             "rename_snapshot" => Some(json!({"name": "other"})),
+            "send_screen_input" => Some(json!({"events": [{"keys": ["enter"]}]})),
             _ => None,
         };
         Call { method: self.method.clone(), path, query, headers: Vec::new(), body }
