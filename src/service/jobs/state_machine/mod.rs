@@ -569,8 +569,9 @@ impl JobStateMachine {
             RunState::Blocked if self.is_overdue() => {
                 self.end(JobEnd::Failed(self.blocked_failure()), now)
             }
-            RunState::AwaitingReadiness(readiness) if self.is_overdue() => {
-                self.end(JobEnd::Failed(self.not_ready_failure(readiness)), now)
+            RunState::AwaitingReadiness(ref readiness) if self.is_overdue() => {
+                let failure = self.not_ready_failure(readiness.as_ref());
+                self.end(JobEnd::Failed(failure), now)
             }
             _ => effect,
         }
