@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 use super::*;
 use crate::domain::answers::AnswerRules;
 use crate::domain::lease::Readiness;
-use crate::domain::pool::{Pool, RunningLimits};
+use crate::domain::pool::{Pool, RunningLimits, ScreenAccess};
 use crate::domain::verify::Verify;
 
 const ANNOTATED: &str = include_str!("../../config/otter.toml");
@@ -469,6 +469,7 @@ fn pools_are_read_and_their_problems_are_located() {
 machines = ["qubes-*", "17"]
 max_ttl = "2h"
 may_keep_power = true
+screens = "public"
 release = { power = "keep", snapshot = "base" }
 [pools.qubes.prepare]
 snapshot = "base/kickstart"
@@ -489,6 +490,7 @@ settle = "90s"
     );
     assert_eq!(prepare.cidr, Some("10.0.0.0/8".parse().unwrap()));
     assert!(pool.may_keep_power && pool.release.as_ref().unwrap().keep_power);
+    assert_eq!(pool.screens, ScreenAccess::Public);
     assert_eq!(config.pools["plain"], Pool::default());
     let config = loaded("[pools.a]\nprepare = { until = \"screen:Log In, please\" }\n");
     let until = config.pools["a"].prepare.as_ref().unwrap().until.as_ref().unwrap();
@@ -505,6 +507,9 @@ settle = "90s"
         ("[esx]\nmax_running = 0\n", "expected a number from 1"),
         ("[esx]\nmax_memory_bytes = \"64 GiB\"\n", "expected a number from 1"),
         ("[pools.qubes]\nmax_running = -1\n", "expected a number from 1"),
+        ("[pools.qubes]\nscreens = \"all\"\n", "expected lease or public"),
+        ("[screens]\nmax_open = 0\n", "expected a number from 1"),
+        ("[screens]\nocr_command = []\n", "expected the name of a program"),
         ("[pools.qubes]\nmax_memory = 1\n", "did you mean pools.qubes.max_memory_bytes?"),
     ] {
         let messages = problems(wrong);
@@ -523,7 +528,7 @@ settle = "90s"
     ] {
         let messages = problems(&format!("[pools.qubes]\nprepare = {{ {prepare} }}\n"));
         assert!(
-            messages.len() == 1 && messages[0].contains("pools.qubes.prepare.c"),
+            messages.len() == 1 && messages[0].contains("pools.qubes.prepare."),
             "{messages:?}"
         );
         assert!(messages[0].contains(message), "{messages:?}");

@@ -30,7 +30,6 @@ pub const VMWARE_MESSAGE: u8 = 127;
 /// Encodings of rectangles. Those below 0 have no pixels.
 pub const ENCODING_RAW: i32 = 0;
 pub const ENCODING_COPY_RECT: i32 = 1;
-pub const ENCODING_HEXTILE: i32 = 5;
 pub const ENCODING_DESKTOP_SIZE: i32 = -223;
 pub const ENCODING_LAST_RECT: i32 = -224;
 pub const ENCODING_TIGHT_PNG: i32 = -260;

@@ -56,9 +56,6 @@ pub struct ViewerHeaders {
     /// otter records it in the audit.
     #[param(rename = "Otter-Override", value_type = String, required = false)]
     otter_override: Option<String>,
-    /// `binary`, and in a browser also `otter.token.<token>` with a console token.
-    #[param(rename = "Sec-WebSocket-Protocol", value_type = String, required = false)]
-    sec_websocket_protocol: Option<String>,
 }
 
 /// Watch or drive a screen
@@ -66,7 +63,7 @@ pub struct ViewerHeaders {
 /// A WebSocket with the subprotocol `binary` that speaks RFB 3.8 (VNC, RFC 6143) without a
 /// password, for noVNC and other VNC viewers. All viewers of a machine share one connection to the
 /// host. While the machine shows nothing, for example while it is off, the viewer shows “no
-/// signal”.
+/// signal”. A browser also offers the subprotocol `otter.token.<token>` with a console token.
 ///
 /// One viewer at a time drives. The keys that it holds are released when it ends. When a right
 /// ends, the WebSocket is closed with a code: 4401 the token is not valid any more, 4403 the caller

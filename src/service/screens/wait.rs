@@ -349,7 +349,14 @@ impl ScreenWaits {
                             seen.trouble = trouble.map(|trouble| trouble.to_string());
                         }),
                     }
-                    state.check_again(&failed, self.clock.elapsed() + RETRY_PAUSE);
+                    let now = self.clock.elapsed();
+                    state.check_again(&failed, now + RETRY_PAUSE);
+                    if state.is_tested(now) {
+                        sight.note(|seen| seen.is_tested = true);
+                        if terms.once {
+                            return Err(not_now());
+                        }
+                    }
                 }
                 changed = user.changed() => {
                     let FrameChange { frame, damage } = changed?;

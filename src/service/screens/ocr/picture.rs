@@ -10,10 +10,14 @@ use crate::service::screens::png;
 const SMALL_WIDTH: u16 = 1000;
 
 /// The side of the blocks that have one background each, in pixels.
-const BLOCK: usize = 16;
+const BLOCK: usize = 8;
 
-/// How far around a block its background is looked for, in pixels.
-const AROUND: usize = 24;
+/// How far to the left and to the right of a block its background is looked for, in pixels. Lines of
+/// text are long, so that there is more background than ink.
+const AROUND: usize = 32;
+
+/// How far above and below a block its background is looked for, in pixels. Bars are low.
+const ABOVE: usize = 4;
 
 /// A dark run of so many pixels in a row or a column is no part of a character, but the frame of a
 /// button or of a window, or the edge of an area.
@@ -56,8 +60,8 @@ fn on_white(gray: GrayPicture) -> GrayPicture {
             let (bottom, right) = ((top + BLOCK).min(height), (left + BLOCK).min(width));
             let mut counts = [0_u32; 256];
             let around = rows(
-                top.saturating_sub(AROUND),
-                (bottom + AROUND).min(height),
+                top.saturating_sub(ABOVE),
+                (bottom + ABOVE).min(height),
                 left.saturating_sub(AROUND),
                 (right + AROUND).min(width),
             );
