@@ -156,16 +156,21 @@ async fn who_may_look() {
         look("runner", path, "").await.problem(403, "forbidden");
         look("viewer", path, "").await.problem(403, "forbidden");
     }
-    let ask = json!({"select": {"machine": RUNNING}, "ttl": "10m", "release": {"power": "keep"}});
+    // A machine that is on is not free, so the holder powers one on.
+    let ask = json!({"select": {"machine": "16"}, "ttl": "10m"});
     let taken = guarded.request("operator", Method::POST, "/v1/leases").json(&ask);
     let lease = Answer::from_request(taken).await.expect(201);
     let shown = format!("{}.{}", lease.str("id"), lease.str("secret"));
-    for path in [PICTURE, state] {
+    let on = guarded.request("operator", Method::POST, "/v1/machines/16/power?wait=30s");
+    let on = on.header("otter-lease", &shown).json(&json!({"action": "on"}));
+    Answer::from_request(on).await.expect(200);
+    let held = "/v1/machines/16/screen.png";
+    for path in [held, "/v1/machines/16/screen"] {
         look("runner", path, "").await.problem(403, "forbidden");
         look("runner", path, &shown).await.expect(200);
         look("viewer", path, &shown).await.expect(200);
         look("operator", path, "").await.expect(200);
     }
     let wrong = format!("{}.{}", lease.str("id"), "0".repeat(64));
-    look("runner", PICTURE, &wrong).await.problem(423, "machine-leased");
+    look("runner", held, &wrong).await.problem(423, "machine-leased");
 }
