@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::observation;
-use super::runner::{Runner, sleep_until};
+use super::runner::{PROGRESS_EVERY, Runner, sleep_until};
 use super::screen_watch::ScreenSight;
 use super::state_machine::{
     CallResult, Effect, GuestObservation, GuestWatchResult, Input, ObservedMachine, TaskEnd,
@@ -24,9 +24,6 @@ use crate::fail_points::fail_point;
 use crate::hypervisor::{CallError, CallTerms, TaskStatus};
 use crate::service::host_failure::HostFailure;
 use crate::storage::StorageError;
-
-/// The least time between two published values of a task's progress.
-pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 impl Runner<'_> {
     /// Performs one effect, and returns the next input of the state machine.

@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::JobsParts;
 use super::deadline_clocks::Moment;
-use super::effects::PROGRESS_EVERY;
 use super::question_timer::QuestionTimer;
 use super::screen_watch::ScreenSight;
 use super::state_machine::{Effect, Input, Interrupt, JobStateMachine, Reaction, TaskEnd};
@@ -26,6 +25,9 @@ use crate::domain::job::Job;
 use crate::domain::machine::MachineIdentity;
 use crate::hypervisor::{Hypervisor, TaskStatus};
 use crate::storage::StorageError;
+
+/// otter publishes the progress of a job at most this often.
+pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 /// The grace: how long a job waits after its deadline for the host to cancel its task.
 pub const GRACE: Duration = Duration::from_secs(10);

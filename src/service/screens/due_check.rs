@@ -14,13 +14,15 @@ pub const AT_LATEST: Duration = Duration::from_secs(2);
 pub struct DueCheck {
     /// The times of the first and the last change, on the monotonic clock.
     changes: Option<(Duration, Duration)>,
+    /// Whether the part was never checked.
+    is_new: bool,
 }
 
 impl DueCheck {
     /// A part that was never checked. Its first check is due at once.
     #[must_use]
     pub const fn first(now: Duration) -> Self {
-        Self { changes: Some((now.saturating_sub(SETTLE), now.saturating_sub(SETTLE))) }
+        Self { changes: Some((now, now)), is_new: true }
     }
 
     /// The part changed.
@@ -31,13 +33,14 @@ impl DueCheck {
 
     /// A check of the present picture begins.
     pub const fn begin(&mut self) {
-        self.changes = None;
+        *self = Self { changes: None, is_new: false };
     }
 
     /// When the next check is due. `None` if the part did not change since the last one.
     #[must_use]
     pub fn due(&self) -> Option<Duration> {
-        self.changes.map(|(first, last)| (last + SETTLE).min(first + AT_LATEST))
+        let (first, last) = self.changes?;
+        Some(if self.is_new { first } else { (last + SETTLE).min(first + AT_LATEST) })
     }
 
     /// Whether the part changed since the last check.
