@@ -155,7 +155,7 @@ pub struct Failure {
     /// What an interrupted call of input sent. `None` for other failures, and if it is not known.
     pub sent: Option<SentInput>,
     /// What a wait for a screen saw last. `None` for other failures.
-    pub seen: Option<SeenScreen>,
+    pub seen: Option<Box<SeenScreen>>,
 }
 
 /// What a wait for a screen saw last. A log must not show it, so `Debug` does not either.
@@ -239,7 +239,7 @@ impl Failure {
     /// Adds what a wait for a screen saw last.
     #[must_use]
     pub fn with_seen(mut self, seen: SeenScreen) -> Self {
-        self.seen = Some(seen);
+        self.seen = Some(Box::new(seen));
         self
     }
 
