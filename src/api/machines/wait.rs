@@ -124,8 +124,8 @@ async fn wait_for_state(
 ) -> Result<Result<MachineView, Failure>, Failure> {
     let (word, until) = condition;
     let (id, name) = (&machine.machine.id, &machine.machine.name);
-    let work = api.services().machines.wait_until(&caller.scope, id, until);
-    Ok(match wait(api, time, work).await? {
+    let reached = api.services().machines.wait_until(&caller.scope, id, until);
+    Ok(match wait(api, time, reached).await? {
         WaitEnd::Done(done) => done,
         WaitEnd::TimeUp => {
             let seconds = time.as_secs();

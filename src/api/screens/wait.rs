@@ -28,7 +28,7 @@ use crate::domain::machine::Machine;
 use crate::service::callers::Caller;
 use crate::service::jobs::authorization::Requester;
 use crate::service::screens::conditions::ScreenConditions;
-use crate::service::screens::wait::{Matched, ScreenMatch, Seen, Sight, WaitTerms};
+use crate::service::screens::wait::{Matched, RightCheck, ScreenMatch, Seen, Sight, WaitTerms};
 
 /// The longest time of a call that tests once: it may open a connection, and read a text.
 pub const ONCE_LIMIT: Duration = Duration::from_secs(40);
@@ -174,7 +174,7 @@ impl ScreenCall<'_> {
         if self.wake {
             services.screens.may_drive(self.requester, machine)?;
         }
-        let wake: &(dyn Fn(&Machine) -> Result<(), Failure> + Send + Sync) = &may_wake;
+        let wake: &RightCheck<'_> = &may_wake;
         let terms = WaitTerms {
             conditions: Arc::clone(&conditions),
             once: time.is_none(),

@@ -76,8 +76,8 @@ pub struct RunCommand {
     /// Before the command and after a revert, power the machine on or off.
     #[arg(long, value_name = "on|off", value_parser = ["on", "off"])]
     power: Option<String>,
-    /// Then wait until it is on (power_state:on), has an IP address (ip), runs VMware Tools (tools),
-    /// or shows a text on its screen (screen:TEXT).
+    /// Then wait until it is on (`power_state:on`), has an IP address (`ip`), runs VMware Tools
+    /// (`tools`), or shows a text on its screen (`screen:TEXT`).
     #[arg(long, value_name = "WHAT", value_parser = readiness)]
     until: Option<String>,
     /// With --until ip: the network in which the machine's address must be, such as 10.0.0.0/8.

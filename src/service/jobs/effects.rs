@@ -37,6 +37,8 @@ impl Runner<'_> {
     ///
     /// # Errors
     /// The error of the store if it can never commit the job.
+    #[expect(clippy::too_many_arguments, reason = "what a run keeps from one effect to the next")]
+    #[expect(clippy::too_many_lines, reason = "one arm for each effect")]
     pub(super) async fn perform(
         &self,
         job: Job,

@@ -16,7 +16,7 @@ use crate::service::callers::Caller;
 use crate::service::leases::published::PublishedLeases;
 
 /// How long a picture is kept.
-pub const KEPT_FOR: Duration = Duration::from_secs(60 * 60);
+pub const KEPT_FOR: Duration = Duration::from_hours(1);
 
 /// The size of all pictures together, in bytes.
 pub const MAX_BYTES: usize = 64 * 1024 * 1024;

@@ -131,14 +131,13 @@ impl Ocr {
             if let Some(text) = results.texts.get(&hash) {
                 return Ok(Arc::clone(text));
             }
-            match results.runs.get(&hash).and_then(WeakShared::upgrade) {
-                Some(run) => run,
-                None => {
-                    let run: Shared<Run> = self.start(hash, picture).boxed().shared();
-                    results.runs.retain(|_, run| run.upgrade().is_some());
-                    results.runs.extend(run.downgrade().map(|weak| (hash, weak)));
-                    run
-                }
+            if let Some(run) = results.runs.get(&hash).and_then(WeakShared::upgrade) {
+                run
+            } else {
+                let run: Shared<Run> = self.start(hash, picture).boxed().shared();
+                results.runs.retain(|_, run| run.upgrade().is_some());
+                results.runs.extend(run.downgrade().map(|weak| (hash, weak)));
+                run
             }
         };
         run.await

@@ -61,15 +61,18 @@ pub struct ScreenWaitsParts {
     pub processors: usize,
 }
 
+/// Checks a right of the caller on a machine.
+pub type RightCheck<'a> = dyn Fn(&Machine) -> Result<(), Failure> + Send + Sync + 'a;
+
 /// The terms of one wait.
 pub struct WaitTerms<'a> {
     pub conditions: Arc<ScreenConditions>,
     /// Whether each condition is tested only once.
     pub once: bool,
     /// Checks again that the caller may look, after each change of rights.
-    pub may_look: &'a (dyn Fn(&Machine) -> Result<(), Failure> + Send + Sync),
+    pub may_look: &'a RightCheck<'a>,
     /// Set if a blank screen is woken. Checks that the caller may type, before each key.
-    pub wake: Option<&'a (dyn Fn(&Machine) -> Result<(), Failure> + Send + Sync)>,
+    pub wake: Option<&'a RightCheck<'a>>,
     /// Whether a job works on the machine, so that it may get a screen although it is not on.
     pub has_job: &'a (dyn Fn(&Machine) -> bool + Send + Sync),
 }
@@ -375,12 +378,9 @@ impl ScreenWaits {
         sight: &Sight,
     ) -> Result<(), Failure> {
         loop {
-            let failure = match user.confirmed(CONFIRM_LIMIT).await {
-                Ok(_) => {
-                    sight.note(|seen| seen.trouble = None);
-                    return Ok(());
-                }
-                Err(failure) => failure,
+            let Err(failure) = user.confirmed(CONFIRM_LIMIT).await else {
+                sight.note(|seen| seen.trouble = None);
+                return Ok(());
             };
             let may_come = matches!(
                 failure.kind,

@@ -175,14 +175,14 @@ impl JobStateMachine {
             return;
         };
         let ScreenSight { text: seen, trouble } = &self.screen;
-        let mut detail = format!("waits for {:?} on the screen", text.as_str());
-        if let Some(seen) = seen {
+        let last = seen.as_ref().map(|seen| {
             let seen: String = seen.chars().take(SeenScreen::MAX_CHARACTERS).collect();
-            detail.push_str(&format!("; the last text on it: {seen:?}"));
-        }
-        if let Some(trouble) = trouble {
-            detail.push_str(&format!("; {trouble}"));
-        }
+            format!("the last text on it: {seen:?}")
+        });
+        let waits = format!("waits for {:?} on the screen", text.as_str());
+        let parts: Vec<String> =
+            [Some(waits), last, trouble.clone()].into_iter().flatten().collect();
+        let detail = parts.join("; ");
         let running = |step: &&mut JobStep| step.state == JobStepState::Running;
         if let Some(step) = self.job.steps.iter_mut().find(running) {
             step.detail = Some(detail);
