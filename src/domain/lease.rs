@@ -103,8 +103,8 @@ pub enum ReadinessKind {
     Screen,
 }
 
-/// A text that is no [`Readiness`]. The text of the error is the rest of a sentence whose subject is
-/// the text.
+/// A text that is no [`Readiness`]. The text of the error is the rest of a sentence whose subject
+/// is the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidReadiness {
     #[error("is not one of power_state:on, ip, tools and screen:<text>")]

@@ -101,8 +101,8 @@ const MAX_SELECTED: usize = 100;
     extensions(("x-otter-problems" = json!([
         "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "request-timeout",
         "payload-too-large", "unsupported-media-type", "idempotency-mismatch", "no-free-machine",
-        "queue-full", "inventory-loading", "storage-unavailable", "outcome-unknown", "shutting-down",
-        "not-supported"
+        "queue-full", "inventory-loading", "storage-unavailable", "outcome-unknown",
+        "shutting-down", "not-supported"
     ]))))]
 pub async fn create_lease(
     State(api): State<ApiState>,

@@ -90,8 +90,8 @@ pub struct ScreenMatched {
 /// condition that holds. Changes nothing, and may be repeated. A check starts when the screen has
 /// changed and was still for 300 ms, at most 2 s behind a region that blinks.
 ///
-/// 504 `wait-timeout` if the time is up first: `seen` has the last text, and `links.screen` the last
-/// picture, which otter keeps for an hour. 409 at once if no screen can come.
+/// 504 `wait-timeout` if the time is up first: `seen` has the last text, and `links.screen` the
+/// last picture, which otter keeps for an hour. 409 at once if no screen can come.
 #[utoipa::path(
     post,
     path = "/v1/machines/{machine}/screen/wait",

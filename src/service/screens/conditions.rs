@@ -31,8 +31,8 @@ pub const DEFAULT_TOLERANCE: f64 = 0.005;
 /// An absent condition holds only on a screen that was still for this time.
 pub const ABSENT_STILL: Duration = Duration::from_secs(1);
 
-/// What a wait waits for: one of `any`, on a screen that is still if `still` is set. At least one of
-/// the two is set.
+/// What a wait waits for: one of `any`, on a screen that is still if `still` is set. At least one
+/// of the two is set.
 #[derive(Debug)]
 pub struct ScreenConditions {
     pub any: Vec<ScreenCondition>,

@@ -1,5 +1,5 @@
-//! Waits of preparations for a text on the screen. Faults of the console are faults of the host: the
-//! preparation goes on waiting, and its machine is never quarantined for them.
+//! Waits of preparations for a text on the screen. Faults of the console are faults of the host:
+//! the preparation goes on waiting, and its machine is never quarantined for them.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,8 +6,8 @@
 //!                          └─ no console ───┘ └ right ended, machine gone: the failure
 //! ```
 //! Watching is driven by damage. Each change of the frame marks the conditions whose part of the
-//! screen it touches; `watch_state` says when they are checked; one check at a time runs, and changes
-//! that come meanwhile cause the next one. Nothing is polled.
+//! screen it touches; `watch_state` says when they are checked; one check at a time runs, and
+//! changes that come meanwhile cause the next one. Nothing is polled.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -344,14 +344,12 @@ impl ScreenWaits {
                     if let Some(matched) = matched {
                         return Ok(ScreenMatch { matched: Some(matched), frame });
                     }
-                    match trouble {
-                        Some(CheckTrouble::Ocr(error)) if terms.once || error == OcrError::Missing => {
-                            return Err(error.to_failure());
-                        }
-                        trouble => sight.note(|seen| {
-                            seen.trouble = trouble.map(|trouble| trouble.to_string());
-                        }),
+                    if let Some(CheckTrouble::Ocr(error)) = &trouble
+                        && (terms.once || *error == OcrError::Missing)
+                    {
+                        return Err(error.to_failure());
                     }
+                    sight.note(|seen| seen.trouble = trouble.map(|trouble| trouble.to_string()));
                     let now = self.clock.elapsed();
                     state.check_again(&failed, now + RETRY_PAUSE);
                     if state.is_tested(now) {

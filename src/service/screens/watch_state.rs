@@ -1,5 +1,5 @@
-//! What a wait knows of its screen: which conditions have to be checked and when, whether the screen
-//! is still, and whether it is blank. Pure: the caller gives frames and times.
+//! What a wait knows of its screen: which conditions have to be checked and when, whether the
+//! screen is still, and whether it is blank. Pure: the caller gives frames and times.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -205,8 +205,8 @@ impl WatchState {
         Some(due)
     }
 
-    /// When the screen was or will be still for the time of the wait. `None` if the wait has no such
-    /// time, or there is no picture.
+    /// When the screen was or will be still for the time of the wait. `None` if the wait has no
+    /// such time, or there is no picture.
     fn still_at(&self) -> Option<Duration> {
         let time = self.conditions.still?.time;
         self.still.as_ref()?.since().map(|since| since + time)

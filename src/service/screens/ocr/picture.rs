@@ -12,8 +12,8 @@ const SMALL_WIDTH: u16 = 1000;
 /// The side of the blocks that have one background each, in pixels.
 const BLOCK: usize = 8;
 
-/// How far to the left and to the right of a block its background is looked for, in pixels. Lines of
-/// text are long, so that there is more background than ink.
+/// How far to the left and to the right of a block its background is looked for, in pixels. Lines
+/// of text are long, so that there is more background than ink.
 const AROUND: usize = 32;
 
 /// How far above and below a block its background is looked for, in pixels. Bars are low.
@@ -147,8 +147,8 @@ fn doubled(gray: &GrayPicture) -> GrayPicture {
     GrayPicture { size, pixels }
 }
 
-/// Doubles the length of each row by a Lanczos filter with three lobes. The new pixels lie a quarter
-/// of a pixel to the left and to the right of each old one.
+/// Doubles the length of each row by a Lanczos filter with three lobes. The new pixels lie a
+/// quarter of a pixel to the left and to the right of each old one.
 fn double_rows(gray: &[u8], width: usize) -> Vec<u8> {
     // The weights for a quarter of a pixel to the right, in 1/1024, for the pixels from -2 to +3.
     // Their mirror image serves the other side.

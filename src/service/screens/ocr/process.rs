@@ -1,5 +1,6 @@
 //! Runs tesseract, or the program of `screens.ocr_command`, once: a PNG on its standard input, TSV
-//! on its standard output. The program is killed if it takes too long, or if no caller waits for it.
+//! on its standard output. The program is killed if it takes too long, or if no caller waits for
+//! it.
 
 use std::io;
 use std::process::Stdio;
