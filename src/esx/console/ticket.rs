@@ -31,11 +31,8 @@ pub async fn acquire(session: &Session, machine: &MachineId) -> Result<SecretStr
     let is_valid = |ticket: &&str| {
         !ticket.is_empty() && ticket.bytes().all(|byte| byte.is_ascii_alphanumeric())
     };
-    match ticket.filter(is_valid) {
-        Some(ticket) => Ok(SecretString::from(ticket)),
-        None => {
-            let message = format!("The host gave no usable ticket for the console of {machine}.");
-            Err(HostError::new(HostErrorKind::Protocol, message))
-        }
-    }
+    ticket.filter(is_valid).map(SecretString::from).ok_or_else(|| {
+        let message = format!("The host gave no usable ticket for the console of {machine}.");
+        HostError::new(HostErrorKind::Protocol, message)
+    })
 }

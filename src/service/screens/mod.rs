@@ -208,7 +208,7 @@ impl Screens {
     /// The state of a screen. Opens nothing.
     #[must_use]
     pub fn state(&self, machine: &Machine) -> ScreenState {
-        let unavailable_reason = self.unavailable_reason(machine);
+        let unavailable_reason = Self::unavailable_reason(machine);
         let state = self.registry.state(&machine.id, unavailable_reason);
         ScreenState {
             viewers: self.viewers.of(&machine.id),
@@ -225,7 +225,7 @@ impl Screens {
     /// `invalid-power-state` if the machine is not on, `too-many-consoles`, `not-supported`,
     /// `shutting-down`.
     pub fn use_screen(&self, machine: &Machine) -> Result<ScreenUser, Failure> {
-        if let Some(reason) = self.unavailable_reason(machine) {
+        if let Some(reason) = Self::unavailable_reason(machine) {
             return Err(Failure::new(FailureKind::InvalidPowerState, reason)
                 .with_machine(&machine.id, &machine.name));
         }
@@ -267,7 +267,7 @@ impl Screens {
     }
 
     /// Why a machine has no screen now. `None` if it has one.
-    fn unavailable_reason(&self, machine: &Machine) -> Option<String> {
+    fn unavailable_reason(machine: &Machine) -> Option<String> {
         let name = &machine.name;
         match machine.power_state {
             Some(PowerState::On) => None,

@@ -98,7 +98,7 @@ impl Registry {
         screens.insert(machine.id.clone(), Arc::clone(&shared));
         let user = ScreenUser::new(UseCount::of(&shared), clock.clone());
         drop(screens);
-        self.start(shared, inputs);
+        self.start(&shared, inputs);
         Ok(user)
     }
 
@@ -121,7 +121,7 @@ impl Registry {
         }
     }
 
-    fn start(&self, shared: Arc<SharedScreen>, inputs: mpsc::Receiver<InputMessage>) {
+    fn start(&self, shared: &Arc<SharedScreen>, inputs: mpsc::Receiver<InputMessage>) {
         let Inner { hosts, inventory, supervisor, clock, metrics, idle, .. } = &*self.0;
         let task = UpstreamTask::new(TaskParts {
             host: Arc::clone(hosts.for_machine(&shared.machine.id)),
@@ -129,11 +129,11 @@ impl Registry {
             clock: clock.clone(),
             metrics: metrics.clone(),
             idle: *idle,
-            shared: Arc::clone(&shared),
+            shared: Arc::clone(shared),
             inputs,
         });
         let registry = self.clone();
-        let ended = Arc::clone(&shared);
+        let ended = Arc::clone(shared);
         // The task ends by itself, and the shutdown waits for it, so that the host sees a proper
         // end of each connection.
         drop(supervisor.spawn_isolated("screen", async move {

@@ -116,7 +116,9 @@ impl ScreenUser {
     pub async fn opened(&self, limit: Duration) -> Result<(), Failure> {
         self.until(limit, |published| match published.connection {
             ConnectionState::Open => Some(Ok(())),
-            ConnectionState::Fallback => Some(Err(self.unavailable(&published.status.refusal))),
+            ConnectionState::Fallback => {
+                Some(Err(self.unavailable(published.status.refusal.as_ref())))
+            }
             _ => None,
         })
         .await
@@ -175,7 +177,7 @@ impl ScreenUser {
                         return found;
                     }
                     if published.status.failures >= failed_before + FAILURES {
-                        return Err(self.unavailable(&published.status.refusal));
+                        return Err(self.unavailable(published.status.refusal.as_ref()));
                     }
                 }
                 // The sender lives as long as `usage`.
@@ -186,7 +188,7 @@ impl ScreenUser {
             biased;
             found = found => found,
             () = self.clock.sleep(limit) => {
-                Err(self.unavailable(&self.published.borrow().status.refusal))
+                Err(self.unavailable(self.published.borrow().status.refusal.as_ref()))
             }
         }
     }
@@ -202,12 +204,12 @@ impl ScreenUser {
     }
 
     /// The failure of a caller that got no frame.
-    fn unavailable(&self, refusal: &Option<Refusal>) -> Failure {
+    fn unavailable(&self, refusal: Option<&Refusal>) -> Failure {
         let machine = &self.usage.screen().machine;
         let reason = refusal
             .as_ref()
             .map_or("The host did not answer in time.", |refusal| refusal.message.as_str());
-        let kind = match refusal.as_ref().map(|refusal| refusal.kind) {
+        let kind = match refusal.map(|refusal| refusal.kind) {
             Some(HostErrorKind::NotAuthenticated) => FailureKind::HostUnreachable,
             Some(HostErrorKind::LoginRefused) => FailureKind::HostLoginRefused,
             Some(HostErrorKind::NotFound) => FailureKind::NotFound,

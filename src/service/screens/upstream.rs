@@ -265,11 +265,10 @@ impl Upstream {
             Link::Opening { from_fallback: true, .. } | Link::Fallback(_) => {
                 ConnectionState::Fallback
             }
-            Link::Opening { .. } if self.tries > 1 => ConnectionState::Retrying,
-            Link::Opening { .. } => ConnectionState::Opening,
-            Link::Connected(console) if console.is_ready => ConnectionState::Open,
-            Link::Connected(_) => ConnectionState::Opening,
             Link::Waiting { .. } => ConnectionState::Retrying,
+            Link::Opening { .. } if self.tries > 1 => ConnectionState::Retrying,
+            Link::Connected(console) if console.is_ready => ConnectionState::Open,
+            Link::Opening { .. } | Link::Connected(_) => ConnectionState::Opening,
         }
     }
 
@@ -563,7 +562,7 @@ impl Upstream {
         console.unanswered_since = None;
         let is_empty = !std::mem::take(&mut console.has_pixels);
         console.empty_updates = if is_empty { console.empty_updates + 1 } else { 0 };
-        let answered = console.probe.take_if(|probe| probe.is_answered());
+        let answered = console.probe.take_if(Probe::is_answered);
         if canvas.is_complete() {
             let asked = answered.as_ref().map_or(0, |probe| probe.asked).max(console.asked_before);
             status.confirmed = status.confirmed.max(asked);
