@@ -346,6 +346,7 @@ impl App {
     ///
     /// # Errors
     /// The errors of [`App::bind`], and the errors of making the backend.
+    #[expect(clippy::too_many_lines, reason = "it puts all parts together, one after the other")]
     pub async fn bind_with(
         backend: impl Backend,
         settings: Settings,

@@ -72,7 +72,7 @@ impl Routes {
         self.operations(Access::AtLeast(least), operations)
     }
 
-    /// Adds WebSockets for callers with this role or a higher one, or with a console token.
+    /// Adds `WebSocket` operations for callers with this role or a higher one, or with a console token.
     pub fn console(self, least: Role, operations: UtoipaMethodRouter<ApiState>) -> Self {
         self.operations(Access::Console(least), operations)
     }
@@ -223,12 +223,11 @@ impl Guard {
             Access::AtLeast(least) => (least, None),
             Access::Console(least) => (least, self.redeem(headers)?),
         };
-        let (caller, credential) = match &grant {
-            Some(grant) => (grant.requester.caller.clone(), grant.credential),
-            None => {
-                let identified = self.callers.identify(bearer_token(headers)?)?;
-                (identified.caller, identified.credential)
-            }
+        let (caller, credential) = if let Some(grant) = &grant {
+            (grant.requester.caller.clone(), grant.credential)
+        } else {
+            let identified = self.callers.identify(bearer_token(headers)?)?;
+            (identified.caller, identified.credential)
         };
         let console = matches!(access, Access::Console(_));
         let console = console.then_some(ConsoleAccess { credential, grant });
@@ -241,14 +240,12 @@ impl Guard {
         let Some(screens) = &self.screens else { return Ok(None) };
         let grant = screens.viewers().tokens().redeem(token)?;
         // The token of the caller may have been revoked since then.
-        match self.callers.until_refused(grant.credential).now_or_never() {
-            None => Ok(Some(grant)),
-            Some(()) => {
-                let detail = "The token of the caller who asked for this console token was \
-                              revoked or rotated, or has expired.";
-                Err(Failure::new(FailureKind::Unauthenticated, detail))
-            }
+        if self.callers.until_refused(grant.credential).now_or_never().is_some() {
+            let detail = "The token of the caller who asked for this console token was revoked or \
+                          rotated, or has expired.";
+            return Err(Failure::new(FailureKind::Unauthenticated, detail));
         }
+        Ok(Some(grant))
     }
 
     /// Checks the caller's request limit and role.

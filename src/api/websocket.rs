@@ -1,4 +1,4 @@
-//! What all WebSockets share: the check of the request before the upgrade, the console token that a
+//! What all `WebSocket` operations share: the check of the request before the upgrade, the console token that a
 //! browser offers as a subprotocol, and the end with a close code.
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::extract::failure_at;
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 
-/// The subprotocol of all WebSockets of otter.
+/// The subprotocol of every `WebSocket` of otter.
 const BINARY: &str = "binary";
 
 /// What stands before a console token in the subprotocol that carries it.
@@ -59,14 +59,15 @@ pub fn check(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     headers: &HeaderMap,
 ) -> Result<WebSocketUpgrade, Failure> {
-    let mut upgrade = upgrade.map_err(|rejection| match rejection {
-        WebSocketUpgradeRejection::WebSocketKeyHeaderMissing(_) => failure_at(
-            FailureKind::InvalidRequest,
-            "sec-websocket-key",
-            "missing",
-            "The header Sec-WebSocket-Key is missing.".to_owned(),
-        ),
-        _ => {
+    let mut upgrade = upgrade.map_err(|rejection| {
+        if let WebSocketUpgradeRejection::WebSocketKeyHeaderMissing(_) = rejection {
+            failure_at(
+                FailureKind::InvalidRequest,
+                "sec-websocket-key",
+                "missing",
+                "The header Sec-WebSocket-Key is missing.".to_owned(),
+            )
+        } else {
             let detail = "This path is a WebSocket (RFC 6455, version 13): open it with a \
                           WebSocket client and the subprotocol binary. For one picture: GET \
                           /v1/machines/{machine}/screen.png.";

@@ -19,7 +19,7 @@ use crate::domain::screen::Region;
 use crate::domain::terminal::{printable, printable_lines};
 
 /// The longest time for an answer that waits for nothing.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 
 #[derive(Debug, Args)]
 pub struct ScreenCommand {

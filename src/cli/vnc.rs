@@ -129,10 +129,8 @@ async fn bridge(viewer: TcpStream, connection: Upgraded) -> ViewerEnd {
     let downstream = async {
         while let Some(Ok(message)) = from_otter.next().await {
             match message {
-                Message::Binary(bytes) => {
-                    if to_viewer.write_all(&bytes).await.is_err() {
-                        return ViewerEnd::Left;
-                    }
+                Message::Binary(bytes) if to_viewer.write_all(&bytes).await.is_err() => {
+                    return ViewerEnd::Left;
                 }
                 Message::Close(Some(CloseFrame { code, reason })) => {
                     return ViewerEnd::Closed(code.into(), reason.to_string());

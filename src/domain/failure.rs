@@ -85,7 +85,7 @@ failure_kinds! {
     LeaseNotActive = "lease-not-active",
     /// Another viewer drives the screen of the machine.
     ConsoleBusy = "console-busy",
-    /// The path serves only WebSockets.
+    /// The path serves only `WebSocket` connections.
     UpgradeRequired = "upgrade-required",
     QueueFull = "queue-full",
     /// The call exceeds a limit of the caller's token.

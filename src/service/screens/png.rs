@@ -68,13 +68,13 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, PngError> {
     if !bytes.starts_with(SIGNATURE) {
         return Err(PngError::NotPng);
     }
-    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: DECODER_BYTES });
-    decoder.set_transformations(Transformations::normalize_to_color8());
-    decoder.set_ignore_text_chunk(true);
-    decoder.set_ignore_iccp_chunk(true);
-    let header = decoder.read_header_info().map_err(broken)?;
+    let mut file = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: DECODER_BYTES });
+    file.set_transformations(Transformations::normalize_to_color8());
+    file.set_ignore_text_chunk(true);
+    file.set_ignore_iccp_chunk(true);
+    let header = file.read_header_info().map_err(broken)?;
     let size = allowed_size(header.width, header.height)?;
-    let mut reader = decoder.read_info().map_err(broken)?;
+    let mut reader = file.read_info().map_err(broken)?;
     let mut decoded = vec![0; reader.output_buffer_size().ok_or(PngError::TooMuchMemory)?];
     let frame = reader.next_frame(&mut decoded).map_err(broken)?;
     // The end of the file has checksums, too.
@@ -122,8 +122,8 @@ fn write(size: ScreenSize, colours: ColorType, pixels: &[u8]) -> Result<Bytes, P
 
 /// The size of a picture, if it is allowed.
 fn allowed_size(width: u32, height: u32) -> Result<ScreenSize, PngError> {
-    let side = |side: u32| u16::try_from(side).unwrap_or(u16::MAX);
-    let size = ScreenSize::new(side(width), side(height));
+    let pixels = |side: u32| u16::try_from(side).unwrap_or(u16::MAX);
+    let size = ScreenSize::new(pixels(width), pixels(height));
     if size.is_allowed() && size.pixels() <= MAX_PIXELS {
         Ok(size)
     } else {

@@ -441,9 +441,10 @@ impl<'s> Writer<'s> {
             let mut wishes = self.exchange.wishes();
             let Some(requested) = wishes.requested else { return Ok(()) };
             let repaint = wishes.repaint.take();
-            let coding = match wishes.encodings.tight_png {
-                true => Coding::TightPng,
-                false => Coding::Raw(wishes.format),
+            let coding = if wishes.encodings.tight_png {
+                Coding::TightPng
+            } else {
+                Coding::Raw(wishes.format)
             };
             (requested, repaint, coding, wishes.encodings)
         };
