@@ -206,9 +206,8 @@ impl ScreenUser {
     /// The failure of a caller that got no frame.
     fn unavailable(&self, refusal: Option<&Refusal>) -> Failure {
         let machine = &self.usage.screen().machine;
-        let reason = refusal
-            .as_ref()
-            .map_or("The host did not answer in time.", |refusal| refusal.message.as_str());
+        let reason =
+            refusal.map_or("The host did not answer in time.", |refusal| refusal.message.as_str());
         let kind = match refusal.map(|refusal| refusal.kind) {
             Some(HostErrorKind::NotAuthenticated) => FailureKind::HostUnreachable,
             Some(HostErrorKind::LoginRefused) => FailureKind::HostLoginRefused,
