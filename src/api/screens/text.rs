@@ -88,9 +88,9 @@ pub struct ScreenWord {
     ),
     extensions(("x-otter-problems" = json!([
         "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "forbidden",
-        "machine-leased", "lease-ended", "lease-not-active", "invalid-power-state",
-        "machine-gone", "inventory-loading", "console-unavailable", "too-many-consoles",
-        "not-supported", "too-many-waits", "wait-timeout", "shutting-down"
+        "machine-leased", "invalid-power-state", "machine-gone", "inventory-loading",
+        "console-unavailable", "too-many-consoles", "not-supported", "too-many-waits",
+        "wait-timeout", "shutting-down"
     ]))))]
 pub async fn get_screen_text(
     State(api): State<ApiState>,

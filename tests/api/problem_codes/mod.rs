@@ -16,6 +16,7 @@ mod leases;
 mod limits;
 mod refusals;
 mod request;
+mod screen_input;
 mod screens;
 
 use futures_util::future::{LocalBoxFuture, join_all};
@@ -54,6 +55,49 @@ const RECIPES: &[Recipe] = &[
     for_all(&["unauthenticated"], |pairs| Box::pin(leases::without_a_token(pairs))),
     for_all(&["too-many-requests"], |pairs| Box::pin(leases::over_a_limit(pairs))),
     for_operations(&["wait-timeout"], &["end_lease"], |pairs| Box::pin(leases::by_a_lease(pairs))),
+    for_operations(
+        &[
+            "idempotency-mismatch",
+            "invalid-power-state",
+            "wait-timeout",
+            "too-many-waits",
+            "too-many-consoles",
+            "console-unavailable",
+            "not-supported",
+            "host-unreachable",
+            "host-login-refused",
+            "queue-full",
+            "machine-gone",
+            "shutting-down",
+            "storage-unavailable",
+            "input-interrupted",
+        ],
+        &["send_screen_input"],
+        |pairs| Box::pin(screen_input::of_input(pairs)),
+    ),
+    for_operations(
+        &["machine-leased"],
+        &["get_screen", "get_screen_picture", "get_snapshot_picture", "get_screen_text"],
+        |pairs| Box::pin(screens::of_looks(pairs)),
+    ),
+    for_operations(
+        &[
+            "invalid-power-state",
+            "machine-gone",
+            "console-unavailable",
+            "too-many-consoles",
+            "too-many-waits",
+            "host-unreachable",
+            "host-login-refused",
+            "forbidden-by-host",
+            "host-protocol",
+            "not-supported",
+            "shutting-down",
+            "wait-timeout",
+        ],
+        &["get_screen_picture", "get_snapshot_picture", "get_screen_text", "wait_for_screen"],
+        |pairs| Box::pin(screens::of_looks(pairs)),
+    ),
     for_all(&["machine-leased", "lease-ended", "lease-not-active", "lease-failed"], |pairs| {
         Box::pin(leases::by_a_lease(pairs))
     }),
