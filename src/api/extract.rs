@@ -58,8 +58,8 @@ impl FromRequestParts<ApiState> for Segments {
     }
 }
 
-/// A JSON body, parsed and as the received bytes. It may have `http.body_limit` bytes, or `LIMIT` if
-/// that is more.
+/// A JSON body, parsed and as the received bytes. It may have `http.body_limit` bytes, or `LIMIT`
+/// if that is more.
 pub struct JsonBody<T, const LIMIT: usize = 0> {
     pub value: T,
     pub bytes: Bytes,

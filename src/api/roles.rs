@@ -72,7 +72,8 @@ impl Routes {
         self.operations(Access::AtLeast(least), operations)
     }
 
-    /// Adds `WebSocket` operations for callers with this role or a higher one, or with a console token.
+    /// Adds `WebSocket` operations for callers with this role or a higher one, or with a console
+    /// token.
     pub fn console(self, least: Role, operations: UtoipaMethodRouter<ApiState>) -> Self {
         self.operations(Access::Console(least), operations)
     }

@@ -1,5 +1,5 @@
-//! What all `WebSocket` operations share: the check of the request before the upgrade, the console token that a
-//! browser offers as a subprotocol, and the end with a close code.
+//! What all `WebSocket` operations share: the check of the request before the upgrade, the console
+//! token that a browser offers as a subprotocol, and the end with a close code.
 
 use std::time::Duration;
 

@@ -44,8 +44,8 @@ pub struct VncCommand {
     /// The address for VNC viewers, which need no password; port 0 takes a free port.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:5901")]
     listen: SocketAddr,
-    /// Allow an address of --listen that other machines can reach. Whoever connects to it can look
-    /// and type.
+    /// Allow an address of --listen that other machines can reach. Everyone who connects to it
+    /// can look and type.
     #[arg(long)]
     listen_insecure: bool,
     /// Only look: keys and clicks of the viewer have no effect.

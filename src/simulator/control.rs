@@ -447,8 +447,8 @@ impl Control {
                 return;
             }
             let is_gone = tokio::select! {
-                changed = changes.changed() => changed.is_err(),
-                changed = inputs.changed() => changed.is_err(),
+                next = changes.changed() => next.is_err(),
+                next = inputs.changed() => next.is_err(),
             };
             if is_gone {
                 return;

@@ -151,7 +151,7 @@ async fn only_so_many_screens_are_open() {
     let lab = Lab::with_settings(|settings| settings.screens.max_open = 1).await;
     powered_on(&lab, "16").await;
     lab.get(PICTURE).await.expect(200);
-    // Nobody uses the first one any more, so it makes room.
+    // No one uses the first one any more, so it makes room.
     lab.get("/v1/machines/16/screen.png").await.expect(200);
     eventually("the end of the first", async || lab.control().open_consoles(RUNNING) == 0).await;
     let _viewer = ViewerClient::open(&lab, &viewer_path("16", ""), &[]).await.unwrap();

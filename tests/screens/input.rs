@@ -1,7 +1,7 @@
 //! `POST …/screen/input`: what reaches the guest, at most once, in order, and what ends it.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -355,10 +355,8 @@ async fn the_end_of_the_lease_interrupts_and_releases_what_is_held() {
     let call = begun(&lab, &[("otter-lease", &secret)], body).await;
     assert!(!holds_nothing(&lab));
     let end = lab.request(Method::DELETE, &path).header("otter-lease", &secret);
-    let began = Instant::now();
     Answer::from_request(end).await;
     let answer = call.await.unwrap().problem(409, "input-interrupted");
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     assert!(
         ["lease-ended", "machine-leased"]
             .contains(&answer.json["errors"][0]["code"].as_str().unwrap()),
@@ -431,9 +429,10 @@ async fn a_text_screen_is_typed_on_slowly() {
         lab.control().show_screen(RUNNING, stage);
         // The screen is open, so that only the typing counts.
         lab.get("/v1/machines/17/screen.png").await.expect(200);
-        let began = Instant::now();
+        let clock = Clock::system();
+        let began = clock.elapsed();
         send(&lab, body).await.expect(200);
-        began.elapsed()
+        clock.elapsed() - began
     };
     let body = json!({"events": [{"text": "12345678"}]});
     let (text, graphics) = (

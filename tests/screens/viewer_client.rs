@@ -67,15 +67,13 @@ impl ViewerClient {
         headers: &[(&str, &str)],
     ) -> Result<Self, Refused> {
         let mut viewer = Self::connect(address, path, headers).await?;
-        loop {
-            match viewer.next().await.expect("the handshake") {
-                ServerEvent::Ready { size, name } => {
-                    viewer.resize(size);
-                    viewer.name = name;
-                    return Ok(viewer);
-                }
-                other => panic!("{other:?} before the end of the handshake"),
+        match viewer.next().await.expect("the handshake") {
+            ServerEvent::Ready { size, name } => {
+                viewer.resize(size);
+                viewer.name = name;
+                Ok(viewer)
             }
+            other => panic!("{other:?} before the end of the handshake"),
         }
     }
 

@@ -56,7 +56,7 @@ impl VncViewer {
                 }
                 let own = self.stream.to_send();
                 self.socket.write_all(&own).await.ok()?;
-                let mut bytes = [0; 16 << 10];
+                let mut bytes = vec![0; 16 << 10];
                 let length =
                     self.socket.read(&mut bytes).await.ok().filter(|length| *length > 0)?;
                 self.stream.feed(&bytes[..length]);

@@ -1,6 +1,6 @@
 //! Waits for what a screen shows: conditions of calls, of `until`, and of preparations.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -8,7 +8,7 @@ use otter::app::Settings;
 use otter::simulator::ScreenStage;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Lab};
+use crate::harness::{Answer, Lab, eventually};
 
 /// A machine that is on and shows the login.
 const ON: &str = "17";
@@ -84,7 +84,7 @@ async fn a_wait_sees_what_comes_later() {
     let body = json!({"any": [{"text": "Applications", "region": "0,0,300,30"}]});
     let path = wait_path(ON, "?wait=12s");
     let show = async {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        eventually("the screen to open", async || lab.control().open_consoles(ON) > 0).await;
         lab.control().show_screen(ON, ScreenStage::Desktop);
     };
     let (found, ()) = tokio::join!(lab.post(&path, body), show);
@@ -132,10 +132,8 @@ async fn a_blank_screen_is_woken() {
 async fn without_a_screen_the_answer_comes_at_once() {
     let lab = Lab::start().await;
     let body = json!({"any": [{"text": "Log In"}]});
-    let begun = Instant::now();
     let refused = lab.post(&wait_path(OFF, "?wait=1m"), body.clone()).await;
     refused.problem(409, "invalid-power-state");
-    assert!(begun.elapsed() < Duration::from_secs(5));
     // The screen goes while it is waited for.
     let path = wait_path(ON, "?wait=1m");
     let never = json!({"any": [{"text": "Kernel panic"}]});

@@ -87,7 +87,7 @@ impl Lab {
         if !protocols.is_empty() {
             request.headers_mut().insert("Sec-WebSocket-Protocol", protocols.parse().unwrap());
         }
-        match bounded(tokio_tungstenite::client_async(request, stream)).await {
+        match bounded(Box::pin(tokio_tungstenite::client_async(request, stream))).await {
             Ok((socket, answer)) => {
                 let chosen = answer.headers()["Sec-WebSocket-Protocol"].to_str().unwrap();
                 Ok((socket, chosen.to_owned()))

@@ -537,7 +537,7 @@ mod tests {
     }
 
     /// The pointer and the code of the mistake.
-    fn mistake(body: Value) -> (String, String) {
+    fn mistake(body: &Value) -> (String, String) {
         let failure = check(body.clone()).expect_err(&body.to_string());
         let error = &failure.errors[0];
         (error.pointer.clone().unwrap(), error.code.to_string())
@@ -571,9 +571,9 @@ mod tests {
 
     #[test]
     fn an_event_has_exactly_one_field() {
-        assert_eq!(mistake(json!({"events": [{"text": "a"}, {}]})).0, "/events/1");
+        assert_eq!(mistake(&json!({"events": [{"text": "a"}, {}]})).0, "/events/1");
         let both = json!({"events": [{"text": "a", "pause": "1s"}]});
-        assert_eq!(mistake(both), ("/events/0".to_owned(), "not-with-this".to_owned()));
+        assert_eq!(mistake(&both), ("/events/0".to_owned(), "not-with-this".to_owned()));
     }
 
     #[test]
@@ -611,7 +611,7 @@ mod tests {
             (json!({"events": [{"hold": "a"}, {"hold": "A"}]}), "/events/1/hold"),
             (json!({"events": vec![image; 5]}), "/events"),
         ] {
-            assert_eq!(mistake(wrong).0, pointer);
+            assert_eq!(mistake(&wrong).0, pointer);
         }
     }
 
@@ -623,15 +623,15 @@ mod tests {
             json!({"events": &texts[..if third.is_empty() { 2 } else { 3 }], "interval": "5ms"})
         };
         assert!(check(body("")).is_ok());
-        assert_eq!(mistake(body("a")).0, "/events/2/text");
+        assert_eq!(mistake(&body("a")).0, "/events/2/text");
     }
 
     #[test]
     fn a_call_that_cannot_end_in_time_is_refused_before_it_types() {
         let pauses = vec![json!({"pause": "4m"}); 3];
-        assert_eq!(mistake(json!({"events": pauses})).0, "/events");
+        assert_eq!(mistake(&json!({"events": pauses})).0, "/events");
         let text = json!({"events": [{"text": "a".repeat(301)}], "interval": "2s"});
-        assert_eq!(mistake(text).0, "/events");
+        assert_eq!(mistake(&text).0, "/events");
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub struct Screen {
     /// When a pixel last changed. Null as for `width`.
     #[schema(required)]
     pub changed_at: Option<Timestamp>,
-    /// The connection to the host. `closed` while nobody looks; `fallback`: the host refuses a
+    /// The connection to the host. `closed` while no one looks; `fallback`: the host refuses a
     /// connection, and otter reads single pictures.
     #[schema(extensions(("x-extensible-enum" = json!([
         "closed", "opening", "open", "retrying", "fallback"
@@ -47,7 +47,7 @@ pub struct Screen {
     pub connection: String,
     /// The open viewers, the longest open first.
     pub viewers: Vec<ScreenViewer>,
-    /// The viewer that drives. Null if nobody does.
+    /// The viewer that drives. Null if no viewer does.
     #[schema(required)]
     pub driver: Option<ScreenDriver>,
     /// The recording that is being made. Null if none is.

@@ -13,7 +13,7 @@ use crate::hypervisor::{CallError, HostError, HostErrorKind};
 /// The type of tickets for a console over WebSocket.
 const WEB_CONSOLE: &str = "webmks";
 
-/// Calls `AcquireTicket`. The result is a secret: whoever has it sees the screen and can type.
+/// Calls `AcquireTicket`. The result is a secret: everyone who has it sees the screen and can type.
 ///
 /// # Errors
 /// `InvalidPowerState` or `InvalidState` if the machine is not on, `ScreenLimitReached`,

@@ -262,12 +262,12 @@ impl Drop for DriverInput {
         if releases.is_empty() {
             return;
         }
-        let released = async move {
+        let sending = async move {
             // If the connection to the host is lost, nothing can be released on it.
             let _ = user.send(&releases).await;
             drop(seat);
         };
-        drop(self.supervisor.spawn_isolated("release of keys", released));
+        drop(self.supervisor.spawn_isolated("release of keys", sending));
     }
 }
 

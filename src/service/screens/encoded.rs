@@ -1,4 +1,4 @@
-//! The pictures of a frame as PNG: each is encoded once, whoever asks for it.
+//! The pictures of a frame as PNG: each is encoded once for all who ask.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -40,7 +40,7 @@ pub struct Turn {
     lane: Arc<Lane>,
     _place: OwnedSemaphorePermit,
     /// `None` never occurs, because the semaphore of a lane is never closed.
-    _turn: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl InputLanes {
@@ -53,17 +53,15 @@ impl InputLanes {
     /// `queue-full` if eight calls wait already.
     pub fn enter(&self, machine: &Machine, now: Duration) -> Result<LanePlace, Failure> {
         let lane = self.lane(&machine.id, now);
-        match Arc::clone(&lane.places).try_acquire_owned() {
-            Ok(place) => Ok(LanePlace { lane, place }),
-            Err(_) => {
-                let detail = format!(
-                    "{MAX_WAITING} calls wait already to send input to {}; try again in a moment.",
-                    machine.name
-                );
-                Err(Failure::new(FailureKind::QueueFull, detail)
-                    .with_machine(&machine.id, &machine.name))
-            }
-        }
+        let Ok(place) = Arc::clone(&lane.places).try_acquire_owned() else {
+            let detail = format!(
+                "{MAX_WAITING} calls wait already to send input to {}; try again in a moment.",
+                machine.name
+            );
+            return Err(Failure::new(FailureKind::QueueFull, detail)
+                .with_machine(&machine.id, &machine.name));
+        };
+        Ok(LanePlace { lane, place })
     }
 
     fn lane(&self, machine: &MachineId, now: Duration) -> Arc<Lane> {
@@ -110,7 +108,7 @@ impl LanePlace {
     pub async fn turn(self) -> Turn {
         let Self { lane, place } = self;
         let turn = Arc::clone(&lane.turn).acquire_owned().await.ok();
-        Turn { lane, _place: place, _turn: turn }
+        Turn { lane, _place: place, _permit: turn }
     }
 }
 

@@ -104,11 +104,11 @@ impl<'c> InputRun<'c> {
         if releases.is_empty() {
             return;
         }
-        let messages: Vec<ScreenInput> = releases.iter().map(screen_input).collect();
+        let messages: Vec<ScreenInput> = releases.iter().copied().map(screen_input).collect();
         tokio::select! {
             biased;
-            released = self.user.send_on(self.epoch, &messages) => {
-                if released.is_err() {
+            sent = self.user.send_on(self.epoch, &messages) => {
+                if sent.is_err() {
                     // The host releases the keys of a connection that ends.
                     tracing::debug!(machine = %self.machine.id, "held keys were not released");
                 }
@@ -241,7 +241,7 @@ impl<'c> InputRun<'c> {
         }
         // Recorded before: a message that may have arrived counts.
         self.held.record(&messages);
-        let inputs: Vec<ScreenInput> = messages.iter().map(screen_input).collect();
+        let inputs: Vec<ScreenInput> = messages.iter().copied().map(screen_input).collect();
         let sent = self.user.send_on(self.epoch, &inputs).await;
         self.has_begun |= !matches!(sent, Err(InputLost { maybe_sent: false }));
         if sent.is_err() {
@@ -454,8 +454,8 @@ async fn connection_ended(user: &mut ScreenUser, epoch: u64) {
     }
 }
 
-const fn screen_input(message: &InputMessage) -> ScreenInput {
-    match *message {
+const fn screen_input(message: InputMessage) -> ScreenInput {
+    match message {
         InputMessage::Key { keysym, down } => ScreenInput::Key { keysym, down },
         InputMessage::Pointer { buttons, at: Point { x, y } } => {
             ScreenInput::Pointer { buttons, x, y }

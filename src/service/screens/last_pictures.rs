@@ -146,7 +146,7 @@ mod tests {
         let pictures = pictures(&clock);
         let caller = Caller::new("ci", Role::Runner);
         let id = pictures.keep(&machine(), &caller, Bytes::from_static(b"png")).unwrap();
-        clock.advance(KEPT_FOR - Duration::from_millis(1));
+        clock.advance(KEPT_FOR.saturating_sub(Duration::from_millis(1)));
         assert_eq!(pictures.get(&caller, id).unwrap(), "png");
         clock.advance(Duration::from_millis(1));
         assert_eq!(pictures.get(&caller, id).unwrap_err().kind, FailureKind::NotFound);

@@ -185,7 +185,7 @@ impl Screens {
         rights::may_look(self, requester, machine)
     }
 
-    /// Checks that a caller may type and click: whoever may change the machine. Nobody may on a
+    /// Checks that a caller may type and click: all who may change the machine. No one may on a
     /// protected machine.
     ///
     /// # Errors

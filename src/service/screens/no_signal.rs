@@ -1,5 +1,5 @@
 //! The picture that viewers see while the host shows no screen: “NO SIGNAL” on dark grey. It is
-//! computed from its size, so that nobody has to keep it.
+//! computed from its size, so that it is not kept.
 
 use crate::domain::screen::{Region, ScreenSize};
 

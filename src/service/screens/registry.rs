@@ -1,4 +1,4 @@
-//! The open screens: at most one upstream for each machine, opened on demand, and ended when nobody
+//! The open screens: at most one upstream for each machine, opened on demand, and ended when no one
 //! has used it for a while.
 
 use std::collections::HashMap;

@@ -112,7 +112,7 @@ impl SharedScreen {
         self.heard_at.store(millis + 1, Ordering::Relaxed);
     }
 
-    /// Publishes a new frame, if there is one, and the status. Wakes nobody if nothing changed.
+    /// Publishes a new frame, if there is one, and the status. Wakes no one if nothing changed.
     pub fn publish(
         &self,
         change: Option<FrameChange>,

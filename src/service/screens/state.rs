@@ -24,7 +24,7 @@ pub struct ScreenState {
 /// The state of the connection to the host for one screen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ConnectionState {
-    /// Nobody looks, or the machine is not on.
+    /// No one looks, or the machine is not on.
     Closed,
     Opening,
     Open,

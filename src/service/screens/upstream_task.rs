@@ -61,7 +61,7 @@ pub struct UpstreamTask {
     restarts: u64,
     /// The highest number of a request for a confirmed frame that the upstream knows of.
     asked: u64,
-    /// Since when nobody uses the screen.
+    /// Since when no one uses the screen.
     unused_since: Option<Duration>,
     io: Io,
 }
@@ -117,10 +117,10 @@ impl UpstreamTask {
         }
     }
 
-    /// Runs until the screen is stopped, or the machine is gone, or nobody uses the screen.
+    /// Runs until the screen is stopped, or the machine is gone, or no one uses the screen.
     ///
     /// # Parameters
-    /// - `may_end`: called when nobody has used the screen for a while. Returns whether the task
+    /// - `may_end`: called when no one has used the screen for a while. Returns whether the task
     ///   ends.
     pub async fn run(mut self, may_end: impl Fn(&Arc<SharedScreen>) -> bool + Send) {
         let shared = Arc::clone(&self.shared);
@@ -168,7 +168,7 @@ impl UpstreamTask {
         self.disconnect().await;
     }
 
-    /// Sends the input that releases held keys, until nobody uses the screen any more.
+    /// Sends the input that releases held keys, until no one uses the screen any more.
     async fn drain(&mut self, users: &mut watch::Receiver<usize>) {
         let clock = self.clock.clone();
         let mut over = std::pin::pin!(clock.sleep(DRAIN_LIMIT));

@@ -99,8 +99,8 @@ impl ViewerRights {
                 () = &mut refused => return ViewerEnd::TokenRefused,
                 () = &mut taken_over => return ViewerEnd::TakenOver,
                 () = changes.changed() => {}
-                changed = machine.changed() => {
-                    if changed.is_err() {
+                next = machine.changed() => {
+                    if next.is_err() {
                         // The inventory dropped the watcher between two changes.
                         machine = inventory.watch(&self.machine.id);
                     }

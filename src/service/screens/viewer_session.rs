@@ -50,7 +50,7 @@ const REPAINT: Duration = Duration::from_secs(1);
 /// A viewer that does not read a piece for this long does not keep the frame of the piece.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// The size that a viewer is told before otter has seen the screen: the text mode of the BIOS.
+/// The size that otter tells a viewer before it has seen the screen: the text mode of the BIOS.
 const UNKNOWN_SIZE: ScreenSize = ScreenSize { width: 720, height: 400 };
 
 /// The most messages of input that are sent to the host at once.
@@ -198,7 +198,7 @@ impl Reader<'_> {
             let mut input = Vec::new();
             loop {
                 match stream.next_event() {
-                    Ok(Some(event)) => input.extend(self.note(event)),
+                    Ok(Some(event)) => input.extend(self.note(&event)),
                     Ok(None) => break,
                     Err(error) => return ViewerEnd::Protocol(error.to_string()),
                 }
@@ -226,9 +226,9 @@ impl Reader<'_> {
     }
 
     /// Notes what the viewer asks for. Returns the input of a driver.
-    fn note(&self, event: ViewerEvent) -> Option<ScreenInput> {
+    fn note(&self, event: &ViewerEvent) -> Option<ScreenInput> {
         let mut wishes = self.exchange.wishes();
-        match event {
+        match *event {
             ViewerEvent::ClientInit { .. } => wishes.is_initialised = true,
             ViewerEvent::PixelFormat(format) => wishes.format = format,
             ViewerEvent::Encodings(encodings) => wishes.encodings = encodings,

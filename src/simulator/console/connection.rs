@@ -121,13 +121,13 @@ impl Connection {
             changes.borrow_and_update();
             inputs.borrow_and_update();
             let next_change = self.answer(&mut server, &mut shown);
-            let bytes = server.to_send();
+            let bytes = server.take_output();
             if !bytes.is_empty() {
                 send(socket, &mut slices, bytes.into()).await?;
                 continue;
             }
             let is_asked = server.is_asked();
-            let changed = async {
+            let at_next_change = async {
                 match next_change {
                     Some(due) => {
                         let now = self.shared.clock.elapsed();
@@ -150,7 +150,7 @@ impl Connection {
                 // The simulator stops if one of these fails, and then the stream fails too.
                 _ = changes.changed() => {}
                 _ = inputs.changed(), if is_asked => {}
-                () = changed, if is_asked => {}
+                () = at_next_change, if is_asked => {}
             }
         }
     }
@@ -233,8 +233,8 @@ async fn until_end(
             return ConsoleEnd::Close;
         }
         let is_gone = tokio::select! {
-            changed = changes.changed() => changed.is_err(),
-            changed = ended.changed() => changed.is_err(),
+            next = changes.changed() => next.is_err(),
+            next = ended.changed() => next.is_err(),
         };
         if is_gone {
             return ConsoleEnd::Cut;

@@ -1,4 +1,4 @@
-//! How rectangles of a screen are encoded: Raw, Hextile or TightPNG, by what the client offered.
+//! How rectangles of a screen are encoded: Raw, Hextile or `TightPNG`, by what the client offered.
 
 use super::super::guest_screen::Bitmap;
 use super::damage::Rectangle;
@@ -70,16 +70,13 @@ fn write_hextile(of: Rectangle, bitmap: &Bitmap, format: &PixelFormat, out: &mut
         for x in (of.x..right).step_by(usize::from(TILE)) {
             let (width, height) = (TILE.min(right - x), TILE.min(bottom - y));
             let tile = Rectangle { x, y, width, height };
-            match only_colour(tile, bitmap) {
-                Some(colour) => {
-                    out.push(BACKGROUND);
-                    format.write_pixels(colour, out);
-                }
-                None => {
-                    out.push(RAW);
-                    for y in y..y + height {
-                        format.write_pixels(bitmap.row(x, y, width), out);
-                    }
+            if let Some(colour) = only_colour(tile, bitmap) {
+                out.push(BACKGROUND);
+                format.write_pixels(colour, out);
+            } else {
+                out.push(RAW);
+                for y in y..y + height {
+                    format.write_pixels(bitmap.row(x, y, width), out);
                 }
             }
         }

@@ -21,18 +21,17 @@ impl PixelFormat {
 
     /// Reads a format. `None` if it has a palette, or another number of bits.
     pub fn read(encoded: &[u8]) -> Option<Self> {
-        let &[bits, _depth, big_endian, true_colour, a, b, c, d, e, f, red, green, blue, ..] =
-            encoded
-        else {
-            return None;
-        };
+        let &[bits, _depth, big_endian, true_colour] = encoded.first_chunk()?;
+        let &[red_high, red_low, green_high, green_low, blue_high, blue_low, red, green, blue] =
+            encoded.get(4..)?.first_chunk()?;
         let size = match bits {
             8 => 1,
             16 => 2,
             32 => 4,
             _ => return None,
         };
-        let max = [[a, b], [c, d], [e, f]].map(u16::from_be_bytes);
+        let max = [[red_high, red_low], [green_high, green_low], [blue_high, blue_low]];
+        let max = max.map(u16::from_be_bytes);
         let shift = [red, green, blue];
         let is_valid = true_colour != 0 && shift.iter().all(|shift| *shift < 32);
         is_valid.then_some(Self { size, is_big_endian: big_endian != 0, max, shift })

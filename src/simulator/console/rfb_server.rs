@@ -125,7 +125,7 @@ impl RfbServer {
     }
 
     /// The bytes that are ready for the client. Empty if there are none.
-    pub fn to_send(&mut self) -> Vec<u8> {
+    pub fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.to_send)
     }
 

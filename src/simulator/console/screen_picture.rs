@@ -170,14 +170,14 @@ pub fn encode_png<'a>(width: u16, height: u16, row: impl Fn(u16) -> &'a [u8]) ->
             }
         }
     }
-    let mut encoded = Vec::new();
-    let mut encoder = png::Encoder::new(&mut encoded, width.into(), height.into());
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, width.into(), height.into());
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_compression(png::Compression::Fast);
     // Writing to memory fails only if the rows do not have the size of the picture.
     let written = encoder.write_header().and_then(|mut writer| writer.write_image_data(&pixels));
-    if written.is_ok() { encoded } else { Vec::new() }
+    if written.is_ok() { file } else { Vec::new() }
 }
 
 #[cfg(test)]

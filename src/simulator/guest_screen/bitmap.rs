@@ -99,14 +99,12 @@ impl Bitmap {
     pub fn text(&mut self, (x, y): (i32, i32), font: Font, advance: i32, ink: Colour, text: &str) {
         let mut left = x;
         for character in text.chars() {
-            let mut top = y;
-            for row in font.glyph(character) {
+            for (top, row) in (y..).zip(font.glyph(character)) {
                 for (column, is_set) in (left..).zip(row) {
                     if is_set {
                         self.dot(column, top, ink);
                     }
                 }
-                top += 1;
             }
             left += advance;
         }

@@ -165,7 +165,7 @@ impl Keyboard {
     /// Combines a dead key with the letter after it.
     fn compose(&mut self, key: Key, typed: char, has_third_level: bool) -> Option<char> {
         let is_dead = self.layout == Layout::De
-            && matches!(key, Key(0x35) | Key(0x2e))
+            && matches!(key, Key(0x35 | 0x2e))
             && matches!(typed, '^' | '´' | '`')
             && !has_third_level;
         match self.accent.take() {

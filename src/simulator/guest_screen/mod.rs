@@ -310,7 +310,7 @@ impl GuestScreen {
             Stage::Login(login) => login.picture(machine),
             Stage::Desktop(desktop) => {
                 let blinks = age.saturating_sub(guest.last_input).as_millis() / BLINK.as_millis();
-                desktop.picture(now.wall, blinks % 2 == 0)
+                desktop.picture(now.wall, blinks.is_multiple_of(2))
             }
         };
         if let (Some((x, y)), Stage::Login(_) | Stage::Desktop(_)) = (guest.pointer, &guest.stage) {

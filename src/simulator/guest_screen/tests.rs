@@ -110,7 +110,7 @@ fn the_next_change_is_when_the_picture_changes_and_not_before() {
     while let Some(due) = lab.guest.next_change(lab.now) {
         assert!(due > lab.now.elapsed, "{:?} {due:?}", lab.now);
         let before = lab.picture();
-        let wait = u64::try_from((due - lab.now.elapsed).as_millis()).unwrap();
+        let wait = u64::try_from(due.saturating_sub(lab.now.elapsed).as_millis()).unwrap();
         lab.pass(wait.saturating_sub(2));
         assert_eq!(lab.picture(), before, "{:?}", lab.stage());
         lab.pass(4);

@@ -123,7 +123,7 @@ proptest! {
         for (region, colour) in &rectangles {
             canvas.paint(*region, &colours(*region, *colour));
             let inside = region.intersect(SIZE.whole());
-            for region in inside {
+            if let Some(region) = inside {
                 for y in region.y..region.y + region.height {
                     for x in region.x..region.x + region.width {
                         model[usize::from(y) * 100 + usize::from(x)] = *colour;

@@ -244,7 +244,7 @@ mod tests {
             pixels[y * 100 + 50] = 0;
         }
         let drawn = without_lines(&GrayPicture { size, pixels });
-        let dark = drawn.pixels.iter().filter(|value| **value == 0).count();
+        let dark = drawn.pixels.iter().map(|value| usize::from(*value == 0)).sum::<usize>();
         assert_eq!(dark, 20, "only the stroke of 20 pixels is left");
     }
 

@@ -217,7 +217,7 @@ fn a_machine_that_was_just_powered_on_has_eleven_tries() {
     for _ in 1..START_TRIES {
         assert_eq!(fixture.refuse(HostErrorKind::InvalidState), []);
         assert_eq!(fixture.upstream.status().failures, 0);
-        assert_eq!(fixture.wait(START_PAUSE - Duration::from_millis(1)), []);
+        assert_eq!(fixture.wait(START_PAUSE.saturating_sub(Duration::from_millis(1))), []);
         assert_eq!(fixture.wait(Duration::from_millis(1)), [Effect::Connect]);
     }
     fixture.refuse(HostErrorKind::InvalidState);
@@ -271,7 +271,7 @@ fn a_host_that_refuses_consoles_gives_pictures() {
     assert_eq!(fixture.upstream.status().confirmed, 1);
     assert!(fixture.upstream.encode(&[]).is_none(), "a picture takes no input");
     fixture.handle(Event::InUse(false));
-    assert_eq!(fixture.wait(PICTURE_PAUSE), [], "nobody looks");
+    assert_eq!(fixture.wait(PICTURE_PAUSE), [], "no one looks");
     assert_eq!(fixture.wait(FALLBACK_TRY), [Effect::Connect]);
     assert_eq!(fixture.upstream.connection(), ConnectionState::Fallback);
     fixture.connect();
