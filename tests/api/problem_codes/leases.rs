@@ -224,7 +224,7 @@ pub async fn after_the_stop(pairs: Vec<Pair>) -> Vec<Verdict> {
 }
 
 /// Sends a call to the router itself.
-async fn send_to_service(service: &HttpApi, call: &Call) -> Answer {
+pub async fn send_to_service(service: &HttpApi, call: &Call) -> Answer {
     let body = call.given().map(|body| Body::from(body.to_string())).unwrap_or_default();
     let request = http::Request::builder()
         .method(call.method.clone())
