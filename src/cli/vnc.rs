@@ -3,7 +3,8 @@
 //! ```text
 //! viewer ──TCP──► otter vnc ──WebSocket──► otter
 //! ```
-//! It serves one viewer after the other. It ends when the right to look or drive ends, or at Ctrl-C.
+//! It serves one viewer after the other. It ends when the right to look or drive ends, or at
+//! Ctrl-C.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -75,8 +76,8 @@ pub async fn vnc(command: VncCommand) -> anyhow::Result<ExitCode> {
     let VncCommand { machine, listen, listen_insecure, .. } = &command;
     if !listen.ip().is_loopback() && !listen_insecure {
         bail!(
-            "{listen} can be reached from other machines, and a VNC viewer needs no password there: \
-             use a loopback address, or add --listen-insecure"
+            "{listen} can be reached from other machines, and a VNC viewer needs no password \
+             there: use a loopback address, or add --listen-insecure"
         );
     }
     let otter = command.call.connect().await?;

@@ -243,7 +243,8 @@ pub enum ScreenObject {
 /// A connection to the screen of a machine.
 pub struct ScreenConnection {
     /// The bytes of RFB in both directions. `shutdown` ends the connection properly: it says so to
-    /// the host and closes the socket. A host to which it is not said counts the connection as open.
+    /// the host and closes the socket. A host to which it is not said counts the connection as
+    /// open.
     pub stream: Box<dyn ByteStream>,
 }
 

@@ -251,9 +251,9 @@ pub trait Storage: Send + Sync {
     async fn tokens(&self) -> Result<Vec<StoredToken>, StorageError>;
 
     /// Deletes ended jobs and leases, and keys, whose retention is over. A job or lease is kept
-    /// while its key is kept, and a key is kept while its job or lease has not ended. A key of input
-    /// is kept for its time, whether or not it has an answer. This is a series of writes: if one
-    /// fails, the earlier ones stay committed.
+    /// while its key is kept, and a key is kept while its job or lease has not ended. A key of
+    /// input is kept for its time, whether or not it has an answer. This is a series of writes: if
+    /// one fails, the earlier ones stay committed.
     async fn purge(&self, now: Timestamp, retention: &Retention) -> Result<Purged, StorageError>;
 
     /// Deletes the oldest audit records until the audit is within its maximum age and size. The

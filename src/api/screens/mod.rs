@@ -1,5 +1,5 @@
-//! `/v1/machines/{machine}/screen`: pictures, text, waits, input and viewers of screens, and console
-//! tokens.
+//! `/v1/machines/{machine}/screen`: pictures, text, waits, input and viewers of screens, and
+//! console tokens.
 
 mod console_tokens;
 mod input;

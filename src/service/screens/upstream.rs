@@ -86,7 +86,8 @@ pub struct Moment {
 pub enum Event<'a> {
     /// The host reports whether the machine is on.
     Power { on: bool },
-    /// The guest was started, reverted or reset, so that its old picture is not its screen any more.
+    /// The guest was started, reverted or reset, so that its old picture is not its screen any
+    /// more.
     Restarted,
     /// Whether somebody uses the screen.
     InUse(bool),

@@ -62,6 +62,12 @@ NOT_EMPTY_IN_BODIES = {
     "AnswerRequest": ("question", "choice"),
     "RevertRequest": ("snapshot",),
 }
+REGION = r"^0,0,[1-9][0-9]?,[1-9][0-9]?$"
+# The texts in queries of pictures and texts of screens.
+LOOKS = {
+    "region": {"pattern": REGION},
+    "max_age": {"pattern": DURATION, "minLength": 1},
+}
 PROPERTIES = [
     "name",
     "summary.runtime",
@@ -109,6 +115,8 @@ def before_load_schema(context, raw_schema):
                 if path in ("/v1/jobs", "/v1/events") and name in ("job", "lease"):
                     schema.update(ID)
                 schema.update(HEADERS.get(name, {}))
+                if "/screen" in path and parameter["in"] == "query":
+                    schema.update(LOOKS.get(name, {}))
                 if path == "/v1/audit" and name in audit:
                     schema.update(audit[name])
                     continue
