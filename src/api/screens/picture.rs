@@ -63,8 +63,8 @@ pub struct Width(u16);
 ///
 /// A PNG of what the machine shows. The picture is whole: every pixel was painted since the screen
 /// last changed its size, the machine was started or reverted, or the connection was opened.
-/// Without `max_age`, the host has confirmed it after this call. `Otter-Screen-Changed` has the time
-/// of the last change, and the `ETag` stands for the pixels.
+/// Without `max_age`, the host has confirmed it after this call. `Otter-Screen-Changed` has the
+/// time of the last change, and the `ETag` stands for the pixels.
 #[utoipa::path(
     get,
     path = "/v1/machines/{machine}/screen.png",
