@@ -128,6 +128,19 @@ pub(super) fn may_drive(
     requester: &Requester,
     machine: &Machine,
 ) -> Result<DriveRight, Failure> {
+    let caller = &requester.caller;
+    // A lease alone is not enough: a viewer changes nothing, whatever it shows.
+    if caller.role < Role::Runner {
+        let detail = format!(
+            "{} is {}, and only runners and operators type and click. Nothing was typed or \
+             clicked.",
+            caller.name,
+            caller.role.with_article()
+        );
+        return Err(
+            Failure::new(FailureKind::Forbidden, detail).with_machine(&machine.id, &machine.name)
+        );
+    }
     let settings = screens.live.load();
     let protection = &settings.protection;
     let is_self = protection.is_self(machine);

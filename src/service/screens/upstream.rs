@@ -159,7 +159,11 @@ pub struct Upstream {
     tries: u32,
     /// The highest number of [`Event::Ask`].
     asked: u64,
+    /// As [`Status::confirmed`]. It is published together with the frame that it is about.
+    confirmed: u64,
     /// When the host last answered.
+    answered_at: Option<Duration>,
+    /// When the host last answered before the published frame.
     heard_at: Option<Duration>,
 }
 
@@ -248,6 +252,8 @@ impl Upstream {
             started_at,
             tries: 0,
             asked: 0,
+            confirmed: 0,
+            answered_at: None,
             heard_at: None,
         }
     }
@@ -279,7 +285,7 @@ impl Upstream {
         self.is_on
     }
 
-    /// When the host last answered, as the elapsed time of the clock.
+    /// When the host last answered before the published frame, as the elapsed time of the clock.
     #[must_use]
     pub const fn heard_at(&self) -> Option<Duration> {
         self.heard_at
@@ -291,8 +297,14 @@ impl Upstream {
             Link::Connected(console) => console.has_pixels,
             _ => false,
         };
-        // Half an update is no picture.
-        if in_update { None } else { self.canvas.publish(now.wall) }
+        // Half an update is no picture. The answers before it wait for its end too: they are about
+        // pixels that no published frame has yet.
+        if in_update {
+            return None;
+        }
+        self.status.confirmed = self.confirmed;
+        self.heard_at = self.answered_at;
+        self.canvas.publish(now.wall)
     }
 
     /// The bytes of some input. `None` if no console is ready.
@@ -558,20 +570,20 @@ impl Upstream {
     }
 
     fn end_update(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        let Self { canvas, link: Link::Connected(console), status, .. } = self else { return };
-        self.heard_at = Some(now.elapsed);
+        let Self { canvas, link: Link::Connected(console), confirmed, .. } = self else { return };
+        self.answered_at = Some(now.elapsed);
         console.unanswered_since = None;
         let is_empty = !std::mem::take(&mut console.has_pixels);
         console.empty_updates = if is_empty { console.empty_updates + 1 } else { 0 };
         let answered = console.probe.take_if(Probe::is_answered);
         if canvas.is_complete() {
             let asked = answered.as_ref().map_or(0, |probe| probe.asked).max(console.asked_before);
-            status.confirmed = status.confirmed.max(asked);
+            *confirmed = (*confirmed).max(asked);
         } else if let Some(probe) = answered {
             // The answer counts when the frame is complete.
             console.asked_before = console.asked_before.max(probe.asked);
         }
-        if console.probe.is_none() && self.asked > status.confirmed.max(console.asked_before) {
+        if console.probe.is_none() && self.asked > (*confirmed).max(console.asked_before) {
             console.probe = Some(Probe::new(self.asked, canvas, now.elapsed));
         }
         console.is_withheld = console.empty_updates > MAX_EMPTY_UPDATES;
@@ -605,8 +617,8 @@ impl Upstream {
         }
         self.canvas.paint(picture.size.whole(), &picture.pixels);
         self.canvas.set_live(true);
-        self.heard_at = Some(now.elapsed);
-        self.status.confirmed = self.status.confirmed.max(fallback.asked);
+        self.answered_at = Some(now.elapsed);
+        self.confirmed = self.confirmed.max(fallback.asked);
     }
 
     fn picture_failed(&mut self, refusal: &Refusal, _now: Moment) {

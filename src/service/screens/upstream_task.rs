@@ -368,15 +368,16 @@ impl UpstreamTask {
             }
         }
         let now = self.now();
-        if let Some(heard_at) = self.upstream.heard_at() {
-            self.shared.set_heard_at(heard_at);
-        }
         let change = self.upstream.publish(now);
         if change.is_some() {
             self.metrics.record_frame();
         }
         let (connection, is_on) = (self.upstream.connection(), self.upstream.is_on());
         self.shared.publish(change, connection, self.upstream.status(), is_on);
+        // After the frame: who reads the time first then never takes an older frame for it.
+        if let Some(heard_at) = self.upstream.heard_at() {
+            self.shared.set_heard_at(heard_at);
+        }
     }
 
     async fn do_effect(&mut self, effect: Effect) -> io::Result<()> {

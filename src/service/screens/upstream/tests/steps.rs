@@ -50,16 +50,7 @@ impl Fixture {
 
     /// An update with rectangles of one colour.
     fn update(&mut self, rectangles: &[(Region, u8)]) -> Vec<Effect> {
-        let mut bytes = vec![0, 0];
-        bytes.extend(u16::try_from(rectangles.len()).unwrap().to_be_bytes());
-        for (region, colour) in rectangles {
-            for number in [region.x, region.y, region.width, region.height] {
-                bytes.extend(number.to_be_bytes());
-            }
-            bytes.extend([0; 4]);
-            bytes.resize(bytes.len() + region.pixels() * 4, *colour);
-        }
-        self.handle(Event::Bytes(&bytes))
+        self.handle(Event::Bytes(&update_bytes(rectangles)))
     }
 
     fn wait(&mut self, by: Duration) -> Vec<Effect> {
@@ -79,6 +70,19 @@ impl Fixture {
 
 fn moment(elapsed: Duration) -> Moment {
     Moment { elapsed, wall: Timestamp::UNIX_EPOCH + elapsed }
+}
+
+fn update_bytes(rectangles: &[(Region, u8)]) -> Vec<u8> {
+    let mut bytes = vec![0, 0];
+    bytes.extend(u16::try_from(rectangles.len()).unwrap().to_be_bytes());
+    for (region, colour) in rectangles {
+        for number in [region.x, region.y, region.width, region.height] {
+            bytes.extend(number.to_be_bytes());
+        }
+        bytes.extend([0; 4]);
+        bytes.resize(bytes.len() + region.pixels() * 4, *colour);
+    }
+    bytes
 }
 
 fn sent(effects: &[Effect]) -> Vec<u8> {
@@ -169,6 +173,22 @@ fn a_frame_is_confirmed_by_the_answer_to_a_probe_that_was_sent_later() {
     assert_eq!(fixture.upstream.status().confirmed, 0);
     assert!(next.ends_with(&update_request(false, PROBE)), "the probe is sent again");
     fixture.update(&[(PROBE, 2)]);
+    assert_eq!(fixture.upstream.status().confirmed, 1);
+}
+
+#[test]
+fn an_answer_counts_together_with_the_frame_that_has_it() {
+    let mut fixture = Fixture::painted();
+    let version = fixture.upstream.canvas.frame().version;
+    fixture.handle(Event::Ask(1));
+    // The answer arrives together with the first half of the next update.
+    let next = update_bytes(&[(PROBE, 3), (SIZE.whole(), 3)]);
+    let (begin, end) = next.split_at(4 + 12 + PROBE.pixels() * 4);
+    fixture.handle(Event::Bytes(&[&update_bytes(&[(PROBE, 2)])[..], begin].concat()));
+    assert_eq!(fixture.upstream.canvas.frame().version, version);
+    assert_eq!(fixture.upstream.status().confirmed, 0, "the old frame is not confirmed");
+    fixture.handle(Event::Bytes(end));
+    assert_eq!(fixture.upstream.canvas.frame().version, version + 1);
     assert_eq!(fixture.upstream.status().confirmed, 1);
 }
 
