@@ -12,7 +12,7 @@ use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::input_request::{InputRequest, input_list};
-use super::wait_request::MAX_BODY;
+use super::wait_request::{MAX_BODY, checked};
 use crate::api::extract::{JsonBody, NoParameters, Query, Segment};
 use crate::api::lease_authorization::read_authorization;
 use crate::api::long_poll::WaitPermit;
@@ -114,7 +114,8 @@ pub async fn send_screen_input(
     let key = key.map(|key| IdempotencyKey { fingerprint: inputs.fingerprint(&bytes), ..key });
     let call_reference = read_reference(&headers)?;
     let limit = api.settings().max_wait;
-    let list = input_list(value, limit)?;
+    let has_images = value.has_image();
+    let list = checked(has_images, move || input_list(value, limit)).await?;
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
     let _permit = WaitPermit::acquire(&api)?;
     let call = InputCall {

@@ -182,6 +182,14 @@ pub struct UntilRequest {
     wait: String,
 }
 
+impl InputRequest {
+    /// Whether a condition of an event has an image.
+    pub fn has_image(&self) -> bool {
+        let conditions = self.events.iter().filter_map(|event| event.until.as_ref()?.any.as_ref());
+        conditions.flatten().any(ConditionRequest::has_image)
+    }
+}
+
 /// The field of an event that is set.
 enum EventField {
     Text(SecretString),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::LookHeaders;
-use super::wait_request::{MAX_BODY, ScreenWaitRequest};
+use super::wait_request::{MAX_BODY, ScreenWaitRequest, checked};
 use crate::api::extract::{JsonBody, NoParameters, Parsed, Query, Segment};
 use crate::api::lease_authorization::read_authorization;
 use crate::api::long_poll::{WaitEnd, WaitMode, WaitPermit};
@@ -121,7 +121,8 @@ pub async fn wait_for_screen(
     let version = api.services().event_stream.version();
     let requester = read_authorization(&api, &caller, &headers)?;
     let wake = value.wake;
-    let conditions = Arc::new(value.conditions()?);
+    let has_images = value.has_image();
+    let conditions = Arc::new(checked(has_images, move || value.conditions()).await?);
     let longest = api.settings().max_wait;
     let time = query.wait.map(|Parsed(wait)| wait.min(longest));
     let view = api.services().machines.resolve(&caller.scope, &reference)?;

@@ -5,11 +5,12 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
 use crate::api::extract::{check_printable_field, failure_in_body, some_duration_text};
 use crate::domain::duration;
-use crate::domain::failure::Failure;
+use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::screen::{Region, ScreenSize};
 use crate::service::machines::shorten;
 use crate::service::screens::conditions::{
@@ -28,6 +29,9 @@ const MAX_NAME: usize = 64;
 
 /// The largest margin of an image, in pixels.
 const MAX_MARGIN: u16 = ScreenSize::MAX_SIDE;
+
+/// Permits to check requests with images: to decode them takes much time and memory.
+static IMAGE_CHECKS: Semaphore = Semaphore::const_new(2);
 
 /// What to wait for. At least one of `any` and `still` is set.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -96,7 +100,34 @@ impl ConditionRequest {
     }
 }
 
+/// Checks a request. With images, the check runs on a thread that may block.
+///
+/// # Errors
+/// Those of the check.
+pub async fn checked<T: Send + 'static>(
+    has_images: bool,
+    check: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    if !has_images {
+        return check();
+    }
+    // The semaphore is never closed. The check keeps the permit, also if its caller hangs up.
+    let permit = IMAGE_CHECKS.acquire().await.ok();
+    let checking = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        check()
+    });
+    // The panic hook has logged the message and the place of a panic.
+    let panicked = || Failure::new(FailureKind::Internal, "the check of a request panicked");
+    checking.await.unwrap_or_else(|_| Err(panicked()))
+}
+
 impl ScreenWaitRequest {
+    /// Whether a condition has an image.
+    pub fn has_image(&self) -> bool {
+        self.any.iter().flatten().any(ConditionRequest::has_image)
+    }
+
     /// Checks the request. `wake` is for the caller.
     ///
     /// # Errors
