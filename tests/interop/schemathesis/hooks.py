@@ -342,8 +342,8 @@ def before_call(context, case, kwargs):
         # JSON Schema takes 1.0 for an integer, and otter does not.
         if isinstance(case.body, dict):
             case.body = with_integers(case.body)
-        # Few generated machines exist, but machine 17 has a screen. Of the requests that read texts,
-        # one in five goes there, because they take long.
+        # Few generated machines exist, but machine 17 has a screen. Of the requests that read
+        # texts, one in five goes there, because they take long.
         fuzzing = case.meta is not None and case.meta.phase.name.value == "fuzzing"
         if fuzzing and (not case.operation.path.endswith(READS_TEXT) or next(TEXTS) % 5 == 0):
             case.path_parameters = {**case.path_parameters, "machine": "17"}
