@@ -112,6 +112,30 @@ fn is_empty(directory: &Path) -> bool {
     std::fs::read_dir(directory).unwrap().next().is_none()
 }
 
+/// SQLite allows 32,766 values in a statement, and a row of a job has 15.
+#[tokio::test]
+async fn a_restore_ends_more_jobs_than_one_statement_can_write() {
+    const JOBS: u32 = 2_300;
+    let (state, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    std::fs::write(state.path().join(SECRET_KEY), KEY).unwrap();
+    let store = Store::open(state.path()).await.unwrap();
+    let stop = CancellationToken::new();
+    let insert_all = async {
+        let jobs: Vec<Job> = (1..=JOBS).map(queued).collect();
+        let inserts = jobs.iter().map(|job| store.insert_job(job, None, None));
+        for inserted in futures_util::future::join_all(inserts).await {
+            inserted.unwrap();
+        }
+        stop.cancel();
+    };
+    let (ran, ()) = tokio::join!(store.run(stop.clone()), insert_all);
+    ran.unwrap();
+    drop(store);
+    let archive = archive(state.path(), &elsewhere).await;
+    let restored = restore(&archive, &elsewhere.path().join("restored"), start()).await.unwrap();
+    assert_eq!(u32::try_from(restored.cancelled_jobs).unwrap(), JOBS);
+}
+
 #[tokio::test]
 async fn a_restored_store_has_no_unfinished_work() {
     let (state, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());

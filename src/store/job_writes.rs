@@ -237,8 +237,9 @@ impl JobWrite {
     }
 }
 
-/// Applies writes of jobs in their order, with one statement for all of them, and one more
-/// statement for each change of the table `created_snapshots`. Returns the result of each write.
+/// Applies writes of jobs in their order, with one statement for each [`MAX_ROWS`] of them, and one
+/// more statement for each change of the table `created_snapshots`. Returns the result of each
+/// write.
 ///
 /// # Errors
 /// If the function fails, nothing is changed. The caller must then call [`OpenJobs::forget`] with
@@ -248,7 +249,7 @@ pub async fn apply(
     open_jobs: &mut OpenJobs,
     writes: &[&JobWrite],
 ) -> Result<Vec<JobWritten>, sqlx::Error> {
-    let (mut rows, mut results) = (Vec::with_capacity(writes.len()), Vec::new());
+    let mut results = Vec::with_capacity(writes.len());
     for write in writes {
         let stored = match open_jobs.stored(transaction, write).await? {
             Ok(stored) => stored,
@@ -258,10 +259,14 @@ pub async fn apply(
             }
         };
         let audit = write.records_after(stored);
-        rows.push((*write, audit.clone()));
         results.push(Ok(audit));
         open_jobs.0.insert(write.id, write.written);
     }
+    let rows: Vec<(&JobWrite, &[AuditRecord])> = writes
+        .iter()
+        .zip(&results)
+        .filter_map(|(write, result)| Some((*write, result.as_ref().ok()?.as_slice())))
+        .collect();
     for rows in rows.chunks(MAX_ROWS) {
         insert(transaction, rows).await?;
     }
@@ -273,10 +278,10 @@ pub async fn apply(
     Ok(results)
 }
 
-/// Commits these rows with one statement.
+/// Writes at most [`MAX_ROWS`] rows with one statement.
 async fn insert(
     transaction: &mut Transaction<'_>,
-    rows: &[(&JobWrite, Vec<AuditRecord>)],
+    rows: &[(&JobWrite, &[AuditRecord])],
 ) -> Result<(), sqlx::Error> {
     let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO job_writes VALUES ");
     for (number, (write, audit)) in rows.iter().enumerate() {
