@@ -8,6 +8,7 @@ mod reload;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +48,14 @@ use crate::service::machines::{Machines, Protection};
 use crate::service::patterns::PatternWatch;
 use crate::service::questions::QuestionWatch;
 use crate::service::retention;
+use crate::service::screens::input_call::InputCallsParts;
+use crate::service::screens::input_calls::InputCalls;
+use crate::service::screens::input_lane::InputLanes;
+use crate::service::screens::input_record::InputRecords;
+use crate::service::screens::last_pictures::LastPictures;
+use crate::service::screens::ocr::Ocr;
+use crate::service::screens::wait::{ScreenWaits, ScreenWaitsParts};
+use crate::service::screens::{ScreenSettings, Screens, ScreensParts};
 use crate::service::snapshots::{SnapshotProtection, SnapshotSettings};
 use crate::service::storage_watch::StorageWatch;
 use crate::storage::{AuditRetention, RecordRetention, Retention, Storage};
@@ -88,6 +97,7 @@ pub struct Settings {
     pub pools: Pools,
     /// The rules that answer the questions of all machines. The rules of pools take precedence.
     pub answers: AnswerRules,
+    pub screens: ScreenSettings,
     pub http: HttpSettings,
     pub event_stream: EventStreamSettings,
     /// How long tasks have time to finish in a shutdown, before they are dropped.
@@ -135,6 +145,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
         leases,
         answers,
         pools,
+        screens,
         audit,
         state,
         log,
@@ -200,6 +211,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
         leases: LeaseRules { host_limits: esx.limits, ..lease_rules(&leases) },
         pools: Pools(pools),
         answers,
+        screens: screen_settings(screens),
         listen: http.listen.clone(),
         socket_access: SocketAccess { mode: http.socket_mode, group: http.socket_group.clone() },
         passed_sockets: Vec::new(),
@@ -235,6 +247,30 @@ fn http_settings(http: config::Http, access_log: bool, tls_verified: bool) -> Ht
         tls_verified,
         is_unencrypted: false,
     }
+}
+
+fn screen_settings(screens: config::Screens) -> ScreenSettings {
+    let config::Screens { idle, max_open, max_viewers, ocr_command } = screens;
+    ScreenSettings { idle, max_open, max_viewers, ocr_command }
+}
+
+/// The waits for screens.
+fn screen_waits(
+    screens: &Arc<Screens>,
+    inventory: &Arc<Inventory>,
+    leases: &Arc<PublishedLeases>,
+    clock: &Clock,
+) -> ScreenWaits {
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let (command, metrics) = (&screens.settings().ocr_command, screens.metrics().clone());
+    ScreenWaits::new(ScreenWaitsParts {
+        screens: Arc::clone(screens),
+        inventory: Arc::clone(inventory),
+        clock: clock.clone(),
+        ocr: Ocr::new(clock.clone(), command, processors, metrics),
+        pictures: LastPictures::new(clock.clone(), Arc::clone(leases)),
+        processors,
+    })
 }
 
 /// The maximum number of connections: the configured one, or less if the limit of open files allows
@@ -310,6 +346,7 @@ impl App {
     ///
     /// # Errors
     /// The errors of [`App::bind`], and the errors of making the backend.
+    #[expect(clippy::too_many_lines, reason = "it puts all parts together, one after the other")]
     pub async fn bind_with(
         backend: impl Backend,
         settings: Settings,
@@ -330,6 +367,7 @@ impl App {
             jobs,
             leases,
             retention,
+            screens,
             mut http,
             event_stream,
             grace,
@@ -351,6 +389,19 @@ impl App {
         let event_stream = EventStream::with_settings(&clock, &event_stream);
         let inventory = Arc::new(Inventory::new(clock.clone(), event_stream.clone(), guest_settle));
         let published_leases = Arc::new(PublishedLeases::default());
+        let screens = Arc::new(Screens::new(ScreensParts {
+            hosts: hosts.clone(),
+            inventory: Arc::clone(&inventory),
+            leases: Arc::clone(&published_leases),
+            live: live.clone(),
+            callers: Arc::clone(&callers),
+            audit: Arc::clone(&audit),
+            supervisor: supervisor.clone(),
+            clock: clock.clone(),
+            metrics: metrics.screens().clone(),
+            settings: screens,
+        }));
+        let screen_waits = Arc::new(screen_waits(&screens, &inventory, &published_leases, &clock));
         let jobs = Jobs::new(JobsParts {
             store: Arc::clone(&storage),
             hosts: hosts.clone(),
@@ -362,6 +413,7 @@ impl App {
             metrics: metrics.clone(),
             authorizer: Arc::clone(&published_leases) as _,
             snapshots: Arc::new(SnapshotProtection::new(live.clone(), Arc::clone(&storage))),
+            screens: Arc::clone(&screen_waits) as _,
         });
         let patterns =
             PatternWatch::new(live.clone(), Arc::clone(&inventory), event_stream.clone());
@@ -371,6 +423,8 @@ impl App {
             Arc::clone(&published_leases),
             live.clone(),
         ));
+        let secrets = lease_key::open(state_dir.as_deref(), store.has_leases().await?, &clock)?;
+        let input_key = secrets.derive("input");
         let leases = Leases::load(LeasesParts {
             store: Arc::clone(&storage),
             clock: clock.clone(),
@@ -382,11 +436,22 @@ impl App {
             published: published_leases,
             settings: live.clone(),
             rules: leases,
-            secrets: lease_key::open(state_dir.as_deref(), store.has_leases().await?, &clock)?,
+            secrets,
             supervisor: supervisor.clone(),
             metrics: metrics.clone(),
         })
         .await?;
+        let inputs = Arc::new(InputCalls::new(InputCallsParts {
+            screens: Arc::clone(&screens),
+            waits: Arc::clone(&screen_waits),
+            inventory: Arc::clone(&inventory),
+            leases: leases.clone(),
+            records: InputRecords::new(Arc::clone(&storage), input_key),
+            lanes: InputLanes::default(),
+            audit: Arc::clone(&audit),
+            supervisor: supervisor.clone(),
+            clock: clock.clone(),
+        }));
         let services = Services {
             callers,
             event_stream,
@@ -397,6 +462,9 @@ impl App {
             leases,
             storage: StorageWatch::new(storage, clock.clone()),
             audit,
+            screens,
+            screen_waits,
+            inputs,
             hosts,
         };
         sample_metrics(&metrics, &services, &store, &clock);

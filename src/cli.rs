@@ -6,9 +6,15 @@
 
 mod check_host;
 mod doctor;
+mod doctor_console;
+mod host_session;
 mod run;
+mod screen;
+mod server;
 mod store;
 mod token;
+mod type_keys;
+mod vnc;
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
@@ -21,8 +27,12 @@ use clap_complete::Shell;
 use secrecy::SecretString;
 
 use self::run::{Exit, ReleaseCommand, RunCommand};
+use self::screen::ScreenCommand;
+use self::server::CallArguments;
 use self::store::StoreCommand;
 use self::token::TokenCommand;
+use self::type_keys::TypeCommand;
+use self::vnc::VncCommand;
 use crate::app::{self, App, CheckedSettings, Reload, RenewedSettings, Settings, SimulatedHost};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Flags, LoadedConfig, LogFormat};
@@ -48,6 +58,12 @@ enum Subcommands {
     Run(Box<RunCommand>),
     /// End a lease, such as one that `otter run` kept after a failure, and give its machine back.
     Release(ReleaseCommand),
+    /// Show the screen of a machine as a picture or as text, or wait for a text on it.
+    Screen(Box<ScreenCommand>),
+    /// Type a text, or press keys, on a machine.
+    Type(Box<TypeCommand>),
+    /// Pass the screen, the keyboard and the mouse of a machine on to a VNC viewer.
+    Vnc(Box<VncCommand>),
     /// Create, list, rotate and revoke the tokens that identify callers.
     Token(TokenCommand),
     /// Back up, restore, check and compact the state directory.
@@ -58,7 +74,7 @@ enum Subcommands {
     /// Creates and changes nothing.
     CheckConfig(CheckConfigArgs),
     /// Connect to the host once, as `serve` does, and report which steps work and which fail.
-    Doctor(ConfigArgs),
+    Doctor(Box<DoctorArgs>),
     /// Print the OpenAPI document: `otter openapi >openapi/otter.json`.
     Openapi {
         /// The OpenAPI version of the printed document. The document for 3.0 is converted from that
@@ -99,6 +115,21 @@ struct CheckConfigArgs {
     /// Also read the machines of the host once, and warn of each pattern that matches no machine.
     #[arg(long)]
     host: bool,
+    #[command(flatten)]
+    config_args: ConfigArgs,
+}
+
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    /// Also check the way to the screen of this machine: an id, name:<exact>, uuid:<…> or mac:<…>.
+    #[arg(long, value_name = "MACHINE")]
+    console: Option<String>,
+    /// With --console: let the otter at --url reset the machine and revert it to its current
+    /// snapshot, by the lease of --lease, and check its screen after each.
+    #[arg(long, requires = "console")]
+    restart: bool,
+    #[command(flatten)]
+    call: CallArguments,
     #[command(flatten)]
     config_args: ConfigArgs,
 }
@@ -202,11 +233,14 @@ pub fn run(command: Command) -> ExitCode {
             .and_then(|passed| on_runtime(self::serve(serve, passed))),
         Subcommands::Run(command) => run::run(&command),
         Subcommands::Release(command) => run::release_lease(&command),
+        Subcommands::Screen(command) => on_runtime(screen::screen(*command)),
+        Subcommands::Type(command) => on_runtime(type_keys::type_keys(*command)),
+        Subcommands::Vnc(command) => on_runtime(vnc::vnc(*command)),
         Subcommands::Token(command) => on_runtime(token::token(command)),
         Subcommands::Store(command) => on_runtime(store::store(command)),
         Subcommands::Simulate(simulate) => on_runtime(self::simulate(simulate)),
         Subcommands::CheckConfig(check) => on_runtime(check_config(check)),
-        Subcommands::Doctor(config_args) => on_runtime(doctor::doctor(config_args)),
+        Subcommands::Doctor(args) => on_runtime(doctor::doctor(*args)),
         Subcommands::Openapi { version } => openapi(version),
         Subcommands::Completions { shell } => Ok(completions(shell)),
     };

@@ -15,6 +15,7 @@ pub mod domain;
 pub mod esx;
 pub mod fail_points;
 pub mod hypervisor;
+pub mod rfb;
 pub mod service;
 pub mod simulator;
 pub mod storage;

@@ -19,6 +19,7 @@ mod jobs;
 mod matrix;
 mod mistakes;
 mod openapi;
+mod screens;
 mod simulation;
 mod simulator;
 mod storage;

@@ -37,6 +37,9 @@ const FEATURES: &[&str] = &[
     "quarantine",
     "tokens",
     "audit",
+    "screens",
+    "screen-input",
+    "screen-waits",
 ];
 
 /// The routes of this file.

@@ -58,19 +58,23 @@ impl FromRequestParts<ApiState> for Segments {
     }
 }
 
-/// A JSON body, parsed and as the received bytes.
-pub struct JsonBody<T> {
+/// A JSON body, parsed and as the received bytes. It may have `http.body_limit` bytes, or `LIMIT`
+/// if that is more.
+pub struct JsonBody<T, const LIMIT: usize = 0> {
     pub value: T,
     pub bytes: Bytes,
 }
 
-impl<T: DeserializeOwned + PartialSchema + Default> FromRequest<ApiState> for JsonBody<T> {
+impl<T, const LIMIT: usize> FromRequest<ApiState> for JsonBody<T, LIMIT>
+where
+    T: DeserializeOwned + PartialSchema + Default,
+{
     type Rejection = ApiError;
 
     async fn from_request(request: Request, api: &ApiState) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         let settings = api.settings();
-        let read = read_limited(body, settings.body_limit);
+        let read = read_limited(body, settings.body_limit.max(LIMIT));
         let bytes = tokio::select! {
             bytes = read => bytes?,
             () = api.clock().sleep(settings.body_timeout) => {

@@ -148,10 +148,13 @@ impl Layers {
         else {
             return Ok(self.route(request).await);
         };
-        let Identified { caller, credential, least } = identified;
+        let Identified { caller, credential, least, console } = identified;
         let caller = known_caller.insert(caller);
         self.guard.allow(caller, least)?;
         request.extensions_mut().insert(caller.clone());
+        if let Some(console) = console {
+            request.extensions_mut().insert(console);
+        }
         self.guard.run(credential, self.route(request)).await
     }
 

@@ -11,7 +11,7 @@ use hyper::body::{Frame, SizeHint};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::domain::base_path::BasePath;
-use crate::domain::ids::{JobId, LeaseId, MachineId};
+use crate::domain::ids::{JobId, LeaseId, MachineId, ScreenPictureId};
 use crate::domain::names::escape_vim;
 
 tokio::task_local! {
@@ -67,6 +67,12 @@ pub fn job(id: JobId) -> String {
 #[must_use]
 pub fn lease(id: LeaseId) -> String {
     path(&format!("/v1/leases/{id}"))
+}
+
+/// The path of a picture that a wait for a screen saw last.
+#[must_use]
+pub fn screen_picture(id: ScreenPictureId) -> String {
+    path(&format!("/v1/screen-pictures/{id}"))
 }
 
 /// The links of a lease: `self`, `wait`, `renew`, and `machine` and `job` if it has them.

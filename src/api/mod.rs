@@ -36,9 +36,11 @@ mod read_limits;
 mod request_checks;
 mod respond;
 mod roles;
+mod screens;
 pub mod serve;
 mod start_job;
 pub mod tls;
+mod websocket;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -138,6 +140,7 @@ pub struct HttpSettings {
         (name = "datastores", description = "Datastores that hold the files of machines"),
         (name = "jobs", description = "Operations on machines, each from acceptance to its end"),
         (name = "leases", description = "Exclusive use of a machine for a limited time"),
+        (name = "screens", description = "What machines show, and their keyboard and mouse"),
         (name = "events", description = "A stream of all changes"),
         (name = "audit", description = "The record of who did what, for admins"),
         (name = "about", description = "This otter and its host"),
@@ -185,7 +188,8 @@ impl ApiState {
             router,
             operations: Operations::new(&access, self.metrics())?,
             clock: self.clock().clone(),
-            guard: Guard::new(Arc::clone(&self.services().callers)),
+            guard: Guard::new(Arc::clone(&self.services().callers))
+                .with_screens(Arc::clone(&self.services().screens)),
             audit: Arc::clone(&self.services().audit),
             trusted_proxies: Arc::clone(&trusted_proxies),
             checks: RequestChecks {
@@ -251,6 +255,7 @@ fn routes() -> Routes {
         .merge(jobs::routes())
         .merge(events::routes())
         .merge(leases::routes())
+        .merge(screens::routes())
         .merge(audit::routes())
         .merge(about::routes())
         .merge(pages::routes())

@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::document::problems::ProblemPage;
 use crate::domain::failure::{Failure, FailureKind, Fault, InputError};
+use crate::domain::input::SentInput;
 use crate::domain::terminal::printable;
 
 /// The HTTP form of a kind of failure.
@@ -161,6 +164,12 @@ const TABLE: &[ProblemRow] = &[
         "The key was used for another request",
         "The same `Idempotency-Key` was used before with another body or query.",
         "Use a new key for a new request."),
+    row(Kind::InputInterrupted, Status::CONFLICT, Retry::No, "The input was interrupted",
+        "The machine got a part of the input: the connection to its screen ended, the machine was \
+         turned off, suspended or reverted, the right to drive ended, a condition of `until` did \
+         not become true, the client hung up, or otter stopped. `sent` says what the machine got; \
+         it is null if otter died in between. otter types no key twice.",
+        "Look at the screen, then decide what to type. Do not repeat the call."),
     row(Kind::HostRejected, Status::UNPROCESSABLE_ENTITY, Retry::No, "The host refused",
         "ESX refused the operation; `fault` has the reason.",
         "Read `fault` and remove the cause."),
@@ -181,6 +190,14 @@ const TABLE: &[ProblemRow] = &[
     row(Kind::LeaseNotActive, Status::CONFLICT, Retry::No, "The lease is not active yet",
         "The lease in the request is queued or is being prepared. The request had no effect.",
         "Wait until the lease is active: GET /v1/leases/{lease}/wait."),
+    row(Kind::ConsoleBusy, Status::CONFLICT, Retry::No, "Another viewer drives the machine",
+        "One viewer at a time may type and click, and another one does. GET \
+         /v1/machines/{machine}/screen names it as `driver`.",
+        "Look without driving (`mode=view`), or take over with `force=true`."),
+    row(Kind::UpgradeRequired, Status::UPGRADE_REQUIRED, Retry::No, "This path is a WebSocket",
+        "The path serves WebSockets (RFC 6455), and the request is a plain GET or has another \
+         version of the protocol.",
+        "Open it with a client for WebSockets, with the subprotocol `binary`."),
     row(Kind::QueueFull, Status::TOO_MANY_REQUESTS, Retry::After, "The queue is full",
         "Too many jobs are queued for this machine, for this token or in total, or too many leases \
          are queued.",
@@ -216,6 +233,16 @@ const TABLE: &[ProblemRow] = &[
         "otter's disk is full or read-only. otter starts nothing that it cannot store first.",
         "Free space on the disk of the state directory; otter then continues by itself. GET \
          /readyz says why."),
+    row(Kind::TooManyConsoles, Status::SERVICE_UNAVAILABLE, Retry::After,
+        "Too many screens are open",
+        "The screens of `screens.max_open` machines are in use at the same time.",
+        "Try again after `Retry-After`, or close viewers and waits of other machines."),
+    row(Kind::ConsoleUnavailable, Status::SERVICE_UNAVAILABLE, Retry::After,
+        "The screen cannot be reached",
+        "The host does not open a console of the machine, or the console does not answer. A \
+         machine that was just powered on has none for some seconds.",
+        "Try again after `Retry-After`. The detail has the host's reason: it may limit the \
+         consoles of a machine, or the account lacks VirtualMachine.Interact.ConsoleInteract."),
     row(Kind::TooManyWaits, Status::SERVICE_UNAVAILABLE, Retry::After, "Too many calls are waiting",
         "The number of waiting calls has reached `http.max_waits`.",
         "Try again after `Retry-After`."),
@@ -274,6 +301,26 @@ pub struct HostFault {
     pub details: BTreeMap<String, String>,
 }
 
+/// The part of a call of input that a machine got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct InputSent {
+    /// The number of events that were done completely, from the first one on.
+    #[schema(example = 2)]
+    pub events: u32,
+    /// The number of characters of `text` that were typed.
+    #[schema(example = 5)]
+    pub characters: u32,
+}
+
+impl InputSent {
+    /// The wire form of what was sent.
+    #[must_use]
+    pub const fn from_sent(sent: SentInput) -> Self {
+        let SentInput { events, characters } = sent;
+        Self { events, characters }
+    }
+}
+
 /// A failure: RFC 9457 problem details with a stable code.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Problem {
@@ -315,11 +362,19 @@ pub struct Problem {
     /// The id of the lease that the problem concerns. Null if there is none.
     #[schema(required)]
     pub lease: Option<String>,
-    /// Paths by kind of object: `machine`, `job`, `lease`, and `wait`, which waits for the job.
+    /// Paths by kind of object: `machine`, `job`, `lease`, `wait`, which waits for the job, and
+    /// `screen`, the picture that a wait for a screen saw last.
     pub links: BTreeMap<String, String>,
     /// The fault that the host reported. Null if the host did not cause the problem.
     #[schema(required)]
     pub fault: Option<HostFault>,
+    /// For `input-interrupted`: what the machine got. Null if it is not known, and for other codes.
+    #[schema(required)]
+    pub sent: Option<InputSent>,
+    /// For waits for a screen that timed out: the last text on the screen, at most 2,000
+    /// characters. Null if no text was read, and for other problems.
+    #[schema(required)]
+    pub seen: Option<String>,
 }
 
 impl Problem {
@@ -340,6 +395,8 @@ impl Problem {
             candidates,
             errors,
             retry_after: _,
+            sent,
+            seen,
             // Not shown: the cause. The detail describes it in words.
             cause: _,
         } = failure;
@@ -356,6 +413,9 @@ impl Problem {
         }
         if let Some((id, _)) = machine.as_ref().filter(|_| shown(true)) {
             links.insert("machine".to_owned(), super::links::machine(id));
+        }
+        if let Some(picture) = seen.as_ref().and_then(|seen| seen.picture) {
+            links.insert("screen".to_owned(), super::links::screen_picture(picture));
         }
         Self {
             problem_type: super::links::problem(kind.code()),
@@ -380,6 +440,8 @@ impl Problem {
             lease: lease.filter(|_| shown(true)).map(|lease| lease.to_string()),
             links,
             fault: fault.as_ref().filter(|_| shown(true)).map(HostFault::from_fault),
+            sent: sent.map(InputSent::from_sent),
+            seen: seen.as_ref().and_then(|seen| seen.text.clone()),
         }
     }
 }
@@ -429,7 +491,7 @@ pub struct FailedResponse(pub std::sync::Arc<Failure>);
 const RETRY: Duration = Duration::from_secs(5);
 
 /// The response for a failure: its status, the problem as the body, `WWW-Authenticate` for status
-/// 401, and `Retry-After` for status 429, 502 and 503.
+/// 401, `Upgrade` for status 426, and `Retry-After` for status 429, 502 and 503.
 #[must_use]
 pub fn respond(failure: &Failure, request_id: &str) -> Response {
     let row = find(failure.kind);
@@ -441,6 +503,12 @@ pub fn respond(failure: &Failure, request_id: &str) -> Response {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if row.status == Status::UNAUTHORIZED {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if row.status == Status::UPGRADE_REQUIRED {
+        // RFC 9110, section 15.5.22, and RFC 6455, section 4.4.
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     }
     let soon = matches!(
         row.status,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::body::{Body, HttpBody};
 use axum::response::Response;
 use axum::routing::MethodRouter;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method};
 use serde_json::json;
@@ -18,10 +18,13 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
 use super::ApiState;
 use super::openapi_parts::{ALL_OPERATIONS, AUTHENTICATED};
+use super::websocket;
 use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::origin::RequestOrigin;
-use crate::service::callers::{Caller, Callers, Credential, IdentifiedCaller};
+use crate::service::callers::{Caller, Callers, Credential};
+use crate::service::screens::Screens;
+use crate::service::screens::console_tokens::ConsoleGrant;
 
 /// The access that a route requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +33,9 @@ pub enum Access {
     Open,
     /// A token with this role or a higher one.
     AtLeast(Role),
+    /// As [`Access::AtLeast`], or a console token, which the client offers as the subprotocol of a
+    /// WebSocket: a browser cannot send a token with one.
+    Console(Role),
 }
 
 /// The name of the security scheme in the OpenAPI document.
@@ -64,6 +70,12 @@ impl Routes {
     /// checks.
     pub fn role(self, least: Role, operations: UtoipaMethodRouter<ApiState>) -> Self {
         self.operations(Access::AtLeast(least), operations)
+    }
+
+    /// Adds `WebSocket` operations for callers with this role or a higher one, or with a console
+    /// token.
+    pub fn console(self, least: Role, operations: UtoipaMethodRouter<ApiState>) -> Self {
+        self.operations(Access::Console(least), operations)
     }
 
     /// Adds operations that require no token.
@@ -135,7 +147,7 @@ fn document_access(operation: &mut Operation, access: Access) {
     let mut added = ALL_OPERATIONS.to_vec();
     operation.security = Some(match access {
         Access::Open => Vec::new(),
-        Access::AtLeast(role) => {
+        Access::AtLeast(role) | Access::Console(role) => {
             extensions.insert("x-otter-role".to_owned(), json!(role.as_str()));
             added.extend(AUTHENTICATED);
             // The security scheme is optional in the document, because no token is required while
@@ -154,7 +166,11 @@ fn document_access(operation: &mut Operation, access: Access) {
 
 /// Identifies callers, and checks the access that operations require.
 #[derive(Clone)]
-pub struct Guard(Arc<Callers>);
+pub struct Guard {
+    callers: Arc<Callers>,
+    /// For [`Access::Console`].
+    screens: Option<Arc<Screens>>,
+}
 
 /// The caller of an operation that requires a role.
 pub struct Identified {
@@ -162,33 +178,75 @@ pub struct Identified {
     pub credential: Credential,
     /// The lowest role that may call the operation.
     pub least: Role,
+    /// Only of operations with [`Access::Console`].
+    pub console: Option<ConsoleAccess>,
+}
+
+/// How the caller of a WebSocket was identified. Its handler finds it in the extensions of the
+/// request.
+#[derive(Clone, Debug)]
+pub struct ConsoleAccess {
+    pub credential: Credential,
+    /// What the console token stands for. `None` if the caller sent its own token.
+    pub grant: Option<ConsoleGrant>,
 }
 
 impl Guard {
     #[must_use]
     pub fn new(callers: Arc<Callers>) -> Self {
-        Self(callers)
+        Self { callers, screens: None }
+    }
+
+    /// Accepts the console tokens of these screens.
+    #[must_use]
+    pub fn with_screens(self, screens: Arc<Screens>) -> Self {
+        Self { screens: Some(screens), ..self }
     }
 
     /// Whether callers need tokens.
     #[must_use]
     pub fn requires_tokens(&self) -> bool {
-        self.0.need_tokens()
+        self.callers.need_tokens()
     }
 
     /// Identifies the caller. `None` if the operation requires no token.
     ///
     /// # Errors
-    /// `unauthenticated`.
+    /// `unauthenticated`, `invalid-request` if a WebSocket offers two console tokens.
     pub fn identify(
         &self,
         access: Access,
         headers: &HeaderMap,
         origin: RequestOrigin,
     ) -> Result<Option<Identified>, Failure> {
-        let Access::AtLeast(least) = access else { return Ok(None) };
-        let IdentifiedCaller { caller, credential } = self.0.identify(bearer_token(headers)?)?;
-        Ok(Some(Identified { caller: Caller { origin, ..caller }, credential, least }))
+        let (least, grant) = match access {
+            Access::Open => return Ok(None),
+            Access::AtLeast(least) => (least, None),
+            Access::Console(least) => (least, self.redeem(headers)?),
+        };
+        let (caller, credential) = if let Some(grant) = &grant {
+            (grant.requester.caller.clone(), grant.credential)
+        } else {
+            let identified = self.callers.identify(bearer_token(headers)?)?;
+            (identified.caller, identified.credential)
+        };
+        let console = matches!(access, Access::Console(_));
+        let console = console.then_some(ConsoleAccess { credential, grant });
+        Ok(Some(Identified { caller: Caller { origin, ..caller }, credential, least, console }))
+    }
+
+    /// Uses up the console token of a WebSocket. `None` if it offers none.
+    fn redeem(&self, headers: &HeaderMap) -> Result<Option<ConsoleGrant>, Failure> {
+        let Some(token) = websocket::console_token(headers)? else { return Ok(None) };
+        let Some(screens) = &self.screens else { return Ok(None) };
+        let grant = screens.viewers().tokens().redeem(token)?;
+        // The token of the caller may have been revoked since then.
+        if self.callers.until_refused(grant.credential).now_or_never().is_some() {
+            let detail = "The token of the caller who asked for this console token was revoked or \
+                          rotated, or has expired.";
+            return Err(Failure::new(FailureKind::Unauthenticated, detail));
+        }
+        Ok(Some(grant))
     }
 
     /// Checks the caller's request limit and role.
@@ -196,7 +254,7 @@ impl Guard {
     /// # Errors
     /// `too-many-requests`, `forbidden`.
     pub fn allow(&self, caller: &Caller, least: Role) -> Result<(), Failure> {
-        self.0.count_request(caller)?;
+        self.callers.count_request(caller)?;
         if caller.role >= least {
             return Ok(());
         }
@@ -223,7 +281,7 @@ impl Guard {
         tokio::select! {
             biased;
             response = call => Ok(self.end_stream(credential, response)),
-            () = self.0.until_refused(credential) => {
+            () = self.callers.until_refused(credential) => {
                 let detail = "The token was revoked, rotated or has expired while the call waited. \
                               A job that the call started continues.";
                 Err(Failure::new(FailureKind::Unauthenticated, detail))
@@ -236,7 +294,7 @@ impl Guard {
         if response.body().size_hint().exact().is_some() {
             return response;
         }
-        let callers = Arc::clone(&self.0);
+        let callers = Arc::clone(&self.callers);
         let end = Box::pin(async move { callers.until_refused(credential).await });
         response.map(|body| Body::from_stream(body.into_data_stream().take_until(end)))
     }
@@ -251,6 +309,14 @@ pub fn read_caller(extensions: &http::Extensions) -> Result<Caller, Failure> {
         .get::<Caller>()
         .cloned()
         .ok_or_else(|| Failure::new(FailureKind::Internal, "a request did not pass the guard"))
+}
+
+/// What identifies the caller of a request, for later checks whether its token is still valid.
+///
+/// # Errors
+/// `unauthenticated`.
+pub fn read_credential(api: &ApiState, headers: &HeaderMap) -> Result<Credential, Failure> {
+    Ok(api.services().callers.identify(bearer_token(headers)?)?.credential)
 }
 
 /// Reads the bearer token (RFC 6750, section 2.1). `None` if there is no `Authorization`.

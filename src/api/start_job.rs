@@ -121,7 +121,7 @@ where
         let Query(query, start_query) =
             QueryValues::from_uri(&parts.uri)?.read::<Q, StartQuery>()?;
         let request = Request::from_parts(parts.clone(), body);
-        let JsonBody { value, bytes } = JsonBody::from_request(request, api).await?;
+        let JsonBody::<T> { value, bytes } = JsonBody::from_request(request, api).await?;
         let start = JobStart::read(api, &parts, start_query, &bytes)?;
         Ok(Self { start, body: value, query })
     }

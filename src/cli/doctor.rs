@@ -1,22 +1,29 @@
 //! `otter doctor`: checks the connection to the host step by step and prints one line for each
-//! finding. The exit code is 0 if no check fails. A warning is not a failure.
+//! finding. With `--console` it then checks the way to the screen of one machine
+//! (`doctor_console`). It exits with 0 if no check fails; a warning is no failure.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use super::{ConfigArgs, allows_colour, print};
+use super::doctor_console::{ConsoleChecks, check_console};
+use super::{DoctorArgs, allows_colour, print};
 use crate::app;
 use crate::clock::Clock;
 use crate::domain::terminal::printable;
 use crate::esx::{Finding, Outcome, diagnose};
 
-pub async fn doctor(config_args: ConfigArgs) -> anyhow::Result<ExitCode> {
-    let options = app::settings(config_args.load()?, None)?.esx;
+pub async fn doctor(args: DoctorArgs) -> anyhow::Result<ExitCode> {
+    let DoctorArgs { console, restart, call, config_args } = args;
+    let settings = app::settings(config_args.load()?, None)?;
     let terminal = std::io::stdout().is_terminal() && allows_colour();
-    let is_healthy =
-        diagnose(&options, &Clock::system(), &mut |finding| print(&line(&finding, terminal)))
-            .await
-            .map_err(app::wrong_host_settings)?;
+    let mut on_finding = |finding: Finding| print(&line(&finding, terminal));
+    let mut is_healthy = diagnose(&settings.esx, &Clock::system(), &mut on_finding)
+        .await
+        .map_err(app::wrong_host_settings)?;
+    if let (true, Some(machine)) = (is_healthy, console) {
+        let checks = ConsoleChecks { machine, restart: restart.then_some(call) };
+        is_healthy = check_console(&settings, &checks, &mut on_finding).await?;
+    }
     let verdict = if is_healthy {
         "All is well.\n"
     } else {

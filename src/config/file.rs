@@ -17,13 +17,13 @@ use super::changes::ConfigValues;
 use super::problem::ConfigProblem;
 use super::sections::{
     Audit, Config, ConfigDraft, Deadlines, Esx, Http, Jobs, Leases, Log, Machines, Password,
-    Snapshots, State,
+    Screens, Snapshots, State,
 };
 use super::values;
 use crate::domain::answers::AnswerRules;
 use crate::domain::duration;
 use crate::domain::lease::{Prepare, Readiness, Release};
-use crate::domain::pool::{Pool, RunningLimits};
+use crate::domain::pool::{Pool, RunningLimits, ScreenAccess};
 use crate::domain::power::PowerState;
 
 /// The range of deadlines that callers and operators can set.
@@ -80,6 +80,7 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
         leases,
         answers,
         pools,
+        screens,
         audit,
         state,
         log,
@@ -124,6 +125,14 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
         table.finish();
         pools.insert(name, pool);
     }
+
+    let Screens { idle, max_open, max_viewers, ocr_command } = screens;
+    let mut table = root.table("screens");
+    table.set("idle", idle, any_duration);
+    table.set("max_open", max_open, count);
+    table.set("max_viewers", max_viewers, count);
+    table.set("ocr_command", ocr_command, command);
+    table.finish();
 
     let Audit { retention_days, max_bytes } = audit;
     let mut table = root.table("audit");
@@ -214,6 +223,11 @@ fn pool_section(table: &mut Table<'_>) -> Pool {
     table.set("max_ttl", &mut pool.max_ttl, |value| timeout(value).map(Some));
     table.set("may_keep_power", &mut pool.may_keep_power, boolean);
     table.set("protected_snapshots", &mut pool.protected_snapshots, texts);
+    table.set("screens", &mut pool.screens, |value| match text(value)? {
+        "lease" => Ok(ScreenAccess::Lease),
+        "public" => Ok(ScreenAccess::Public),
+        _ => Err("expected lease or public".to_owned()),
+    });
     running_limits(table, &mut pool.limits);
     let present = table.has("prepare");
     let mut inner = table.table("prepare");
@@ -225,8 +239,7 @@ fn pool_section(table: &mut Table<'_>) -> Pool {
         _ => Err("expected on or off".to_owned()),
     });
     inner.set("until", &mut prepare.until, |value| {
-        let expected = || "expected power_state:on, ip or tools".to_owned();
-        Readiness::parse(text(value)?).map(Some).ok_or_else(expected)
+        Readiness::parse(text(value)?).map(Some).map_err(|error| format!("the text {error}"))
     });
     inner.set("cidr", &mut prepare.cidr, |value| parsed(value).map(Some));
     if prepare.cidr.is_some() && prepare.until != Some(Readiness::Address) {
@@ -531,6 +544,14 @@ fn texts(value: &DeValue<'_>) -> Result<Vec<String>, String> {
             other => Err(format!("expected a list of strings, but one item is {}", kind(other))),
         })
         .collect()
+}
+
+/// A program and its arguments.
+fn command(value: &DeValue<'_>) -> Result<Vec<String>, String> {
+    match texts(value)? {
+        command if command.is_empty() => Err("expected the name of a program".to_owned()),
+        command => Ok(command),
+    }
 }
 
 fn parsed_list<T: FromStr<Err: Display>>(value: &DeValue<'_>) -> Result<Vec<T>, String> {

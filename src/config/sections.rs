@@ -36,6 +36,7 @@ pub struct Config {
     pub answers: AnswerRules,
     /// `[pools.<name>]`: the pools of machines.
     pub pools: BTreeMap<String, Pool>,
+    pub screens: Screens,
     pub audit: Audit,
     pub state: State,
     pub log: Log,
@@ -186,6 +187,30 @@ impl Default for Leases {
             quarantine_retry: Duration::from_mins(15),
             question_grace: Duration::from_mins(1),
             retention_days: 30,
+        }
+    }
+}
+
+/// `[screens]`: the connections to screens of machines, and how text is read from them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Screens {
+    /// How long the connection to a screen stays open without a user.
+    pub idle: Duration,
+    /// The maximum number of machines whose screens are open at the same time.
+    pub max_open: usize,
+    /// The maximum number of viewers of one machine.
+    pub max_viewers: usize,
+    /// The program that reads text from a picture, and its first arguments.
+    pub ocr_command: Vec<String>,
+}
+
+impl Default for Screens {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_mins(1),
+            max_open: 128,
+            max_viewers: 32,
+            ocr_command: vec!["tesseract".to_owned()],
         }
     }
 }

@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 use super::*;
 use crate::domain::answers::AnswerRules;
 use crate::domain::lease::Readiness;
-use crate::domain::pool::{Pool, RunningLimits};
+use crate::domain::pool::{Pool, RunningLimits, ScreenAccess};
 use crate::domain::verify::Verify;
 
 const ANNOTATED: &str = include_str!("../../config/otter.toml");
@@ -469,6 +469,7 @@ fn pools_are_read_and_their_problems_are_located() {
 machines = ["qubes-*", "17"]
 max_ttl = "2h"
 may_keep_power = true
+screens = "public"
 release = { power = "keep", snapshot = "base" }
 [pools.qubes.prepare]
 snapshot = "base/kickstart"
@@ -484,12 +485,16 @@ settle = "90s"
     assert_eq!(machines, ["qubes-*", "17"]);
     let prepare = pool.prepare.as_ref().unwrap();
     assert_eq!(
-        (prepare.until, prepare.settle),
+        (prepare.until.clone(), prepare.settle),
         (Some(Readiness::Address), Some(Duration::from_secs(90)))
     );
     assert_eq!(prepare.cidr, Some("10.0.0.0/8".parse().unwrap()));
     assert!(pool.may_keep_power && pool.release.as_ref().unwrap().keep_power);
+    assert_eq!(pool.screens, ScreenAccess::Public);
     assert_eq!(config.pools["plain"], Pool::default());
+    let config = loaded("[pools.a]\nprepare = { until = \"screen:Log In, please\" }\n");
+    let until = config.pools["a"].prepare.as_ref().unwrap().until.as_ref().unwrap();
+    assert_eq!(until.to_string(), "screen:Log In, please");
     let config = loaded(
         "[esx]\nmax_running = 20\n[pools.qubes]\nmax_running = 4\nmax_memory_bytes = 34359738368\n",
     );
@@ -502,6 +507,9 @@ settle = "90s"
         ("[esx]\nmax_running = 0\n", "expected a number from 1"),
         ("[esx]\nmax_memory_bytes = \"64 GiB\"\n", "expected a number from 1"),
         ("[pools.qubes]\nmax_running = -1\n", "expected a number from 1"),
+        ("[pools.qubes]\nscreens = \"all\"\n", "expected lease or public"),
+        ("[screens]\nmax_open = 0\n", "expected a number from 1"),
+        ("[screens]\nocr_command = []\n", "expected the name of a program"),
         ("[pools.qubes]\nmax_memory = 1\n", "did you mean pools.qubes.max_memory_bytes?"),
     ] {
         let messages = problems(wrong);
@@ -512,13 +520,15 @@ settle = "90s"
     assert!(messages.iter().any(|line| line.contains("pools.qubes.prepare.power")), "{messages:?}");
     for (prepare, message) in [
         ("until = \"ip\", cidr = \"ten\"", "cidr: write an IP network"),
+        ("until = \"screen: \"", "until: the text has no text after screen:"),
+        ("until = \"tool\"", "until: the text is not one of power_state:on, ip, tools and"),
         ("until = \"tools\", cidr = \"10.0.0.0/8\"", "cidr: it is the network of the address"),
         ("cidr = \"10.0.0.0/8\"", "set until to ip"),
         ("until = \"ip\", cdir = \"10.0.0.0/8\"", "did you mean pools.qubes.prepare.cidr?"),
     ] {
         let messages = problems(&format!("[pools.qubes]\nprepare = {{ {prepare} }}\n"));
         assert!(
-            messages.len() == 1 && messages[0].contains("pools.qubes.prepare.c"),
+            messages.len() == 1 && messages[0].contains("pools.qubes.prepare."),
             "{messages:?}"
         );
         assert!(messages[0].contains(message), "{messages:?}");

@@ -70,6 +70,12 @@ stable_words! {
         QuarantineCleared = "machine.quarantine_cleared",
         /// otter accepted a job only because an operator sent `Otter-Override`.
         MachineOverridden = "machine.overridden",
+        /// A call sent input to a machine. The detail has the numbers of events and characters.
+        ScreenInput = "screen.input",
+        /// A viewer began to drive the screen of a machine: it may type and click.
+        DriverStarted = "screen.driver_started",
+        /// The detail says why, and counts the keys and the pointer events.
+        DriverEnded = "screen.driver_ended",
         RequestRefused = "request.refused",
         TokenCreated = "token.created",
         TokenRevoked = "token.revoked",

@@ -37,6 +37,16 @@ pub enum InvalidDuration {
     TooLong,
 }
 
+/// Parses a short duration: as [`parse`], or milliseconds, such as `250ms`.
+pub fn parse_short(text: &str) -> Result<Duration, InvalidDuration> {
+    let Some(number) = text.strip_suffix("ms") else { return parse(text) };
+    if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(InvalidDuration::NotANumber(text.to_owned()));
+    }
+    let duration = number.parse().ok().map(Duration::from_millis);
+    duration.filter(|duration| *duration <= MAX_DURATION).ok_or(InvalidDuration::TooLong)
+}
+
 /// Parses a duration.
 pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     if text.is_empty() {
@@ -149,6 +159,24 @@ mod tests {
             ("36500d", MAX_DURATION.as_secs()),
         ] {
             assert_eq!(parse(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_short_duration_may_have_milliseconds() {
+        for (text, milliseconds) in [("250ms", 250), ("0ms", 0), ("2s", 2_000), ("1m30s", 90_000)] {
+            assert_eq!(parse_short(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        let number = |text: &str| InvalidDuration::NotANumber(text.to_owned());
+        for (text, error) in [
+            ("ms", number("ms")),
+            ("1s500ms", number("1s500ms")),
+            ("1.5ms", number("1.5ms")),
+            ("99999999999999999999ms", InvalidDuration::TooLong),
+            ("18446744073709551615ms", InvalidDuration::TooLong),
+            ("", InvalidDuration::Empty),
+        ] {
+            assert_eq!(parse_short(text), Err(error), "{text}");
         }
     }
 

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::ids::{JobId, LeaseId, MachineId};
+use super::ids::{JobId, LeaseId, MachineId, ScreenPictureId};
+use super::input::SentInput;
 
 /// Declares the kinds of failure together with the stable codes that the HTTP API and the store use
 /// for them.
@@ -68,6 +69,8 @@ failure_kinds! {
     UnsupportedMediaType = "unsupported-media-type",
     HeadersTooLarge = "headers-too-large",
     IdempotencyMismatch = "idempotency-mismatch",
+    /// Input to a machine ended after its first key. A repeat could type keys twice.
+    InputInterrupted = "input-interrupted",
     /// The host refused the call. The failure's fault gives the reason.
     HostRejected = "host-rejected",
     /// The account that otter uses on the host lacks a privilege.
@@ -80,6 +83,10 @@ failure_kinds! {
     LeaseEnded = "lease-ended",
     /// The lease that the call names is queued or being prepared.
     LeaseNotActive = "lease-not-active",
+    /// Another viewer drives the screen of the machine.
+    ConsoleBusy = "console-busy",
+    /// The path serves only `WebSocket` connections.
+    UpgradeRequired = "upgrade-required",
     QueueFull = "queue-full",
     /// The call exceeds a limit of the caller's token.
     TooManyRequests = "too-many-requests",
@@ -95,6 +102,10 @@ failure_kinds! {
     InventoryLoading = "inventory-loading",
     /// The store cannot write: its disk is full or read-only.
     StorageUnavailable = "storage-unavailable",
+    /// The screens of `screens.max_open` machines are in use.
+    TooManyConsoles = "too-many-consoles",
+    /// The host gives otter no console of the machine, or the console does not answer.
+    ConsoleUnavailable = "console-unavailable",
     TooManyWaits = "too-many-waits",
     ShuttingDown = "shutting-down",
     WaitTimeout = "wait-timeout",
@@ -141,6 +152,37 @@ pub struct Failure {
     pub errors: Vec<InputError>,
     /// The time after which a new try may succeed. `None` if this time is not known.
     pub retry_after: Option<Duration>,
+    /// What an interrupted call of input sent. `None` for other failures, and if it is not known.
+    pub sent: Option<SentInput>,
+    /// What a wait for a screen saw last. `None` for other failures.
+    pub seen: Option<Box<SeenScreen>>,
+}
+
+/// What a wait for a screen saw last. A log must not show it, so `Debug` does not either.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SeenScreen {
+    /// The last text on the screen. `None` if no text was read.
+    pub text: Option<String>,
+    /// The picture that otter keeps for an hour. `None` if there was none.
+    pub picture: Option<ScreenPictureId>,
+}
+
+impl SeenScreen {
+    /// The largest number of characters of the text.
+    pub const MAX_CHARACTERS: usize = 2000;
+
+    /// What was seen. Cuts a long text.
+    #[must_use]
+    pub fn new(text: Option<&str>, picture: Option<ScreenPictureId>) -> Self {
+        let cut = |text: &str| text.chars().take(Self::MAX_CHARACTERS).collect();
+        Self { text: text.map(cut), picture }
+    }
+}
+
+impl fmt::Debug for SeenScreen {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("SeenScreen").finish_non_exhaustive()
+    }
 }
 
 /// One wrong part of a request, or the failure of the job that the request started.
@@ -168,6 +210,8 @@ impl Failure {
             candidates: Vec::new(),
             errors: Vec::new(),
             retry_after: None,
+            sent: None,
+            seen: None,
         }
     }
 
@@ -189,6 +233,13 @@ impl Failure {
     #[must_use]
     pub fn with_lease(mut self, id: LeaseId) -> Self {
         self.lease = Some(id);
+        self
+    }
+
+    /// Adds what a wait for a screen saw last.
+    #[must_use]
+    pub fn with_seen(mut self, seen: SeenScreen) -> Self {
+        self.seen = Some(Box::new(seen));
         self
     }
 

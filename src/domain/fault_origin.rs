@@ -137,7 +137,10 @@ const fn from_kind(kind: FailureKind) -> FaultOrigin {
         FailureKind::InsufficientResources
         | FailureKind::HostUnreachable
         | FailureKind::HostProtocol
-        | FailureKind::HostLoginRefused => FaultOrigin::Host,
+        | FailureKind::HostLoginRefused
+        // The host refuses the console, or otter has no access to it.
+        | FailureKind::ConsoleUnavailable
+        | FailureKind::TooManyConsoles => FaultOrigin::Host,
         FailureKind::ForbiddenByHost => FaultOrigin::Account,
         FailureKind::LicenseRestricted => FaultOrigin::Licence,
         FailureKind::JobCancelled => FaultOrigin::Person,
@@ -173,6 +176,9 @@ const fn from_kind(kind: FailureKind) -> FaultOrigin {
         | FailureKind::UnsupportedMediaType
         | FailureKind::HeadersTooLarge
         | FailureKind::IdempotencyMismatch
+        | FailureKind::InputInterrupted
+        | FailureKind::ConsoleBusy
+        | FailureKind::UpgradeRequired
         | FailureKind::MachineLeased
         | FailureKind::LeaseEnded
         | FailureKind::LeaseNotActive

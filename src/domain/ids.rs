@@ -140,3 +140,11 @@ uuid_id!(
     /// The id of a lease. Ids sort by the time at which the leases were requested.
     LeaseId
 );
+uuid_id!(
+    /// The id of an open viewer of a screen.
+    ViewerId
+);
+uuid_id!(
+    /// The id of a picture of a screen that otter keeps for a while.
+    ScreenPictureId
+);

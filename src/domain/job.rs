@@ -24,7 +24,7 @@ use super::access::Authority;
 use super::call::{CallKind, Evidence, HostCall};
 use super::failure::Failure;
 use super::ids::{DatastoreId, JobId, LeaseId, MachineId, QuestionId, SnapshotId, TaskId};
-use super::lease::Readiness;
+use super::lease::{Readiness, ReadinessKind};
 use super::machine::MachineIdentity;
 use super::network::Network;
 use super::origin::{Actor, RequestOrigin};
@@ -443,7 +443,7 @@ pub enum StepName {
     /// The step makes a host call.
     Call(CallKind),
     /// The step waits until the machine is ready.
-    Wait(Readiness),
+    Wait(ReadinessKind),
     /// The step waits for a fixed time.
     Settle,
 }
@@ -451,9 +451,10 @@ pub enum StepName {
 impl StepName {
     /// All names of steps that are not host calls.
     const WAITS: &'static [Self] = &[
-        Self::Wait(Readiness::On),
-        Self::Wait(Readiness::Address),
-        Self::Wait(Readiness::Tools),
+        Self::Wait(ReadinessKind::On),
+        Self::Wait(ReadinessKind::Address),
+        Self::Wait(ReadinessKind::Tools),
+        Self::Wait(ReadinessKind::Screen),
         Self::Settle,
     ];
 
@@ -467,9 +468,10 @@ impl StepName {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Call(call) => call.as_str(),
-            Self::Wait(Readiness::On) => "wait_power",
-            Self::Wait(Readiness::Address) => "wait_ip",
-            Self::Wait(Readiness::Tools) => "wait_tools",
+            Self::Wait(ReadinessKind::On) => "wait_power",
+            Self::Wait(ReadinessKind::Address) => "wait_ip",
+            Self::Wait(ReadinessKind::Tools) => "wait_tools",
+            Self::Wait(ReadinessKind::Screen) => "wait_screen",
             Self::Settle => "settle",
         }
     }

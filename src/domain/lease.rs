@@ -10,6 +10,7 @@
 //! release fails because of the host, the account or the licence, otter tries the release again. If
 //! the machine of a lease is removed from the host, the lease fails without a release.
 
+use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,6 +24,7 @@ use super::network::Network;
 use super::origin::RequestOrigin;
 use super::power::PowerState;
 use super::scope::Scope;
+use super::screen_text::{InvalidScreenText, ScreenText};
 
 /// The state of a lease. No state will be added or removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -80,7 +82,7 @@ pub struct Prepare {
 }
 
 /// The condition that a prepared machine must meet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
     /// The machine is powered on.
     On,
@@ -88,6 +90,27 @@ pub enum Readiness {
     Address,
     /// VMware Tools run in the guest of the machine.
     Tools,
+    /// The screen of the machine shows this text.
+    Screen(ScreenText),
+}
+
+/// A [`Readiness`] without the text that it waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadinessKind {
+    On,
+    Address,
+    Tools,
+    Screen,
+}
+
+/// A text that is no [`Readiness`]. The text of the error is the rest of a sentence whose subject
+/// is the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidReadiness {
+    #[error("is not one of power_state:on, ip, tools and screen:<text>")]
+    Unknown,
+    #[error(transparent)]
+    Screen(#[from] InvalidScreenText),
 }
 
 /// The release: the state into which otter puts a machine after its lease.
@@ -501,23 +524,43 @@ impl EndReason {
 }
 
 impl Readiness {
-    /// Every condition, for the OpenAPI document.
-    pub const ALL: &'static [Self] = &[Self::On, Self::Address, Self::Tools];
-
-    /// The word for this condition in the HTTP API and in the store.
+    /// The condition without its text.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub const fn kind(&self) -> ReadinessKind {
         match self {
-            Self::On => "power_state:on",
-            Self::Address => "ip",
-            Self::Tools => "tools",
+            Self::On => ReadinessKind::On,
+            Self::Address => ReadinessKind::Address,
+            Self::Tools => ReadinessKind::Tools,
+            Self::Screen(_) => ReadinessKind::Screen,
         }
     }
 
-    /// Parses the word of a condition. `None` if the word names no condition.
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|readiness| readiness.as_str() == name)
+    /// The condition with this name, or `screen:<text>`.
+    ///
+    /// # Errors
+    /// [`InvalidReadiness`]
+    pub fn parse(name: &str) -> Result<Self, InvalidReadiness> {
+        if let Some(text) = ScreenText::from_condition(name) {
+            return Ok(Self::Screen(text?));
+        }
+        match name {
+            "power_state:on" => Ok(Self::On),
+            "ip" => Ok(Self::Address),
+            "tools" => Ok(Self::Tools),
+            _ => Err(InvalidReadiness::Unknown),
+        }
+    }
+}
+
+/// The name on the wire and in the store.
+impl fmt::Display for Readiness {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::On => formatter.write_str("power_state:on"),
+            Self::Address => formatter.write_str("ip"),
+            Self::Tools => formatter.write_str("tools"),
+            Self::Screen(text) => text.fmt(formatter),
+        }
     }
 }
 
@@ -572,8 +615,9 @@ mod tests {
             assert_eq!(EndReason::parse(reason.as_str()), Some(*reason));
             assert!(reason.state().is_end());
         }
-        for readiness in Readiness::ALL {
-            assert_eq!(Readiness::parse(readiness.as_str()), Some(*readiness));
+        for name in ["power_state:on", "ip", "tools", "screen:Log In, please: now"] {
+            assert_eq!(Readiness::parse(name).unwrap().to_string(), name);
         }
+        assert_eq!(Readiness::parse("power_state:off"), Err(InvalidReadiness::Unknown));
     }
 }

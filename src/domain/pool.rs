@@ -55,6 +55,8 @@ pub struct Pool {
     pub max_ttl: Option<Duration>,
     /// Whether a runner may take a lease whose release does not power the machine off.
     pub may_keep_power: bool,
+    /// Who may look at the screens of its machines while no lease holds them.
+    pub screens: ScreenAccess,
     /// Patterns that protect snapshots by their names or paths. Only an operator with an override
     /// may change a protected snapshot.
     pub protected_snapshots: Vec<String>,
@@ -63,6 +65,16 @@ pub struct Pool {
     /// The limits for machines of the pool that run at the same time. A lease waits until the
     /// limits allow its machine to run.
     pub limits: RunningLimits,
+}
+
+/// Who may look at the screen of a machine that no lease holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ScreenAccess {
+    /// Operators. Others need a lease.
+    #[default]
+    Lease,
+    /// Every caller who sees the machine.
+    Public,
 }
 
 impl RunningLimits {

@@ -114,7 +114,12 @@ pub async fn cancel(session: &Session, task: &TaskId) -> Result<(), HostError> {
     }
 }
 
-async fn send_authenticated(
+/// Makes one call over the session. If the host refuses it because the session has ended, the call
+/// is sent once more over the next session.
+///
+/// # Errors
+/// As [`call`]. `prefix` begins the message of a fault.
+pub(super) async fn send_authenticated(
     session: &Session,
     build: impl Fn() -> Request + Send,
     prefix: &str,

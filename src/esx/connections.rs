@@ -27,6 +27,7 @@ use tokio_rustls::TlsConnector;
 
 use super::tunnel;
 use crate::domain::proxy_url::ProxyUrl;
+use crate::hypervisor::ByteStream;
 
 /// The maximum number of connections for calls. A host serves about a hundred connections for all
 /// its clients.
@@ -141,19 +142,28 @@ impl Connections {
     /// Opens a new connection to the host.
     ///
     /// # Errors
+    /// As [`Connections::dial`].
+    pub async fn connect(&self, _turn: &Turn<'_>) -> io::Result<Connection> {
+        Connection::new(self.dial().await?).await
+    }
+
+    /// Opens a stream of bytes to the API's port, with the TLS of the API. It does not count as one
+    /// of the connections.
+    ///
+    /// # Errors
     /// The error of the connection or of its TLS or HTTP handshake. If otter uses a proxy, the
     /// error may contain a [`TunnelError`](super::tunnel::TunnelError).
-    pub async fn connect(&self, _turn: &Turn<'_>) -> io::Result<Connection> {
+    pub async fn dial(&self) -> io::Result<Box<dyn ByteStream>> {
         let Endpoint { host, port, tls, proxy } = &self.endpoint;
         let stream = tunnel::connect(host, *port, proxy.as_ref()).await?;
         // Without `TCP_NODELAY`, the kernel would hold back a small request until the host has
         // acknowledged the previous one.
         stream.set_nodelay(true)?;
         match tls {
-            None => Connection::new(stream).await,
+            None => Ok(Box::new(stream)),
             Some((config, name)) => {
                 let connector = TlsConnector::from(Arc::clone(config));
-                Connection::new(connector.connect(name.clone(), stream).await?).await
+                Ok(Box::new(connector.connect(name.clone(), stream).await?))
             }
         }
     }

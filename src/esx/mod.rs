@@ -1,10 +1,10 @@
 //! The vim25 backend: speaks SOAP with a standalone ESX or a vCenter.
 //!
-//! `soap` encodes requests and parses answers. `transport` sends requests. `session` and
-//! `session_loop` keep the login. `tls` and `certificate_verifiers` decide which server is trusted.
-//! `collector` follows the host and reports facts. `calls` changes machines. `evidence` and
-//! `machine_read` read machines directly. `diagnosis` is `otter doctor`. `README.md` in this
-//! directory lists the facts about vim25 that this code relies on.
+//! `soap` encodes requests and parses answers, `transport` sends them, `session` and `session_loop`
+//! keep the login, `tls` and `certificate_verifiers` decide which server is trusted, `collector`
+//! follows the host and reports facts, `calls` changes machines, `console` connects to screens,
+//! `evidence` and `machine_read` read them directly, and `diagnosis` is `otter doctor`.
+//! `README.md` in this directory lists the facts about vim25 that this code relies on.
 
 mod barrier;
 mod calls;
@@ -13,6 +13,7 @@ mod certificate_error;
 mod certificate_verifiers;
 mod collector;
 mod connections;
+mod console;
 mod datastore;
 mod device;
 mod diagnosis;
@@ -43,6 +44,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use secrecy::SecretString;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -52,7 +54,7 @@ use crate::domain::call::{Evidence, HostCall};
 use crate::domain::ids::{JobId, MachineId, TaskId};
 use crate::hypervisor::{
     Accepted, CallError, CallTerms, Capability, HostError, HostErrorKind, Hypervisor, Observer,
-    TaskStatus,
+    ScreenConnection, ScreenObject, TaskStatus,
 };
 use crate::telemetry::metrics::Metrics;
 use barrier::Covered;
@@ -226,7 +228,7 @@ impl Hypervisor for EsxHypervisor {
     }
 
     fn capabilities(&self) -> &'static [Capability] {
-        &[Capability::Properties]
+        &[Capability::Properties, Capability::Screens, Capability::ScreenPictures]
     }
 
     async fn properties(
@@ -235,6 +237,14 @@ impl Hypervisor for EsxHypervisor {
         paths: &[String],
     ) -> Result<serde_json::Map<String, serde_json::Value>, HostError> {
         machine_read::read_properties(&self.session, machine, paths).await
+    }
+
+    async fn open_screen(&self, machine: &MachineId) -> Result<ScreenConnection, HostError> {
+        console::open(&self.session, machine).await
+    }
+
+    async fn screen_picture(&self, object: &ScreenObject) -> Result<Bytes, HostError> {
+        console::read_picture(&self.session, object).await
     }
 
     fn set_password(&self, password: SecretString) {

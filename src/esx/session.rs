@@ -449,6 +449,37 @@ impl Session {
         &self.metrics
     }
 
+    /// Gets a path of the host over `login`, with its cookie. `name` is the name of the read in the
+    /// metrics.
+    ///
+    /// # Errors
+    /// As [`Session::send`], without faults: the answer can have any status.
+    pub async fn get(
+        &self,
+        login: &Login,
+        name: &'static str,
+        path: &str,
+    ) -> Result<HttpAnswer, ExchangeError> {
+        let _in_flight = self.calls_in_flight.token();
+        let turn = self.turn(Lane::Ordinary.into()).await?;
+        let began = self.clock.elapsed();
+        let answer = self.transport.get(turn, path, &login.cookie).await;
+        let result = match &answer {
+            Ok(answer) if answer.status == 200 => "ok",
+            Ok(_) => "fault",
+            Err(error) if error.never_sent => "not_sent",
+            Err(_) => "lost",
+        };
+        self.metrics.record_host_call(name, result, self.clock.elapsed().saturating_sub(began));
+        Ok(answer?)
+    }
+
+    /// The HTTP to the host, for streams that are no calls.
+    #[must_use]
+    pub const fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
     /// The name and port of the host, for messages.
     #[must_use]
     pub fn address(&self) -> String {

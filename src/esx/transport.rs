@@ -23,7 +23,7 @@ use super::options::{EsxOptions, OptionsError, header, service_url};
 use super::tls;
 use super::tunnel::TunnelError;
 use crate::domain::host_url::InvalidHostUrl;
-use crate::hypervisor::{HostError, HostErrorKind};
+use crate::hypervisor::{ByteStream, HostError, HostErrorKind};
 
 /// The name of the cookie in which a host sends the session.
 const SESSION_COOKIE: &str = "vmware_soap_session";
@@ -194,6 +194,46 @@ impl Transport {
     pub async fn versions(&self, turn: Turn<'_>) -> Result<HttpAnswer, TransportError> {
         let request = self.request(Method::GET, "/sdk/vimServiceVersions.xml", Bytes::new());
         self.exchange(turn, request).await
+    }
+
+    /// Gets a path with the session's cookie.
+    ///
+    /// # Errors
+    /// As [`Transport::post`].
+    pub async fn get(
+        &self,
+        turn: Turn<'_>,
+        path: &str,
+        cookie: &SecretString,
+    ) -> Result<HttpAnswer, TransportError> {
+        let mut request = self.request(Method::GET, path, Bytes::new());
+        if let Ok(mut value) = HeaderValue::from_str(cookie.expose_secret()) {
+            value.set_sensitive(true);
+            request.headers_mut().insert(COOKIE, value);
+        }
+        self.exchange(turn, request).await
+    }
+
+    /// Opens a stream of bytes to the API's address, through the proxy if there is one, and with
+    /// the same check of the certificate. It needs no turn.
+    ///
+    /// # Errors
+    /// No connection before the timeout.
+    pub async fn dial(&self) -> Result<Box<dyn ByteStream>, TransportError> {
+        match tokio::time::timeout(self.connect_timeout, self.connections.dial()).await {
+            Ok(connected) => connected.map_err(|error| self.not_connected(error)),
+            Err(_) => Err(self.timed_out(true)),
+        }
+    }
+
+    /// The headers of every request: the host's name, and those of `esx.headers`.
+    pub const fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Whether the host speaks TLS. Otherwise it is this machine.
+    pub fn is_tls(&self) -> bool {
+        self.sdk.scheme() == "https"
     }
 
     fn request(&self, method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {

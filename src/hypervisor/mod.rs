@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use jiff::Timestamp;
 use secrecy::SecretString;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -171,6 +173,32 @@ pub trait Hypervisor: Send + Sync {
         Err(HostError::new(HostErrorKind::NotSupported, "The host gives no raw properties."))
     }
 
+    /// Opens a connection to the screen of a machine. The caller speaks RFB over it (RFC 6143), as
+    /// the client. Each call opens a connection of its own, on which nothing was sent yet. It makes
+    /// one try, and the session stays as it is.
+    ///
+    /// # Errors
+    /// - `NotSupported` without [`Capability::Screens`].
+    /// - `InvalidPowerState` if the machine is not on.
+    /// - `ScreenLimitReached` if the host allows no further connection to this screen.
+    /// - `Forbidden` and `LicenseRestricted` as for calls, `NotFound` if the host does not know the
+    ///   machine, `Unreachable` and `Protocol` if no connection could be made.
+    async fn open_screen(&self, _machine: &MachineId) -> Result<ScreenConnection, HostError> {
+        Err(HostError::new(HostErrorKind::NotSupported, "The host gives no access to screens."))
+    }
+
+    /// Reads one picture of a screen, as PNG: what a running machine shows now, or what a machine
+    /// showed when its memory snapshot was taken.
+    ///
+    /// # Errors
+    /// - `NotSupported` without [`Capability::ScreenPictures`].
+    /// - `NotFound` if the host does not know the object or has no picture of it.
+    /// - `Forbidden`, `InvalidPowerState`, `Unreachable`, `Protocol` as for
+    ///   [`Hypervisor::open_screen`].
+    async fn screen_picture(&self, _object: &ScreenObject) -> Result<Bytes, HostError> {
+        Err(HostError::new(HostErrorKind::NotSupported, "The host gives no pictures of screens."))
+    }
+
     /// Sets the password for the next login. The password may be the same as before. If the host
     /// has refused the login, the backend tries again at once. The current session goes on. A
     /// backend without a password ignores this call.
@@ -199,7 +227,31 @@ pub struct CallTerms {
 pub enum Capability {
     /// The backend implements [`Hypervisor::properties`].
     Properties,
+    /// [`Hypervisor::open_screen`]
+    Screens,
+    /// [`Hypervisor::screen_picture`]
+    ScreenPictures,
 }
+
+/// The object whose picture [`Hypervisor::screen_picture`] reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ScreenObject {
+    Machine(MachineId),
+    Snapshot(SnapshotId),
+}
+
+/// A connection to the screen of a machine.
+pub struct ScreenConnection {
+    /// The bytes of RFB in both directions. `shutdown` ends the connection properly: it says so to
+    /// the host and closes the socket. A host to which it is not said counts the connection as
+    /// open.
+    pub stream: Box<dyn ByteStream>,
+}
+
+/// A stream of bytes in both directions.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 
 /// Receives what a backend reports. The backend calls the methods one after the other, in order. An
 /// implementation must not block.
@@ -377,6 +429,9 @@ pub enum HostErrorKind {
     LicenseRestricted,
     /// VMware Tools do not run in the guest (`ToolsUnavailable`).
     ToolsUnavailable,
+    /// The machine has as many console connections as the host allows
+    /// (`MksConnectionLimitReached`).
+    ScreenLimitReached,
     /// The host does not have the method (`NotSupported`, `MethodNotFound`, `NotImplemented`).
     NotSupported,
     /// The host answered with any other fault.

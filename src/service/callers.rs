@@ -124,6 +124,14 @@ pub struct IdentifiedCaller {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credential(Option<TokenDigest>);
 
+impl Credential {
+    /// The credential of a caller while otter has no tokens.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self(None)
+    }
+}
+
 #[derive(Debug, Default, PartialEq, Eq)]
 struct KnownTokens {
     /// Whether any token exists, including revoked ones.

@@ -81,6 +81,7 @@ impl HostFailure {
             HostErrorKind::Forbidden => FailureKind::ForbiddenByHost,
             HostErrorKind::LicenseRestricted => FailureKind::LicenseRestricted,
             HostErrorKind::ToolsUnavailable => FailureKind::ToolsUnavailable,
+            HostErrorKind::ScreenLimitReached => FailureKind::ConsoleUnavailable,
             HostErrorKind::NotSupported => FailureKind::NotSupported,
             HostErrorKind::Cancelled | HostErrorKind::InvalidState | HostErrorKind::Rejected => {
                 FailureKind::HostRejected

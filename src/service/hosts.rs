@@ -45,6 +45,8 @@ impl Hosts {
         }
         let cannot = match capability {
             Capability::Properties => "gives no raw properties",
+            Capability::Screens => "gives no access to screens",
+            Capability::ScreenPictures => "gives no pictures of screens",
         };
         let detail = format!("The host of {} {cannot}.", machine.name);
         Err(Failure::new(FailureKind::NotSupported, detail)

@@ -69,7 +69,7 @@ impl IdempotencyKeys {
         key: IdempotencyKey,
         started: impl FnOnce(KeyOwner) -> Option<T>,
     ) -> Result<Claimed<T>, Failure> {
-        let claim = Claims::claim(&self.claims, key).await;
+        let claim = self.reserve(key).await;
         fail_point!("key");
         let key = claim.key();
         let Some(kept) = self.store.find_key(key).await.map_err(|error| store_failure(&error))?
@@ -80,6 +80,11 @@ impl IdempotencyKeys {
         let first = first.ok_or_else(|| mismatch(&key.key))?;
         fail_point!("replay");
         Ok(Claimed::Used(first))
+    }
+
+    /// Waits until no other call claims the key, and claims it, without a look into the storage.
+    pub async fn reserve(&self, key: IdempotencyKey) -> KeyClaim {
+        Claims::claim(&self.claims, key).await
     }
 }
 

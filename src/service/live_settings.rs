@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use super::protection::Protection;
 use crate::domain::answers::AnswerRules;
@@ -30,23 +31,38 @@ pub struct ReloadableSettings {
 
 /// The settings that apply now and that a reload can replace. Clones share the settings.
 #[derive(Clone, Debug, Default)]
-pub struct LiveSettings(Arc<ArcSwap<ReloadableSettings>>);
+pub struct LiveSettings(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    settings: ArcSwap<ReloadableSettings>,
+    /// Notifies of each replacement.
+    replacements: watch::Sender<()>,
+}
 
 impl LiveSettings {
     #[must_use]
     pub fn new(settings: ReloadableSettings) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(settings)))
+        let settings = ArcSwap::from_pointee(settings);
+        Self(Arc::new(Shared { settings, replacements: watch::Sender::new(()) }))
     }
 
     /// The settings that apply now. A caller uses the result for one decision only, because a
     /// reload may replace the settings after that.
     #[must_use]
     pub fn load(&self) -> Arc<ReloadableSettings> {
-        self.0.load_full()
+        self.0.settings.load_full()
     }
 
     /// Replaces all settings by new ones.
     pub fn replace(&self, settings: ReloadableSettings) {
-        self.0.store(Arc::new(settings));
+        self.0.settings.store(Arc::new(settings));
+        self.0.replacements.send_replace(());
+    }
+
+    /// Notifies of every replacement of the settings.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.replacements.subscribe()
     }
 }

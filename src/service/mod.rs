@@ -18,6 +18,7 @@ pub mod patterns;
 pub mod protection;
 pub mod questions;
 pub mod retention;
+pub mod screens;
 pub mod snapshots;
 pub mod storage_watch;
 pub mod visibility;
@@ -33,6 +34,9 @@ use self::jobs::Jobs;
 use self::leases::Leases;
 use self::machines::Machines;
 use self::patterns::PatternWatch;
+use self::screens::Screens;
+use self::screens::input_calls::InputCalls;
+use self::screens::wait::ScreenWaits;
 use self::storage_watch::StorageWatch;
 
 /// Everything that the API calls.
@@ -47,6 +51,11 @@ pub struct Services {
     pub leases: Leases,
     pub storage: StorageWatch,
     pub audit: Arc<Audit>,
+    pub screens: Arc<Screens>,
+    /// Waits for what screens show.
+    pub screen_waits: Arc<ScreenWaits>,
+    /// Types and clicks on machines.
+    pub inputs: Arc<InputCalls>,
     /// The hosts, for reads that go to the host and not to the inventory.
     pub hosts: Hosts,
 }

@@ -5,6 +5,7 @@
 //! GET    /calls     the calls, by method and by operation
 //! GET    /sessions  the numbers of sessions, views, filters and pending waits
 //! GET    /world     the true state of machines and tasks, also if clients have not seen it
+//! GET    /screens/ID  what the guest of a machine shows, as texts, and its consoles
 //! POST   /faults    plans faults, written as `[[faults]]` of a scenario
 //! DELETE /faults    removes the planned faults
 //! POST   /<kind>    changes the host now; the kind is a fault, such as restart-hostd
@@ -31,6 +32,7 @@ pub async fn serve(listener: TcpListener, control: Control, stop: CancellationTo
         .route("/calls", get(calls))
         .route("/sessions", get(sessions))
         .route("/world", get(world))
+        .route("/screens/{machine}", get(screen))
         .route("/faults", post(plan).delete(forget))
         .route("/{what}", post(apply))
         .fallback(|| async {
@@ -76,6 +78,28 @@ async fn world(State(control): State<Control>) -> Response {
         let machines: serde_json::Map<_, _> = world.machines().map(machine).collect();
         let tasks = world.tasks().map(|task| (task.id.clone(), json!(task.state.as_str())));
         json!({"machines": machines, "tasks": tasks.collect::<serde_json::Map<_, _>>()})
+    });
+    answer(StatusCode::OK, &body)
+}
+
+async fn screen(State(control): State<Control>, Path(machine): Path<String>) -> Response {
+    let counted = control.look(|world| world.machine(&machine).map(|found| found.mks_connections));
+    let Some(counted) = counted else {
+        return answer(StatusCode::NOT_FOUND, &json!({"error": "there is no such machine"}));
+    };
+    let open = control.open_consoles(&machine);
+    let consoles = json!({"open": open, "counted": counted});
+    let Some(screen) = control.screen(&machine) else {
+        return answer(StatusCode::OK, &json!({"stage": "off", "consoles": consoles}));
+    };
+    let body = json!({
+        "stage": screen.stage.as_str(),
+        "width": screen.width,
+        "height": screen.height,
+        "lines": screen.lines,
+        "held_keys": screen.held_keys,
+        "held_buttons": screen.held_buttons,
+        "consoles": consoles,
     });
     answer(StatusCode::OK, &body)
 }

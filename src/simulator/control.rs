@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::console::ConsoleEnd;
 use super::fault_config::ConfiguredFault;
 use super::fault_injection::{
     Disruption, HostChange, HostChangeKind, HostdRestart, PlannedDisruption, SessionLoss, TestHook,
 };
+use super::guest_screen::ScreenStage;
 use super::vim_fault::Fault;
 use super::world::{Question, World};
 use super::{Shared, SimulatorState};
@@ -58,6 +60,33 @@ impl SimulatorState {
                     self.world.ask(&machine, *question);
                 }
             }
+            HostChange::ConsoleQuirks(quirks) => self.consoles.quirks = quirks,
+            HostChange::EndConsoles { machine, how } => self.consoles.end(machine.as_deref(), how),
+            HostChange::AbandonConsoles { machine, count } => {
+                self.world.add_consoles(&machine, count);
+            }
+            HostChange::ForgetAbandonedConsoles => self.forget_abandoned_consoles(),
+            HostChange::ShowScreen { machine, stage } => {
+                let now = self.world.now().elapsed;
+                if let Some(screen) = self.world.screen_mut(&machine) {
+                    screen.show(stage, now);
+                }
+            }
+        }
+    }
+
+    fn forget_abandoned_consoles(&mut self) {
+        let counts: Vec<(String, i32)> = self
+            .world
+            .machines()
+            .map(|machine| {
+                let open = i32::try_from(self.consoles.open_consoles(&machine.id));
+                (machine.id.clone(), open.unwrap_or(i32::MAX) - machine.mks_connections)
+            })
+            .filter(|(_, difference)| *difference != 0)
+            .collect();
+        for (machine, difference) in counts {
+            self.world.add_consoles(&machine, difference);
         }
     }
 
@@ -83,6 +112,22 @@ impl TestHook {
     pub fn run(&self, control: &Control) {
         (self.0)(&control.shared);
     }
+}
+
+/// What the screen of a guest really shows, without a console connection and without OCR.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScreenContents {
+    pub stage: ScreenStage,
+    pub width: u16,
+    pub height: u16,
+    /// The texts from top to bottom.
+    pub lines: Vec<String>,
+    /// The pixels row by row, four bytes each: blue, green, red, 0.
+    pub pixels: Vec<u8>,
+    /// The keys that the guest takes as held, by their USB usages.
+    pub held_keys: Vec<u8>,
+    /// The buttons of the pointer that are down: bit 0 is the first button.
+    pub held_buttons: u8,
 }
 
 /// A handle to a running simulator. Clones control the same simulator.
@@ -281,6 +326,55 @@ impl Control {
         self.apply(HostChange::RebootHost);
     }
 
+    /// What the guest of a machine shows now. `None` if the machine is off.
+    #[must_use]
+    pub fn screen(&self, machine: &str) -> Option<ScreenContents> {
+        let (picture, screen, now) = {
+            let state = self.shared.lock();
+            let now = state.world.now();
+            let machine = state.world.machine(machine)?;
+            let picture = machine.screen.picture(now, &machine.name)?;
+            (picture, machine.screen.clone(), now.elapsed)
+        };
+        Some(ScreenContents {
+            stage: screen.stage(now),
+            width: picture.width,
+            height: picture.height,
+            lines: picture.lines(),
+            pixels: picture.draw().into_pixels(),
+            held_keys: screen.held_keys().iter().map(|key| key.0).collect(),
+            held_buttons: screen.held_buttons(),
+        })
+    }
+
+    /// Whether the guest of a machine shows this text now.
+    #[must_use]
+    pub fn shows(&self, machine: &str, text: &str) -> bool {
+        let state = self.shared.lock();
+        let now = state.world.now();
+        let picture = state
+            .world
+            .machine(machine)
+            .and_then(|machine| machine.screen.picture(now, &machine.name));
+        picture.is_some_and(|picture| picture.lines().iter().any(|line| line.contains(text)))
+    }
+
+    /// Makes the guest of a machine show this stage.
+    pub fn show_screen(&self, machine: &str, stage: ScreenStage) {
+        self.apply(HostChange::ShowScreen { machine: machine.to_owned(), stage });
+    }
+
+    /// The number of console connections of a machine that are open now.
+    #[must_use]
+    pub fn open_consoles(&self, machine: &str) -> usize {
+        self.shared.lock().consoles.open_consoles(machine)
+    }
+
+    /// Ends the open consoles of a machine.
+    pub fn end_consoles(&self, machine: &str, how: ConsoleEnd) {
+        self.apply(HostChange::EndConsoles { machine: Some(machine.to_owned()), how });
+    }
+
     /// Reads the world.
     pub fn look<T>(&self, look: impl FnOnce(&World) -> T) -> T {
         look(&self.shared.lock().world)
@@ -341,16 +435,22 @@ impl Control {
         self.mutate(World::step_guests)
     }
 
-    /// Waits until the condition holds. The condition is evaluated after each call and each change
-    /// of the simulator. There is no timeout: the caller sets one.
+    /// Waits until the condition holds. It is evaluated after each call, each change and each input
+    /// to a guest. The caller sets the timeout.
     pub async fn until(&self, mut condition: impl FnMut(&Self) -> bool) {
         let mut changes = self.shared.changes();
+        let mut inputs = self.shared.screen_changes();
         loop {
             changes.borrow_and_update();
+            inputs.borrow_and_update();
             if condition(self) {
                 return;
             }
-            if changes.changed().await.is_err() {
+            let is_gone = tokio::select! {
+                next = changes.changed() => next.is_err(),
+                next = inputs.changed() => next.is_err(),
+            };
+            if is_gone {
                 return;
             }
         }

@@ -6,11 +6,15 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::console::{ConsoleEnd, ConsoleQuirks};
 use super::fault_injection::{Disruption, DownMode, HostChange, HostdRestart};
-use super::scenario::{QuestionEntry, ScenarioQuestion};
+use super::scenario::{QuestionEntry, ScenarioQuestion, StageEntry};
 use super::schema::{self, Occurs, TypeKind};
 use super::value::{Moref, Value};
 use super::vim_fault::Fault;
+
+/// Calls that are no methods of vim25: the use of a ticket, and the picture of a screen.
+const HTTP_CALLS: [&str; 2] = ["/ticket", "/screen"];
 
 /// A checked fault: a disruption of later calls, or an immediate change of the host.
 #[derive(Clone, Debug)]
@@ -109,6 +113,24 @@ enum FaultKindEntry {
         machine: String,
         ask: QuestionEntry,
     },
+    ConsoleQuirks(ConsoleQuirks),
+    /// Ends the consoles of a machine, or of all machines if `machine` is absent.
+    EndConsoles {
+        machine: Option<String>,
+        /// Whether the host closes the WebSocket. If not, the connection is cut.
+        #[serde(default)]
+        close: bool,
+    },
+    AbandonConsoles {
+        machine: String,
+        #[serde(default = "default_abandoned")]
+        count: i32,
+    },
+    ForgetAbandonedConsoles,
+    ShowScreen {
+        machine: String,
+        stage: StageEntry,
+    },
 }
 
 /// A fault of vim25, as a scenario writes it: the name of its type alone, or a table of the type, a
@@ -163,7 +185,7 @@ impl FaultEntry {
                 Err("this fault disrupts a call: name a method, or * for every method".to_owned())
             }
             (Some(method), disruption) => {
-                if method != "*" {
+                if method != "*" && !HTTP_CALLS.contains(&method.as_str()) {
                     known_method(&method)?;
                 }
                 Ok(ConfiguredFault::Calls {
@@ -239,6 +261,23 @@ impl FaultKindEntry {
                     pending,
                     repeats,
                 })
+            }
+            Self::ConsoleQuirks(quirks) => {
+                Disruption::HostChange(HostChange::ConsoleQuirks(quirks))
+            }
+            Self::EndConsoles { machine, close } => {
+                let how = if close { ConsoleEnd::Close } else { ConsoleEnd::Cut };
+                Disruption::HostChange(HostChange::EndConsoles { machine, how })
+            }
+            Self::AbandonConsoles { machine, count } => {
+                Disruption::HostChange(HostChange::AbandonConsoles { machine, count })
+            }
+            Self::ForgetAbandonedConsoles => {
+                Disruption::HostChange(HostChange::ForgetAbandonedConsoles)
+            }
+            Self::ShowScreen { machine, stage } => {
+                let stage = stage.convert();
+                Disruption::HostChange(HostChange::ShowScreen { machine, stage })
             }
         })
     }
@@ -331,6 +370,9 @@ fn usual_message(name: &str) -> String {
 const fn default_times() -> u64 {
     1
 }
+const fn default_abandoned() -> i32 {
+    1
+}
 const fn default_true() -> bool {
     true
 }
@@ -371,6 +413,11 @@ mod tests {
             r#"{"fail-tasks": {"task": "PowerOnVM_Task", "fault": "NoDiskSpace"}}"#,
             r#"{"fail-tasks": {"task": "PowerOnVM_Task"}}"#,
             r#"{"maintenance-mode": {}}"#,
+            r#"{"console-quirks": {"first_update": "one-pixel", "rectangles": 1}}"#,
+            r#"{"end-consoles": {"machine": "17", "close": true}}"#,
+            r#"{"abandon-consoles": {"machine": "17", "count": 39}}"#,
+            r#""forget-abandoned-consoles""#,
+            r#"{"show-screen": {"machine": "17", "stage": "terminal"}}"#,
         ] {
             read(&format!(r#"{{"method": "PowerOnVM_Task", "what": {what}}}"#))
                 .unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -397,6 +444,9 @@ mod tests {
             ),
             (r#"{"what": {"fail-tasks": {"task": "RenameSnapshot"}}}"#, "starts no task"),
             (r#"{"what": {"maintenance-mode": {"on": true}}}"#, "on"),
+            (r#"{"what": {"console-quirks": {"rectangels": 1}}}"#, "rectangels"),
+            (r#"{"what": {"show-screen": {"machine": "17", "stage": "x"}}}"#, "x"),
+            (r#"{"method": "/folder", "what": "close-before"}"#, "/folder"),
             (r#"{"method": "*", "what": {"answer": {"status": 99}}}"#, "99"),
         ] {
             let error = read(entry).expect_err(entry);

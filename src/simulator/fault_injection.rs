@@ -9,6 +9,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::console::{ConsoleEnd, ConsoleQuirks};
+use super::guest_screen::ScreenStage;
 use super::vim_fault::Fault;
 use super::world::Question;
 
@@ -106,6 +108,25 @@ pub enum HostChange {
         pending: bool,
         repeats: bool,
     },
+    /// How consoles behave from now on. Apart from `silent`, consoles that are open do not change.
+    ConsoleQuirks(ConsoleQuirks),
+    /// The open consoles of a machine, or of all machines, end.
+    EndConsoles {
+        machine: Option<String>,
+        how: ConsoleEnd,
+    },
+    /// A machine counts this many more consoles, as if clients had left them without a close.
+    AbandonConsoles {
+        machine: String,
+        count: i32,
+    },
+    /// Machines count only the consoles that are open.
+    ForgetAbandonedConsoles,
+    /// A guest shows this stage. Consoles stay open.
+    ShowScreen {
+        machine: String,
+        stage: ScreenStage,
+    },
 }
 
 /// The kind of a [`HostChange`], without the fields of the change.
@@ -124,6 +145,11 @@ pub enum HostChangeKind {
     FailTasks,
     MaintenanceMode,
     Question,
+    ConsoleQuirks,
+    EndConsoles,
+    AbandonConsoles,
+    ForgetAbandonedConsoles,
+    ShowScreen,
 }
 
 impl HostChange {
@@ -145,6 +171,11 @@ impl HostChange {
             Self::FailTasks(..) => HostChangeKind::FailTasks,
             Self::MaintenanceMode(_) => HostChangeKind::MaintenanceMode,
             Self::Question { .. } => HostChangeKind::Question,
+            Self::ConsoleQuirks(_) => HostChangeKind::ConsoleQuirks,
+            Self::EndConsoles { .. } => HostChangeKind::EndConsoles,
+            Self::AbandonConsoles { .. } => HostChangeKind::AbandonConsoles,
+            Self::ForgetAbandonedConsoles => HostChangeKind::ForgetAbandonedConsoles,
+            Self::ShowScreen { .. } => HostChangeKind::ShowScreen,
         }
     }
 }

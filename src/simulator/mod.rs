@@ -4,6 +4,8 @@
 //! server ──► soap ──► methods ──► world (pure)        pace: advances the world by the clock
 //!                        └──────► session ─ property_collector ─ properties ─► world
 //!                                        └─ event_collector ───────────────► world
+//!  └► console ──► guest_screen (pure, in the world)
+//!
 //! control: test hooks; admin: the test hooks over HTTP; fault_injection: planned disruptions;
 //! fault_config: how scenarios and the admin endpoint write faults
 //! ```
@@ -13,10 +15,12 @@
 mod admin;
 mod call_log;
 mod connection_count;
+mod console;
 mod control;
 mod event_collector;
 mod fault_config;
 mod fault_injection;
+mod guest_screen;
 mod methods;
 mod pace;
 mod properties;
@@ -46,12 +50,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub use control::Control;
+pub use console::{ConsoleEnd, ConsoleQuirks, FirstUpdate};
+pub use control::{Control, ScreenContents};
 pub use fault_config::ConfiguredFault;
 pub use fault_injection::{
     Disruption, DownMode, HostChange, HostChangeKind, HostdRestart, PlannedDisruption, SessionLoss,
     TestHook,
 };
+pub use guest_screen::{PASSWORD as GUEST_PASSWORD, ScreenStage};
 pub use pace::Pace;
 pub use scenario::{HostSettings, Scenario, ScenarioError};
 pub use value::{Moref, Value};
@@ -60,6 +66,7 @@ pub use vim_fault::Fault;
 use crate::clock::Clock;
 use call_log::CallLog;
 use connection_count::ConnectionCount;
+use console::Consoles;
 use fault_injection::FaultPlan;
 use session::Sessions;
 use world::{Moment, World};
@@ -163,14 +170,22 @@ impl Simulator {
             sessions,
             fault_plan: FaultPlan::default(),
             calls: CallLog::default(),
+            consoles: Consoles::new(identity.thumbprint.clone()),
             occurrences: BTreeMap::new(),
             down: None,
             hostd_lifetime: CancellationToken::new(),
         };
         let (changed, _) = watch::channel(0);
+        let (screens_changed, _) = watch::channel(0);
         let connections = ConnectionCount::default();
-        let shared =
-            Arc::new(Shared { state: Mutex::new(state), changed, clock, on_answer, connections });
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            changed,
+            screens_changed,
+            clock,
+            on_answer,
+            connections,
+        });
         let control = Control::new(Arc::clone(&shared));
         for fault in &scenario.faults {
             control.inject(fault);
@@ -258,6 +273,8 @@ struct Shared {
     /// A counter that grows with each call and each change. A pending `WaitForUpdatesEx` subscribes
     /// to the counter and looks for updates after each increment.
     changed: watch::Sender<u64>,
+    /// Counts inputs to guests. Consoles watch it, and waits for updates do not.
+    screens_changed: watch::Sender<u64>,
     clock: Clock,
     on_answer: Option<fn(&str, &str)>,
     connections: ConnectionCount,
@@ -268,6 +285,7 @@ struct SimulatorState {
     sessions: Sessions,
     fault_plan: FaultPlan,
     calls: CallLog,
+    consoles: Consoles,
     /// For each kind of [`HostChange`]: how often a change of this kind was applied.
     occurrences: BTreeMap<HostChangeKind, u64>,
     /// How hostd answers while it is down. `None` while hostd runs.
@@ -326,5 +344,14 @@ impl Shared {
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// Wakes the consoles, so that they look at their screens.
+    fn notify_screens(&self) {
+        self.screens_changed.send_modify(|count| *count += 1);
+    }
+
+    fn screen_changes(&self) -> watch::Receiver<u64> {
+        self.screens_changed.subscribe()
     }
 }

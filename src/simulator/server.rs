@@ -1,5 +1,5 @@
-//! The SOAP endpoint of the simulator: HTTP over TLS on loopback. It also carries out the planned
-//! disruptions of calls.
+//! The endpoint of the host: HTTP over TLS on loopback, with SOAP, consoles and pictures, and the
+//! planned disruptions of calls.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -8,13 +8,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, stream};
-use http::header::{CONTENT_TYPE, COOKIE, SET_COOKIE, USER_AGENT};
+use http::header::{
+    CONNECTION, CONTENT_TYPE, COOKIE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, SET_COOKIE,
+    UPGRADE, USER_AGENT, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -25,6 +29,7 @@ use tower::{Service, ServiceBuilder, service_fn};
 use tower_http::compression::CompressionLayer;
 
 use super::connection_count::OpenConnection;
+use super::console::{self, TicketAnswer};
 use super::control::Control;
 use super::fault_injection::{Disruption, DownMode};
 use super::methods::{self, CallContext};
@@ -51,7 +56,10 @@ const PRIOR_VERSIONS: &[&str] = &[
 /// The TLS key and certificate of the host.
 pub struct TlsIdentity {
     pub acceptor: TlsAcceptor,
+    /// SHA-256, in hex with colons.
     pub fingerprint: String,
+    /// SHA-1, in hex with colons.
+    pub thumbprint: String,
     pub pem: String,
 }
 
@@ -70,8 +78,8 @@ impl TlsIdentity {
             params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         }
         let certificate = params.self_signed(&key).map_err(SimulatorError::Certificate)?;
-        let digest = Sha256::digest(certificate.der());
-        let fingerprint: Vec<String> = digest.iter().map(|byte| format!("{byte:02X}")).collect();
+        let fingerprint = hex_with_colons(&Sha256::digest(certificate.der()));
+        let thumbprint = hex_with_colons(&Sha1::digest(certificate.der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS12])
@@ -84,7 +92,8 @@ impl TlsIdentity {
             .map_err(SimulatorError::Tls)?;
         Ok(Self {
             acceptor: TlsAcceptor::from(Arc::new(config)),
-            fingerprint: fingerprint.join(":"),
+            fingerprint,
+            thumbprint,
             pem: certificate.pem(),
         })
     }
@@ -216,6 +225,10 @@ async fn answer(
             let api = shared.lock().world.host.api_version.clone();
             Ok(respond(StatusCode::OK, "text/xml", versions(&api)))
         }
+        (&Method::GET | &Method::HEAD, "/screen") => handle_screen(&shared, request).await,
+        (&Method::GET, path) if path.starts_with("/ticket/") => {
+            handle_ticket(&shared, request).await
+        }
         (&Method::GET | &Method::HEAD, "/") => {
             let text = "<html><head><title>ESX, simulated</title></head>\
                         <body>The API is at /sdk.</body></html>";
@@ -258,33 +271,112 @@ async fn handle_call(
         let text = "503 Service Unavailable (The maximum number of sessions has been exceeded.)";
         return Ok(respond(StatusCode::SERVICE_UNAVAILABLE, "text/plain", text.to_owned()));
     }
-    let run = async || {
+    let method = request.method.clone();
+    let run = async {
         let outcome = methods::run(shared, &request, &context).await;
         if let (Ok(_), Some(operation_id)) = (&outcome.result, &request.operation_id) {
             shared.lock().calls.record_accepted(&request.method, operation_id);
         }
-        respond_soap(shared, &request.method, outcome.result, outcome.cookie)
+        Ok(respond_soap(shared, &request.method, outcome.result, outcome.cookie))
     };
-    let mut disruption = disruption;
+    disturb(shared, &method, disruption, run).await
+}
+
+/// `GET /screen`
+async fn handle_screen(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, ConnectionCut> {
+    let (head, _) = request.into_parts();
+    let run = async {
+        let cookie = session_cookie(&head.headers);
+        let query = head.uri.query().unwrap_or_default();
+        match console::screen_picture(shared, cookie.as_deref(), &head.headers, query) {
+            Ok(png) => Ok(respond(StatusCode::OK, "image/png", png)),
+            Err((status, text)) => {
+                let mut response = respond(status, "text/plain", text);
+                if status == StatusCode::UNAUTHORIZED {
+                    let basic = HeaderValue::from_static("Basic realm=\"VMware ESX\"");
+                    response.headers_mut().insert(WWW_AUTHENTICATE, basic);
+                }
+                Ok(response)
+            }
+        }
+    };
+    disturb(shared, "/screen", record_http_call(shared, "/screen"), run).await
+}
+
+/// `GET /ticket/<ticket>`
+async fn handle_ticket(
+    shared: &Arc<Shared>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, ConnectionCut> {
+    let upgraded = hyper::upgrade::on(&mut request);
+    let (head, _) = request.into_parts();
+    let run = async {
+        let ticket = head.uri.path().strip_prefix("/ticket/").unwrap_or_default();
+        match console::open_ticket(shared, ticket, &head.headers) {
+            TicketAnswer::Dropped => Err(ConnectionCut),
+            TicketAnswer::Refused(status) => Ok(respond(status, "text/plain", "")),
+            TicketAnswer::Accepted { protocol, accept_key, connection } => {
+                let mut response = respond(StatusCode::SWITCHING_PROTOCOLS, "text/plain", "");
+                let headers = response.headers_mut();
+                headers.remove(CONTENT_TYPE);
+                headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+                headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+                if let Ok(accept_key) = HeaderValue::try_from(accept_key) {
+                    headers.insert(SEC_WEBSOCKET_ACCEPT, accept_key);
+                }
+                // The stream of the connection ends with the simulator, and this task with it.
+                tokio::spawn(async move {
+                    if let Ok(upgraded) = upgraded.await {
+                        connection.serve(TokioIo::new(upgraded)).await;
+                    }
+                });
+                Ok(response)
+            }
+        }
+    };
+    let disruption = record_http_call(shared, "/ticket");
+    disturb(shared, "/ticket", disruption, run).await
+}
+
+/// Records a call that is no method of vim25. Returns its disruption.
+fn record_http_call(shared: &Shared, call: &str) -> Option<Disruption> {
+    let disruption = {
+        let mut state = shared.lock();
+        state.calls.record(call, None);
+        state.fault_plan.take_disruption(call)
+    };
+    shared.notify();
+    disruption
+}
+
+/// Runs a call, or the disruption that takes its place.
+async fn disturb(
+    shared: &Arc<Shared>,
+    method: &str,
+    mut disruption: Option<Disruption>,
+    run: impl Future<Output = Result<Response<Body>, ConnectionCut>>,
+) -> Result<Response<Body>, ConnectionCut> {
     while let Some(Disruption::Hook(hook, then)) = disruption {
         hook.run(&Control::new(Arc::clone(shared)));
         disruption = then.map(|then| *then);
     }
     match disruption {
         // The loop before this match has run all hooks, so a hook cannot remain.
-        None | Some(Disruption::Hook(..)) => Ok(run().await),
-        Some(Disruption::Fault(fault)) => {
-            Ok(respond_soap(shared, &request.method, Err(fault), None))
-        }
+        None | Some(Disruption::Hook(..)) => run.await,
+        Some(Disruption::Fault(fault)) => Ok(respond_soap(shared, method, Err(fault), None)),
         Some(Disruption::CloseBeforeRunning) => Err(ConnectionCut),
         Some(Disruption::CloseAfterRunning) => {
-            run().await;
+            run.await?;
             Err(ConnectionCut)
         }
-        Some(Disruption::CloseMidAnswer) => Ok(cut_in_half(run().await).await),
-        Some(Disruption::NeverAnswer { run: run_method }) => {
-            if run_method {
-                run().await;
+        Some(Disruption::CloseMidAnswer) => Ok(cut_in_half(run.await?).await),
+        Some(Disruption::NeverAnswer { run: runs }) => {
+            if runs {
+                run.await?;
             }
             std::future::pending().await
         }
@@ -292,22 +384,22 @@ async fn handle_call(
             Ok(respond(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), content_type, body))
         }
         Some(Disruption::EmptyAnswer) => {
-            Ok(respond_soap(shared, &request.method, soap::empty_answer(&request.method), None))
+            Ok(respond_soap(shared, method, soap::empty_answer(method), None))
         }
-        Some(Disruption::CloseWhen { run: run_method, cancelled }) => {
-            if run_method {
-                run().await;
+        Some(Disruption::CloseWhen { run: runs, cancelled }) => {
+            if runs {
+                run.await?;
             }
             cancelled.cancelled().await;
             Err(ConnectionCut)
         }
         Some(Disruption::HostChange(change)) => {
             Control::new(Arc::clone(shared)).apply(change);
-            Ok(run().await)
+            run.await
         }
         Some(Disruption::Delay(delay)) => {
             shared.clock.sleep(delay).await;
-            Ok(run().await)
+            run.await
         }
     }
 }
@@ -334,8 +426,12 @@ fn respond_soap(
     response
 }
 
-fn respond(status: StatusCode, content_type: &'static str, body: String) -> Response<Body> {
-    let body = Full::new(Bytes::from(body)).map_err(|never: Infallible| match never {});
+fn respond(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Body> {
+    let body = Full::new(body.into()).map_err(|never: Infallible| match never {});
     let mut response = Response::new(BodyExt::boxed(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -363,6 +459,10 @@ fn session_cookie(headers: &HeaderMap) -> Option<String> {
         .filter_map(|pair| pair.trim().split_once('='))
         .find(|(name, _)| *name == COOKIE_NAME)
         .map(|(_, value)| value.trim().trim_matches('"').to_owned())
+}
+
+fn hex_with_colons(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
 }
 
 fn header(headers: &HeaderMap, name: &str) -> String {

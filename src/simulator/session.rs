@@ -152,6 +152,11 @@ impl Sessions {
         LoginOutcome { cookie, result: Ok(()) }
     }
 
+    /// Whether these are the user and the password of the account.
+    pub fn accepts(&self, user: &str, password: &str) -> bool {
+        !self.refuse_logins && user == self.username && password == self.password.expose_secret()
+    }
+
     /// Whether the host has its maximum number of sessions.
     pub fn is_full(&self) -> bool {
         self.by_cookie.len() >= self.limit

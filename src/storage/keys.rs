@@ -14,8 +14,8 @@ pub struct IdempotencyKey {
     /// The path of the request, exactly as the caller wrote it.
     pub path: String,
     pub key: String,
-    /// The SHA-256 of the body and the query. It reveals that a different request uses the same
-    /// key.
+    /// The SHA-256 of body and query; an HMAC-SHA256 if the body can hold a secret. It detects a
+    /// different request with the same key.
     pub fingerprint: [u8; 32],
     pub created_at: Timestamp,
 }

@@ -3,6 +3,7 @@
 
 mod audit;
 mod error;
+mod inputs;
 mod jobs;
 mod keys;
 mod leases;
@@ -24,13 +25,14 @@ use crate::telemetry::audit as audit_log;
 
 pub use audit::{AuditCursor, AuditEntry, AuditFilter, AuditPage, InvalidAuditCursor};
 pub use error::StorageError;
+pub use inputs::{InputAnswer, StoredInput};
 pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
 pub use keys::{IdempotencyKey, KeyOwner, StoredKey};
 pub use leases::{ChangedLease, LeaseFilter, LeaseTransaction, StoredMachine};
 pub use retention::{AuditRetention, Purged, PurgedAudit, RecordRetention, Retention};
 pub use tokens::{StoredToken, TokenUse};
 
-/// Stores jobs, leases, idempotency keys, tokens and the audit.
+/// Jobs, leases, idempotency keys, answers of input, tokens and the audit.
 ///
 /// **Writes.** Each method that changes something is one write, unless its documentation says
 /// otherwise: the storage commits all of the write or nothing. The method returns once the write is
@@ -100,6 +102,18 @@ pub trait Storage: Send + Sync {
         Ok(())
     }
 
+    /// Commits the end of a call that sent input: its audit records, and its answer if the call has
+    /// a key. A stored answer stays unchanged, and so does a key that is not stored.
+    async fn save_input_answer(
+        &self,
+        answer: Option<(IdempotencyKey, InputAnswer)>,
+        audit: Vec<AuditRecord>,
+    ) -> Result<(), StorageError> {
+        self.commit_input_answer(answer, audit.clone()).await?;
+        audit.iter().for_each(audit_log::log);
+        Ok(())
+    }
+
     /// Does the write of [`Storage::insert_job`] with these audit records, but logs nothing.
     async fn commit_new_job(
         &self,
@@ -114,6 +128,22 @@ pub trait Storage: Send + Sync {
 
     /// Does the write of [`Storage::save_leases`], but logs nothing.
     async fn commit_leases(&self, transaction: LeaseTransaction) -> Result<(), StorageError>;
+
+    /// [`Storage::save_input_answer`] without log lines.
+    async fn commit_input_answer(
+        &self,
+        answer: Option<(IdempotencyKey, InputAnswer)>,
+        audit: Vec<AuditRecord>,
+    ) -> Result<(), StorageError>;
+
+    /// Commits the key of a call that sends input, before its first event.
+    ///
+    /// # Errors
+    /// `Conflict` if the key is stored already.
+    async fn insert_input(&self, key: &IdempotencyKey) -> Result<(), StorageError>;
+
+    /// Looks up the key of a call that sends input. `None` if it is not stored.
+    async fn find_input(&self, key: &IdempotencyKey) -> Result<Option<StoredInput>, StorageError>;
 
     /// Reads one job. `None` if there is no job with this id.
     async fn job(&self, id: JobId) -> Result<Option<Job>, StorageError>;
@@ -220,9 +250,10 @@ pub trait Storage: Send + Sync {
     /// Reads every token, oldest first. Revoked tokens are included.
     async fn tokens(&self) -> Result<Vec<StoredToken>, StorageError>;
 
-    /// Deletes ended jobs and leases, and idempotency keys, whose retention is over. A job or lease
-    /// is kept while its key is kept, and a key is kept while its job or lease has not ended. This
-    /// method is a series of writes: if one write fails, the earlier ones stay committed.
+    /// Deletes ended jobs and leases, and keys, whose retention is over. A job or lease is kept
+    /// while its key is kept, and a key is kept while its job or lease has not ended. A key of
+    /// input is kept for its time, whether or not it has an answer. This is a series of writes: if
+    /// one fails, the earlier ones stay committed.
     async fn purge(&self, now: Timestamp, retention: &Retention) -> Result<Purged, StorageError>;
 
     /// Deletes the oldest audit records until the audit is within its maximum age and size. The

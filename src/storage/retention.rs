@@ -74,6 +74,6 @@ impl Default for RecordRetention {
 pub struct Purged {
     pub jobs: u64,
     pub leases: u64,
-    /// How many idempotency keys of jobs and of leases were deleted.
+    /// Idempotency keys of jobs, of leases and of input.
     pub keys: u64,
 }

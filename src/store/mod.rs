@@ -19,6 +19,7 @@ mod error;
 mod examine;
 mod fence_floor;
 mod files;
+mod inputs;
 mod job_writes;
 mod jobs;
 pub mod key;

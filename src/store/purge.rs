@@ -1,9 +1,9 @@
 //! Deletes ended jobs and leases, idempotency keys and audit records whose retention is over.
 //!
-//! A job or lease is kept while its idempotency key is kept. A key is kept while its job or lease
-//! has not ended. So a repeated call finds the key together with its job or lease. The stored state
-//! of machines (fences, quarantines) is not deleted in this file, because the lease service holds
-//! it in memory and deletes it.
+//! A job or lease is kept while its key is kept, and a key is kept while its job or lease has not
+//! ended, so that a repeated call finds both. The key of a call that sent input has no such record:
+//! its age alone counts. The stored state of machines (fences, quarantines) is
+//! not deleted here: the lease service holds it in memory and deletes it.
 
 use std::time::Duration;
 
@@ -31,7 +31,8 @@ pub async fn purge(
     let (jobs, keys_of_jobs) = purge_records(store, &JOBS, now, jobs, *keys).await?;
     let (leases, keys_of_leases) = purge_records(store, &LEASES, now, leases, *keys).await?;
     while store.write(DeleteRowsOfPurgedLeases).await? >= DeleteRowsOfPurgedLeases::BATCH_ROWS {}
-    Ok(Purged { jobs, leases, keys: keys_of_jobs + keys_of_leases })
+    let keys_of_input = in_batches(store, || DeleteInputKeys(ago(now, *keys))).await?;
+    Ok(Purged { jobs, leases, keys: keys_of_jobs + keys_of_leases + keys_of_input })
 }
 
 /// Deletes audit records that are too old, and then the oldest records until the rest is not too
@@ -203,6 +204,28 @@ impl Write for DeleteKeys {
             .bind(BATCH_ROWS)
             .execute(transaction.statement())
             .await?;
+        Ok(done.rows_affected())
+    }
+}
+
+/// Deletes the keys of calls that sent input, if they were stored before this time, in
+/// microseconds.
+struct DeleteInputKeys(i64);
+
+#[async_trait]
+impl Write for DeleteInputKeys {
+    type Output = u64;
+
+    async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<u64, sqlx::Error> {
+        let done = sqlx::query(
+            "DELETE FROM input_keys WHERE (caller, method, path, key) IN \
+             (SELECT k.caller, k.method, k.path, k.key FROM input_keys AS k \
+             WHERE k.created_at < $1 LIMIT $2)",
+        )
+        .bind(self.0)
+        .bind(BATCH_ROWS)
+        .execute(transaction.statement())
+        .await?;
         Ok(done.rows_affected())
     }
 }

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 
 use super::job_writes::JobWrite;
 use super::{
-    Store, audit, created_snapshots, fence_floor, jobs, keys, last_seen, leases, maintenance,
-    purge, tokens,
+    Store, audit, created_snapshots, fence_floor, inputs, jobs, keys, last_seen, leases,
+    maintenance, purge, tokens,
 };
 use crate::domain::access::TokenDigest;
 use crate::domain::audit::AuditRecord;
@@ -19,9 +19,9 @@ use crate::domain::job::Job;
 use crate::domain::lease::Lease;
 use crate::domain::machine::MachineIdentity;
 use crate::storage::{
-    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, JobCursor, JobFilter,
-    JobPage, LeaseFilter, LeaseTransaction, Purged, PurgedAudit, Retention, Storage, StorageError,
-    StoredKey, StoredMachine, StoredToken, TokenUse,
+    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, InputAnswer, JobCursor,
+    JobFilter, JobPage, LeaseFilter, LeaseTransaction, Purged, PurgedAudit, Retention, Storage,
+    StorageError, StoredInput, StoredKey, StoredMachine, StoredToken, TokenUse,
 };
 
 #[async_trait]
@@ -41,6 +41,22 @@ impl Storage for Store {
 
     async fn commit_leases(&self, transaction: LeaseTransaction) -> Result<(), StorageError> {
         self.write(leases::SaveLeases::from_transaction(transaction)?).await
+    }
+
+    async fn commit_input_answer(
+        &self,
+        answer: Option<(IdempotencyKey, InputAnswer)>,
+        audit: Vec<AuditRecord>,
+    ) -> Result<(), StorageError> {
+        self.write(inputs::SaveInputAnswer { answer, audit }).await
+    }
+
+    async fn insert_input(&self, key: &IdempotencyKey) -> Result<(), StorageError> {
+        self.write(inputs::InsertInput(key.clone())).await
+    }
+
+    async fn find_input(&self, key: &IdempotencyKey) -> Result<Option<StoredInput>, StorageError> {
+        inputs::find(&mut self.read().await?, key).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>, StorageError> {

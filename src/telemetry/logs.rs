@@ -19,8 +19,17 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 use crate::domain::terminal::printable;
 
 /// The crates whose log events at the levels `debug` and `trace` may contain headers and bodies.
-const WIRE_CRATES: [&str; 7] =
-    ["axum", "h2", "hyper", "hyper_util", "reqwest", "rustls", "tower_http"];
+const WIRE_CRATES: [&str; 9] = [
+    "axum",
+    "h2",
+    "hyper",
+    "hyper_util",
+    "reqwest",
+    "rustls",
+    "tokio_tungstenite",
+    "tower_http",
+    "tungstenite",
+];
 
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

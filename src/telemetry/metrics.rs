@@ -19,6 +19,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::leases::LeaseMetrics;
+use super::screens::ScreenMetrics;
 
 /// The media type of the text that [`Metrics::text`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -43,6 +44,7 @@ struct Inner {
     jobs_accepted: Family<KindLabels, Counter>,
     jobs_ended: Family<JobEndLabels, Histogram, fn() -> Histogram>,
     leases: LeaseMetrics,
+    screens: ScreenMetrics,
     unmatched_patterns: Family<SettingLabels, Gauge>,
     soap: Family<SoapLabels, Histogram, fn() -> Histogram>,
     session_up: Gauge,
@@ -213,6 +215,7 @@ impl Default for Metrics {
             jobs_ended.clone(),
         );
         let leases = LeaseMetrics::register(&mut table);
+        let screens = ScreenMetrics::register(&mut table);
         let unmatched_patterns = Family::default();
         table.register(
             "unmatched_patterns",
@@ -253,6 +256,7 @@ impl Default for Metrics {
             jobs_accepted,
             jobs_ended,
             leases,
+            screens,
             unmatched_patterns,
             soap,
             session_up,
@@ -325,6 +329,12 @@ impl Metrics {
     #[must_use]
     pub fn leases(&self) -> &LeaseMetrics {
         &self.0.leases
+    }
+
+    /// The metrics of screens.
+    #[must_use]
+    pub fn screens(&self) -> &ScreenMetrics {
+        &self.0.screens
     }
 
     /// Records a call to the host.

@@ -4,3 +4,4 @@ pub mod audit;
 pub mod leases;
 pub mod logs;
 pub mod metrics;
+pub mod screens;

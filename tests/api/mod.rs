@@ -33,6 +33,6 @@ mod scopes;
 mod shared_texts;
 mod snapshot_rules;
 mod snapshots;
-mod tokens;
+pub mod tokens;
 mod upgrades;
 mod web_pages;

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use async_trait::async_trait;
+use bytes::Bytes;
 use otter::domain::call::{Evidence, HostCall};
 use otter::domain::ids::{JobId, MachineId, TaskId};
 use otter::hypervisor::{
     Accepted, CallError, Capability, Fact, Facts, HostError, HostErrorKind, Hypervisor, Observer,
-    SessionState, SessionStatus, TaskStatus,
+    ScreenConnection, ScreenObject, SessionState, SessionStatus, TaskStatus,
 };
 use secrecy::SecretString;
 use serde_json::{Map, Value};
@@ -330,6 +331,14 @@ impl Hypervisor for BrokenBackend {
             }
             other => other,
         }
+    }
+
+    async fn open_screen(&self, machine: &MachineId) -> Result<ScreenConnection, HostError> {
+        self.inner.open_screen(machine).await
+    }
+
+    async fn screen_picture(&self, object: &ScreenObject) -> Result<Bytes, HostError> {
+        self.inner.screen_picture(object).await
     }
 
     fn set_password(&self, password: SecretString) {

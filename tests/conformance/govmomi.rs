@@ -49,6 +49,10 @@ pub const NOT_APPLICABLE: &[&str] = &[
     "recent_tasks_name_the_call_and_the_account",
     "the_boot_time_changes_when_the_host_restarts",
     "recent_tasks_include_running_tasks",
+    "a_screen_speaks_rfb",
+    "a_machine_that_is_off_has_no_screen",
+    "a_screen_has_a_picture",
+    "screens_of_an_unknown_machine_are_not_found",
     "run_stops_while_the_login_is_refused",
     "followers_are_closed_when_run_returns",
 ];

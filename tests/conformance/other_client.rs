@@ -233,6 +233,7 @@ pub const fn unsupported(ability: Ability) -> Option<&'static str> {
         Ability::RefuseCalls => "a test cannot let it refuse calls",
         Ability::RebootHost => "its host cannot be restarted",
         Ability::PowerChecks => "it suspends a machine that is off",
+        Ability::Screens => "its machines have no screens",
         Ability::DatastoreUpdates => "it reports no change of a datastore",
         Ability::AddMachines => {
             "it reports a machine before it is complete, and then no change of it"

@@ -2,6 +2,7 @@
 //! simulator, and with a scripted server.
 
 mod calls;
+mod consoles;
 #[cfg(feature = "interop")]
 mod interop;
 mod inventory;

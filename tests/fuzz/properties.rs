@@ -11,20 +11,23 @@ use otter::api::paging::{PagedQuery, SortKey, page};
 use otter::config;
 use otter::domain::duration;
 use otter::domain::mac::MacAddress;
+use otter::domain::screen::ScreenSize;
 use otter::esx::property_cache::PropertyCache;
 use otter::esx::soap::json;
 use otter::esx::soap::property::{UpdateSet, object_contents};
 use otter::esx::soap::response::parse_answer;
 use otter::esx::soap::xml::Document;
+use otter::rfb::{PixelFormat, RfbError, ServerEvent, ServerStream, ViewerEvent, ViewerStream};
 use otter::service::event_stream::Version;
 use otter::service::inventory::InventoryContents;
+use otter::service::screens::png;
 use otter::storage::JobCursor;
 
 /// A property and its name, which is also the name of its fuzz target and of its corpus folder.
 pub type Property = (&'static str, fn(&[u8]));
 
 /// All properties.
-pub const PROPERTIES: [Property; 7] = [
+pub const PROPERTIES: [Property; 10] = [
     ("soap_answers", soap_answers),
     ("update_sets", update_sets),
     ("configuration", configuration),
@@ -32,6 +35,9 @@ pub const PROPERTIES: [Property; 7] = [
     ("durations", durations),
     ("macs", macs),
     ("resume_ids", resume_ids),
+    ("rfb_servers", rfb_servers),
+    ("rfb_viewers", rfb_viewers),
+    ("pngs", pngs),
 ];
 
 /// An answer is a result, a fault or an error, and a result can be converted to JSON. The first
@@ -147,5 +153,112 @@ pub fn resume_ids(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(version) = text.parse::<Version>() {
         assert_eq!(version.to_string(), text);
+    }
+}
+
+/// What a server sends gives the same events in every splitting. Every rectangle has its pixels and
+/// is on the screen. The first byte says whether a handshake comes before the bytes, and the second
+/// one how they are split.
+pub fn rfb_servers(bytes: &[u8]) {
+    const HANDSHAKE: &[u8] = b"RFB 003.008\n\x01\x01\0\0\0\0\x02\xd0\x01\x90\
+        \x20\x18\0\x01\0\xff\0\xff\0\xff\x10\x08\0\0\0\0\0\0\0\x03lab";
+    let &[choice, step, ref sent @ ..] = bytes else { return };
+    let begin = if choice % 2 == 0 { HANDSHAKE } else { &[] };
+    let sent = [begin, sent].concat();
+    let read = |step: usize| {
+        let mut stream = ServerStream::new();
+        let (mut events, mut answers, mut largest) = (Vec::new(), Vec::new(), 0);
+        for part in sent.chunks(step) {
+            stream.feed(part);
+            let end = events_of(|| stream.next_event(), &mut events);
+            answers.extend(stream.to_send());
+            largest = largest.max(stream.buffered_bytes());
+            if let Err(error) = end {
+                return (events, answers, largest, Some(error));
+            }
+        }
+        (events, answers, largest, None)
+    };
+    let (events, answers, largest, error) = read(sent.len().max(1));
+    let (events_of_parts, answers_of_parts, _, error_of_parts) = read(usize::from(step).max(1));
+    assert_eq!((&events, &answers), (&events_of_parts, &answers_of_parts));
+    assert_eq!(error, error_of_parts);
+    assert!(largest <= sent.len());
+    assert!(error.is_none_or(|error| !error.to_string().is_empty()));
+    let mut screen = ScreenSize::new(0, 0);
+    for event in events {
+        match event {
+            ServerEvent::Ready { size, .. } | ServerEvent::Resize(size) => {
+                assert!(size.is_allowed());
+                screen = size;
+            }
+            ServerEvent::Rectangle { region, pixels } => {
+                assert!(region.is_within(screen));
+                assert_eq!(pixels.len(), region.size().bytes());
+            }
+            ServerEvent::Copy { region, .. } => assert!(region.is_within(screen)),
+            ServerEvent::UpdateEnd | ServerEvent::Bell | ServerEvent::CutText => {}
+        }
+    }
+}
+
+/// What a viewer sends gives the same events in every splitting, and every pixel format that is
+/// accepted has room for all colours. The first byte says whether a handshake comes before the
+/// bytes, and the second one how they are split.
+pub fn rfb_viewers(bytes: &[u8]) {
+    let &[choice, step, ref sent @ ..] = bytes else { return };
+    let begin: &[u8] = if choice % 2 == 0 { b"RFB 003.008\n\x01\x01" } else { &[] };
+    let sent = [begin, sent].concat();
+    let read = |step: usize| {
+        let mut stream = ViewerStream::new();
+        let (mut events, mut answers) = (Vec::new(), stream.to_send());
+        for part in sent.chunks(step) {
+            stream.feed(part);
+            let end = events_of(|| stream.next_event(), &mut events);
+            answers.extend(stream.to_send());
+            if let Err(error) = end {
+                return (events, answers, Some(error));
+            }
+        }
+        (events, answers, None)
+    };
+    let (events, answers, error) = read(sent.len().max(1));
+    let of_parts = read(usize::from(step).max(1));
+    assert_eq!((&events, &answers, &error), (&of_parts.0, &of_parts.1, &of_parts.2));
+    assert!(error.is_none_or(|error| !error.to_string().is_empty()));
+    for event in events {
+        if let ViewerEvent::PixelFormat(format) = event {
+            assert_eq!(PixelFormat::from_bytes(format.to_bytes()), Ok(format));
+            let mut encoded = Vec::new();
+            format.encode(&[0, 128, 255, 0, 255, 1, 254, 0], &mut encoded);
+            assert_eq!(encoded.len(), 2 * format.bytes_per_pixel());
+        }
+    }
+}
+
+/// Takes all events that are there.
+fn events_of<Event>(
+    mut next: impl FnMut() -> Result<Option<Event>, RfbError>,
+    events: &mut Vec<Event>,
+) -> Result<(), RfbError> {
+    while let Some(event) = next()? {
+        events.push(event);
+    }
+    Ok(())
+}
+
+/// A picture that is decoded is the same after it is encoded and decoded again.
+pub fn pngs(bytes: &[u8]) {
+    match png::decode(bytes) {
+        Ok(picture) => {
+            assert!(picture.size.is_allowed());
+            assert!(picture.size.pixels() <= png::MAX_PIXELS);
+            // Large pictures only cost time.
+            if picture.size.pixels() <= 1 << 16 {
+                let again = png::encode(&picture).and_then(|bytes| png::decode(&bytes));
+                assert_eq!(again.ok(), Some(picture));
+            }
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
 }

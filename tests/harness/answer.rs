@@ -70,6 +70,7 @@ impl Answer {
             "lease",
             "links",
             "fault",
+            "seen",
         ] {
             assert!(self.json.get(field).is_some(), "{field} is missing: {}", self.text);
         }

@@ -38,6 +38,7 @@ use otter::service::event_stream::EventStreamSettings;
 use otter::service::jobs::{Deadlines, JobSettings, Jobs};
 use otter::service::leases::lease_table::LeaseRules;
 use otter::service::machines::Protection;
+use otter::service::screens::ScreenSettings;
 use otter::service::snapshots::SnapshotSettings;
 use otter::simulator::{Control, Pace, Scenario};
 use otter::storage::Retention;
@@ -416,6 +417,7 @@ pub fn settings(url: &str) -> Settings {
         retention: Retention::default(),
         pools: Pools::default(),
         answers: AnswerRules::default(),
+        screens: ScreenSettings::default(),
         http: HttpSettings {
             max_wait: Duration::from_mins(10),
             max_waits: 20_000,

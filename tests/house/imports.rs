@@ -49,6 +49,7 @@ const RULES: &[Rule] = &[
             "hypervisor",
             "storage",
             "domain",
+            "rfb",
             "clock",
             "supervisor",
             "telemetry",
@@ -61,12 +62,13 @@ const RULES: &[Rule] = &[
     Rule { component: "store", may: &["storage", "domain"] },
     Rule { component: "domain", may: &[] },
     Rule { component: "esx", may: &["hypervisor", "domain", "supervisor", "clock", "telemetry"] },
-    // The simulator must not use the SOAP messages of the backend, because an error in them would
-    // pass every test.
+    // The simulator must not use the SOAP messages of the backend, nor the RFB codec, because an
+    // error in them would pass every test.
     Rule {
         component: "simulator",
-        may: &["domain", "clock", "connection_stream", "esx::soap::xml"],
+        may: &["domain", "clock", "connection_stream", "esx::soap::xml", "rfb::constants"],
     },
+    Rule { component: "rfb", may: &["domain"] },
     Rule { component: "web", may: &[] },
     Rule { component: "clock", may: &[] },
     Rule { component: "connection_stream", may: &[] },
@@ -153,6 +155,8 @@ fn each_rule_reports_a_violation() {
         ("simulator/soap.rs", "use crate::esx::soap::{xml::Writer, fault};", "esx::soap::fault"),
         ("simulator/soap.rs", "use crate::esx::*;", "esx::*"),
         ("simulator/soap.rs", "use crate::hypervisor::Facts;", "hypervisor::Facts"),
+        ("simulator/console.rs", "use crate::rfb::ServerStream;", "rfb::ServerStream"),
+        ("rfb/server_stream.rs", "use crate::clock::Clock;", "clock::Clock"),
         ("web/mod.rs", "use crate::domain::job::Job;", "domain::job::Job"),
         ("clock.rs", "use crate::domain::ids::JobId;", "domain::ids::JobId"),
         ("telemetry/logs.rs", "use crate::config::LogFormat;", "config::LogFormat"),
@@ -183,6 +187,7 @@ fn allowed_imports_pass() {
         ("service/audit.rs", "mod tests { use crate::store::Store; }"),
         ("service/jobs/tests/fake.rs", "use crate::store::Store;"),
         ("simulator/soap.rs", "use crate::esx::soap::xml::{Document, Writer};"),
+        ("simulator/console.rs", "use crate::rfb::constants::ENCODING_RAW;"),
         (
             "domain/ids.rs",
             "/// Made by [`Clock`](crate::clock::Clock).\nuse super::machine::MachineIdentity;",

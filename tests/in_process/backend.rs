@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use otter::domain::call::{Evidence, HostCall};
 use otter::domain::ids::{JobId, MachineId, TaskId};
 use otter::hypervisor::{
     Accepted, CallError, Capability, Fact, HostError, HostErrorKind, Hypervisor, Observer,
-    TaskStatus,
+    ScreenConnection, ScreenObject, TaskStatus,
 };
 use otter::simulator::Fault;
 use otter::simulator::world::World;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::hooks::{Hooks, Interruption, NoHooks, Request};
 use super::host::{Connection, SimulatedHost, cut, unreadable};
 use super::ordered_watch::OrderedWatch;
+use super::screens;
 use super::session::{ReportRequest, Session, SessionLink};
 use super::task_followers::TaskFollowers;
 use super::translation;
@@ -286,7 +288,7 @@ impl Hypervisor for InProcess {
     }
 
     fn capabilities(&self) -> &'static [Capability] {
-        &[Capability::Properties]
+        &[Capability::Properties, Capability::Screens, Capability::ScreenPictures]
     }
 
     async fn properties(
@@ -303,6 +305,21 @@ impl Hypervisor for InProcess {
             paths.iter().map(value).collect()
         })
         .await
+    }
+
+    async fn open_screen(&self, machine: &MachineId) -> Result<ScreenConnection, HostError> {
+        self.read(Request::Screen(machine), machine, |world| screens::check(world, machine))
+            .await?;
+        Ok(ScreenConnection { stream: Box::new(screens::open(&self.shared.host, machine)) })
+    }
+
+    async fn screen_picture(&self, object: &ScreenObject) -> Result<Bytes, HostError> {
+        let connection = self.connection(|link| !link.is_reconnecting()).await?;
+        let read = |world: &World| screens::picture(world, object);
+        self.shared
+            .host
+            .read_through(connection, read)?
+            .ok_or_else(|| HostError::new(HostErrorKind::NotFound, "The host has no such picture."))
     }
 
     fn set_password(&self, password: SecretString) {

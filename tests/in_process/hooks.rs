@@ -21,6 +21,8 @@ pub enum Request<'a> {
     Examine(&'a MachineId),
     ConfirmGuest(&'a MachineId),
     Properties(&'a MachineId),
+    /// The opening of a screen.
+    Screen(&'a MachineId),
 }
 
 /// What happens instead of the answer to a request.

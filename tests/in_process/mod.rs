@@ -11,7 +11,9 @@
 mod backend;
 mod hooks;
 mod host;
+mod no_screens;
 mod planned_faults;
+mod screens;
 mod session;
 mod task_followers;
 mod tests;
@@ -24,5 +26,6 @@ mod wire_comparison;
 pub use backend::InProcess;
 pub use hooks::{Hooks, Interruption, Request};
 pub use host::SimulatedHost;
+pub use no_screens::NoScreens;
 pub use planned_faults::{CallFault, PlannedFaults};
 pub use translation::{datastore, machine};

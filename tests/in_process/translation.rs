@@ -278,7 +278,7 @@ fn call_kind(operation: &Operation) -> Option<CallKind> {
         Operation::Suspend => CallKind::Suspend,
         Operation::CreateSnapshot { .. } => CallKind::CreateSnapshot,
         Operation::RevertToSnapshot { .. } => CallKind::RevertToSnapshot,
-        Operation::RevertToCurrentSnapshot { .. } => return None,
+        Operation::RevertToCurrentSnapshot { .. } | Operation::CreateScreenshot => return None,
         Operation::RemoveSnapshot { .. } => CallKind::RemoveSnapshot,
         Operation::RemoveAllSnapshots => CallKind::RemoveAllSnapshots,
         Operation::ConsolidateDisks => CallKind::ConsolidateDisks,

@@ -186,7 +186,10 @@ async fn successes(daemon: &Daemon) -> BTreeMap<String, u64> {
         .unwrap();
     let counts = metrics.lines().filter_map(|line| {
         let line = line.strip_prefix("otter_http_request_seconds_count{operation=\"")?;
-        let (operation, count) = line.split_once("\",status=\"2xx\"} ")?;
+        // A WebSocket that is open has the status 101.
+        let is_success = |status: &&str| line.contains(status);
+        let status = ["\",status=\"1xx\"} ", "\",status=\"2xx\"} "].into_iter().find(is_success)?;
+        let (operation, count) = line.split_once(status)?;
         Some((operation.to_owned(), count.parse().unwrap()))
     });
     counts.collect()

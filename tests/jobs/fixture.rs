@@ -30,7 +30,7 @@ use otter::telemetry::metrics::Metrics;
 use tokio_util::sync::CancellationToken;
 
 use super::scripted_host::ScriptedHost;
-use crate::in_process::{InProcess, SimulatedHost};
+use crate::in_process::{InProcess, NoScreens, SimulatedHost};
 
 /// The jobs, their host and their store. Time stands still until the test advances it.
 pub struct JobsFixture {
@@ -221,6 +221,7 @@ fn new_jobs(
             LiveSettings::default(),
             Arc::new(store.clone()),
         )),
+        screens: Arc::new(NoScreens),
     });
     (supervisor, jobs)
 }

@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use otter::domain::call::{Evidence, HostCall};
 use otter::domain::ids::{JobId, MachineId, TaskId};
 use otter::domain::machine::{Guest, Machine};
 use otter::domain::power::PowerState;
 use otter::hypervisor::{
-    Accepted, CallError, Capability, Fact, Facts, HostError, Hypervisor, Observer, SessionStatus,
-    TaskStatus,
+    Accepted, CallError, Capability, Fact, Facts, HostError, Hypervisor, Observer,
+    ScreenConnection, ScreenObject, SessionStatus, TaskStatus,
 };
 use secrecy::SecretString;
 use tokio::sync::watch;
@@ -116,6 +117,14 @@ impl Hypervisor for HostWithMistake {
         paths: &[String],
     ) -> Result<serde_json::Map<String, serde_json::Value>, HostError> {
         self.inner.properties(machine, paths).await
+    }
+
+    async fn open_screen(&self, machine: &MachineId) -> Result<ScreenConnection, HostError> {
+        self.inner.open_screen(machine).await
+    }
+
+    async fn screen_picture(&self, object: &ScreenObject) -> Result<Bytes, HostError> {
+        self.inner.screen_picture(object).await
     }
 
     fn set_password(&self, password: SecretString) {

@@ -17,9 +17,9 @@ use otter::domain::scope::Scope;
 use otter::service::leases::matching::CandidateMachine;
 use otter::service::machines::{MachineFilter, Machines};
 use otter::storage::{
-    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, JobCursor, JobFilter,
-    JobPage, KeyOwner, LeaseFilter, LeaseTransaction, Purged, PurgedAudit, Retention, Storage,
-    StorageError, StoredKey, StoredMachine, StoredToken, TokenUse,
+    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, InputAnswer, JobCursor,
+    JobFilter, JobPage, KeyOwner, LeaseFilter, LeaseTransaction, Purged, PurgedAudit, Retention,
+    Storage, StorageError, StoredInput, StoredKey, StoredMachine, StoredToken, TokenUse,
 };
 
 use super::Run;
@@ -101,6 +101,22 @@ impl Storage for CheckedStorage {
             return Ok(());
         }
         self.count_refusal(commit.await)
+    }
+
+    async fn commit_input_answer(
+        &self,
+        answer: Option<(IdempotencyKey, InputAnswer)>,
+        audit: Vec<AuditRecord>,
+    ) -> Result<(), StorageError> {
+        self.storage.commit_input_answer(answer, audit).await
+    }
+
+    async fn insert_input(&self, key: &IdempotencyKey) -> Result<(), StorageError> {
+        self.storage.insert_input(key).await
+    }
+
+    async fn find_input(&self, key: &IdempotencyKey) -> Result<Option<StoredInput>, StorageError> {
+        self.storage.find_input(key).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>, StorageError> {

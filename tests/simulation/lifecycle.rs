@@ -32,6 +32,7 @@ use super::Run;
 use super::checked_storage::CheckedStorage;
 use super::executor::Owner;
 use super::unreliable_host::UnreliableHost;
+use crate::in_process::NoScreens;
 
 const SETTINGS: JobSettings = JobSettings {
     settle: Duration::from_secs(30),
@@ -115,6 +116,7 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
         metrics: metrics.clone(),
         authorizer: Arc::clone(&published_leases) as _,
         snapshots: Arc::new(snapshots),
+        screens: Arc::new(NoScreens),
     });
     let machines = Machines::new(
         Arc::clone(&inventory),

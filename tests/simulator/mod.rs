@@ -4,6 +4,7 @@ mod admin;
 mod disruptions;
 mod event_manager;
 mod machines;
+mod screens;
 mod sessions;
 mod updates;
 

@@ -16,12 +16,13 @@ use otter::domain::access::{Role, TokenDigest, TokenLimits};
 use otter::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use otter::domain::failure::{Failure, FailureKind};
 use otter::domain::ids::{DatastoreId, LeaseId, MachineId, SnapshotId, TokenId};
+use otter::domain::input::SentInput;
 use otter::domain::job::{Job, JobKind, JobRequest, JobResult, JobState, JobTarget};
 use otter::domain::lease::{Lease, LeaseState, Quarantine, Recovery, Setback};
 use otter::domain::machine::MachineIdentity;
 use otter::domain::scope::Scope;
 use otter::storage::{
-    AuditFilter, AuditRetention, ChangedLease, IdempotencyKey, JobFilter, LeaseFilter,
+    AuditFilter, AuditRetention, ChangedLease, IdempotencyKey, InputAnswer, JobFilter, LeaseFilter,
     LeaseTransaction, RecordRetention, Retention, Storage, StorageError, StoredMachine,
     StoredToken, TokenUse,
 };
@@ -76,6 +77,12 @@ pub enum Operation {
         page: u32,
     },
     FindKey(IdempotencyKey),
+    InsertInput(IdempotencyKey),
+    SaveInputAnswer {
+        answer: Option<(IdempotencyKey, InputAnswer)>,
+        audit: Vec<AuditRecord>,
+    },
+    FindInput(IdempotencyKey),
     /// Reads the job, the lease and the snapshots of this number.
     ReadOne(u32),
 }
@@ -105,6 +112,11 @@ impl Operation {
             Self::ListLeases { filter, page } => text(&leases(storage, &filter, page).await),
             Self::ListAudit { filter, page } => text(&audit(storage, &filter, page).await),
             Self::FindKey(key) => text(&storage.find_key(&key).await),
+            Self::InsertInput(key) => text(&storage.insert_input(&key).await),
+            Self::SaveInputAnswer { answer, audit } => {
+                text(&storage.save_input_answer(answer, audit).await)
+            }
+            Self::FindInput(key) => text(&storage.find_input(&key).await),
             Self::ReadOne(n) => {
                 let (job, lease) = (queued(n), lease(n, LeaseState::Queued, None));
                 let made = storage.snapshots_made_under(&identity(n), lease.id).await;
@@ -244,6 +256,9 @@ pub fn any_operation() -> impl Strategy<Value = Operation> {
         1 => (audit_filter(), 1..6_u32)
             .prop_map(|(filter, page)| Operation::ListAudit { filter, page }),
         2 => key().prop_map(Operation::FindKey),
+        2 => key().prop_map(Operation::InsertInput),
+        2 => save_input_answer(),
+        2 => key().prop_map(Operation::FindInput),
         3 => (0..JOBS).prop_map(Operation::ReadOne),
     ]
 }
@@ -252,6 +267,19 @@ fn insert_job() -> BoxedStrategy<Operation> {
     let job = prop_oneof![2 => new_job(), 1 => known_job()];
     (job, option::of(key()), option::of(record()))
         .prop_map(|(job, key, overridden)| Operation::InsertJob { job, key, overridden })
+        .boxed()
+}
+
+fn save_input_answer() -> BoxedStrategy<Operation> {
+    let answer = (any::<u32>(), any::<u32>(), any_time(), option::of(any::<String>())).prop_map(
+        |(events, characters, finished_at, interruption)| InputAnswer {
+            sent: SentInput { events, characters },
+            finished_at,
+            interruption,
+        },
+    );
+    (option::of((key(), answer)), vec(record(), 0..2))
+        .prop_map(|(answer, audit)| Operation::SaveInputAnswer { answer, audit })
         .boxed()
 }
 

@@ -26,6 +26,7 @@ use otter::domain::network::Network;
 use otter::domain::origin::{Actor, RequestId, RequestOrigin};
 use otter::domain::power::PowerState;
 use otter::domain::scope::Scope;
+use otter::domain::screen_text::ScreenText;
 
 /// The first time of the tests.
 pub fn start() -> Timestamp {
@@ -254,6 +255,16 @@ fn any_power_state() -> impl Strategy<Value = PowerState> {
     prop_oneof![Just(PowerState::On), Just(PowerState::Off), Just(PowerState::Suspended)]
 }
 
+fn any_readiness() -> impl Strategy<Value = Readiness> {
+    let text = proptest::sample::select(vec!["Log In", "a: b, c", "ä"]);
+    prop_oneof![
+        Just(Readiness::On),
+        Just(Readiness::Address),
+        Just(Readiness::Tools),
+        text.prop_map(|text| Readiness::Screen(ScreenText::new(text).unwrap())),
+    ]
+}
+
 fn any_network() -> impl Strategy<Value = Network> {
     proptest::sample::select(vec!["10.0.0.0/8", "192.168.0.7", "fd00::/8"])
         .prop_map(|network| network.parse().unwrap())
@@ -294,7 +305,7 @@ fn any_request() -> impl Strategy<Value = JobRequest> {
         (
             option::of((any_snapshot(), any::<String>())),
             option::of(any_power_state()),
-            option::of(proptest::sample::select(Readiness::ALL)),
+            option::of(any_readiness()),
             option::of(any_network()),
             option::of(any::<u32>())
         )
@@ -374,6 +385,8 @@ fn any_failure() -> impl Strategy<Value = Failure> {
             candidates,
             errors,
             retry_after: None,
+            sent: None,
+            seen: None,
         })
 }
 

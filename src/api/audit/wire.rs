@@ -18,9 +18,9 @@ pub struct AuditEntry {
     #[schema(example = "job.ended", extensions(("x-extensible-enum" = json!([
         "job.accepted", "job.started", "job.cancel_requested", "job.ended", "lease.queued",
         "lease.granted", "lease.active", "lease.renewed", "lease.kept", "lease.releasing",
-        "lease.ended",
-        "machine.quarantined", "machine.quarantine_cleared", "machine.overridden",
-        "request.refused", "token.created", "token.revoked", "token.rotated", "tokens.reloaded",
+        "lease.ended", "machine.quarantined", "machine.quarantine_cleared", "machine.overridden",
+        "screen.input", "screen.driver_started", "screen.driver_ended", "request.refused",
+        "token.created", "token.revoked", "token.rotated", "tokens.reloaded",
         "certificate.reloaded", "password.reloaded", "configuration.reloaded", "store.restored"
     ]))))]
     pub action: String,

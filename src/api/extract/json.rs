@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
-use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_path_to_error::{Path, Segment};
 use utoipa::PartialSchema;
 use utoipa::openapi::{RefOr, Schema};
 
@@ -62,8 +63,7 @@ pub fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T
         return Err(failure_in_body(&null, "wrong-type", detail));
     }
     serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        let at = if path == "." { String::new() } else { format!("/{}", path.replace('.', "/")) };
+        let at = pointer_to(error.path());
         let inner = error.inner().to_string();
         match unknown_field(&inner) {
             Some((unknown, known)) => {
@@ -121,12 +121,31 @@ pub fn some_duration_text<'de, D: Deserializer<'de>>(
 
 /// The JSON Pointer of the first null at any depth. `None` if there is no null.
 fn null_field(value: &serde_json::Value) -> Option<String> {
-    value.as_object()?.iter().find_map(|(field, value)| {
-        if value.is_null() {
-            return Some(pointer(field));
+    let below = |at: String, value: &serde_json::Value| match value {
+        serde_json::Value::Null => Some(at),
+        _ => null_field(value).map(|below| at + &below),
+    };
+    match value {
+        serde_json::Value::Object(fields) => {
+            fields.iter().find_map(|(field, value)| below(pointer(field), value))
         }
-        null_field(value).map(|below| pointer(field) + &below)
-    })
+        serde_json::Value::Array(items) => {
+            let mut items = items.iter().enumerate();
+            items.find_map(|(index, item)| below(format!("/{index}"), item))
+        }
+        _ => None,
+    }
+}
+
+/// The JSON Pointer of a path.
+fn pointer_to(path: &Path) -> String {
+    let segment = |segment: &Segment| match segment {
+        Segment::Seq { index } => format!("/{index}"),
+        Segment::Map { key } => pointer(key),
+        Segment::Enum { variant } => pointer(variant),
+        Segment::Unknown => String::new(),
+    };
+    path.iter().map(segment).collect()
 }
 
 /// Parses serde's error about an unknown nested field into the unknown name and the known ones.
@@ -167,8 +186,12 @@ fn repeated_field(object: &str) -> Option<String> {
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Repeated, A::Error> {
-            while items.next_element::<IgnoredAny>()?.is_some() {}
-            Ok(Repeated(None))
+            let (mut index, mut repeated) = (0_usize, None);
+            while let Some(Repeated(below)) = items.next_element::<Repeated>()? {
+                repeated = repeated.or(below.map(|below| format!("/{index}{below}")));
+                index += 1;
+            }
+            Ok(Repeated(repeated))
         }
 
         fn visit_bool<E>(self, _: bool) -> Result<Repeated, E> {
@@ -227,7 +250,18 @@ mod tests {
             Some("/b/a~1b")
         );
         assert_eq!(repeated_field(r#"{"a":1,"b":[{"a":2}]}"#), None);
+        let in_list = repeated_field(r#"{"a":[1,{"b":[0,{"c":1,"c":2}]}]}"#);
+        assert_eq!(in_list.as_deref(), Some("/a/1/b/1/c"));
         assert_eq!(repeated_field("{}"), None);
+    }
+
+    #[test]
+    fn a_null_is_found_at_any_depth() {
+        let found = |text: &str| null_field(&serde_json::from_str(text).unwrap());
+        assert_eq!(found(r#"{"a":1,"b":{"c":null}}"#).as_deref(), Some("/b/c"));
+        assert_eq!(found(r#"{"a":[{},{"b":null}]}"#).as_deref(), Some("/a/1/b"));
+        assert_eq!(found(r#"{"a":["b",null]}"#).as_deref(), Some("/a/1"));
+        assert_eq!(found(r#"{"a":["b"],"c":{}}"#), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::domain::lease::LeaseState;
 use crate::domain::mac::MacAddress;
 use crate::domain::network::Network;
 use crate::domain::power::PowerState;
+use crate::domain::screen::Region;
 use crate::service::event_stream::Version;
 use crate::service::machines::shorten;
 
@@ -129,6 +130,7 @@ parameters! {
     Duration, "not-a-duration", false, duration::parse;
     Version, "not-a-version", false, str::parse::<Version>;
     Network, "not-a-network", false, str::parse::<Network>;
+    Region, "not-a-region", true, str::parse::<Region>;
     MacAddress, "invalid-mac", true, str::parse::<MacAddress>;
     bool, "not-a-boolean", false, |text: &str| text.parse().map_err(|_| "write true or false");
     JobId, "not-an-id", true, |text: &str| text.parse().map_err(|_| "the id of a job is a UUID");

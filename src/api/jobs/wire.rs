@@ -134,7 +134,8 @@ pub struct JobRequestView {
     /// does not change it.
     #[schema(required)]
     pub power: Option<crate::api::machines::wire::PowerStateName>,
-    /// The condition for which a preparation waits: `power_state:on`, `ip` or `tools`.
+    /// The condition for which a preparation waits: `power_state:on`, `ip`, `tools` or
+    /// `screen:<text>`.
     #[schema(required)]
     pub until: Option<String>,
     /// The network in which the address of the machine must be if a preparation waits for an
@@ -328,7 +329,7 @@ impl JobRequestView {
                 snapshot: snapshot.as_ref().map(|(id, _)| id.to_string()),
                 snapshot_path: snapshot.as_ref().map(|(_, path)| path.clone()),
                 power: power.map(Into::into),
-                until: until.map(|until| until.as_str().to_owned()),
+                until: until.as_ref().map(ToString::to_string),
                 cidr: cidr.map(|cidr| cidr.to_string()),
                 settle: settle.map(duration::format),
                 ..empty

@@ -21,7 +21,7 @@ use crate::api::start_job::{IDEMPOTENT_REPLAYED, read_idempotency_key, read_refe
 use crate::api::{ApiState, links, respond};
 use crate::domain::duration;
 use crate::domain::failure::Failure;
-use crate::domain::lease::{LeaseState, Prepare, Readiness, Release, Select};
+use crate::domain::lease::{InvalidReadiness, LeaseState, Prepare, Readiness, Release, Select};
 use crate::domain::machine_reference::{InvalidMachineReference, MachineReference};
 use crate::domain::machine_uuid::parse_uuid;
 use crate::domain::network::Network;
@@ -101,7 +101,8 @@ const MAX_SELECTED: usize = 100;
     extensions(("x-otter-problems" = json!([
         "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "request-timeout",
         "payload-too-large", "unsupported-media-type", "idempotency-mismatch", "no-free-machine",
-        "queue-full", "inventory-loading", "storage-unavailable", "outcome-unknown", "shutting-down"
+        "queue-full", "inventory-loading", "storage-unavailable", "outcome-unknown",
+        "shutting-down", "not-supported"
     ]))))]
 pub async fn create_lease(
     State(api): State<ApiState>,
@@ -115,6 +116,9 @@ pub async fn create_lease(
     let version = api.services().event_stream.version();
     let key = read_idempotency_key(&api, &caller, &method, &uri, &headers, &bytes)?;
     let new = NewLease { key, reference: read_reference(&headers)?, ..new_lease(value)? };
+    if let Some(Prepare { until: Some(Readiness::Screen(_)), .. }) = &new.prepare {
+        api.services().screen_waits.ocr().check_installed()?;
+    }
     let (view, is_replay) = match api.services().leases.request(&caller, new).await? {
         RequestedLease::New(view) => (view, false),
         RequestedLease::Existing(view) => (view, true),
@@ -278,10 +282,17 @@ fn parse_prepare(request: PrepareRequest) -> Result<Prepare, Failure> {
         }
     });
     let until = until.map(|name| {
-        Readiness::parse(&name).ok_or_else(|| {
-            let detail =
-                format!("prepare.until is {}; write power_state:on, ip or tools.", shorten(&name));
-            failure_in_body("/prepare/until", "not-one-of", detail)
+        Readiness::parse(&name).map_err(|error| {
+            let detail = format!(
+                "prepare.until is {}, which {error}; write power_state:on, ip, tools or \
+                 screen:<text>.",
+                shorten(&name)
+            );
+            let code = match error {
+                InvalidReadiness::Unknown => "not-one-of",
+                InvalidReadiness::Screen(_) => "invalid-text",
+            };
+            failure_in_body("/prepare/until", code, detail)
         })
     });
     let cidr = cidr.map(|text| {

@@ -319,7 +319,8 @@ pub struct PrepareRequest {
     /// The power state into which otter puts the machine: `on` or `off`.
     #[schema(nullable = false, example = "on")]
     pub power: Option<String>,
-    /// The condition for which otter waits: `power_state:on`, `ip` or `tools`.
+    /// Wait for `power_state:on`, `ip`, `tools`, or a text on the screen: `screen:<text>`. All
+    /// after the first colon is the text, at most 256 characters.
     #[schema(nullable = false, example = "power_state:on")]
     pub until: Option<String>,
     /// The network in which the address of the machine must be, only with `"until": "ip"`. During
@@ -506,7 +507,7 @@ impl LeasePrepare {
         Self {
             snapshot: snapshot.clone(),
             power: power.map(Into::into),
-            until: until.map(|until| until.as_str().to_owned()),
+            until: until.as_ref().map(ToString::to_string),
             cidr: cidr.map(|cidr| cidr.to_string()),
             settle: settle.map(duration::format),
         }

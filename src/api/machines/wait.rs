@@ -1,29 +1,40 @@
 //! `GET /v1/machines/{machine}/wait`
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use http::HeaderMap;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::wire::Machine;
 use crate::api::extract::{InvalidValue, Parameter, Parsed, Query, Segment, failure_at};
+use crate::api::lease_authorization::read_authorization;
 use crate::api::long_poll::{WaitEnd, WaitMode, WaitQuery, wait};
 use crate::api::openapi_parts::{MachinePath, Problems};
 use crate::api::problem::ApiError;
+use crate::api::screens::LookHeaders;
+use crate::api::screens::wait::ScreenCall;
 use crate::api::{ApiState, respond};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::network::Network;
 use crate::domain::power::PowerState;
+use crate::domain::screen_text::ScreenText;
 use crate::service::callers::Caller;
-use crate::service::machines::WaitCondition;
+use crate::service::jobs::authorization::Requester;
+use crate::service::machines::{MachineView, WaitCondition, shorten};
+use crate::service::screens::conditions::ScreenConditions;
 
 /// The query parameters with the condition to wait for.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UntilQuery {
     /// The condition: `power_state:on`, `power_state:off`, `power_state:suspended`, `ip`, `tools`,
-    /// `question`, `no_question`, `free` or `no_job`.
+    /// `question`, `no_question`, `free`, `no_job`, or `screen:<text>`: the screen shows the text.
+    /// All after the first colon is the text, commas included, at most 256 characters.
     #[param(value_type = String)]
     until: Option<Parsed<Condition>>,
     /// The network in which the address must be, such as `10.0.0.0/8`. Only with `until=ip`.
@@ -31,8 +42,13 @@ pub struct UntilQuery {
     cidr: Option<Parsed<Network>>,
 }
 
-/// A condition, and the word by which a request names it.
-struct Condition(&'static str, WaitCondition);
+/// A condition.
+enum Condition {
+    /// A condition on the machine, and its name.
+    Machine(&'static str, WaitCondition),
+    /// The screen shows a text.
+    Screen(ScreenText),
+}
 
 const CONDITIONS: [(&str, WaitCondition); 9] = [
     ("power_state:on", WaitCondition::PowerState(PowerState::On)),
@@ -48,14 +64,15 @@ const CONDITIONS: [(&str, WaitCondition); 9] = [
 
 /// Wait for a machine
 ///
-/// Waits until the condition in `until` is true for the machine, and returns the machine. 504
-/// `wait-timeout` if the time is up first. 409 at once if the condition cannot become true.
+/// Waits until the condition is true and returns the machine. 504 `wait-timeout` if the time is up
+/// first. 409 at once if the condition cannot become true. `screen:` needs the right to look at the
+/// screen.
 #[utoipa::path(
     get,
     path = "/v1/machines/{machine}/wait",
     operation_id = "wait_for_machine",
     tag = "machines",
-    params(MachinePath, UntilQuery, WaitQuery),
+    params(MachinePath, UntilQuery, WaitQuery, LookHeaders),
     responses(
         (status = 200, description = "The machine, for which the condition is \
                                       true", body = Machine),
@@ -64,46 +81,98 @@ const CONDITIONS: [(&str, WaitCondition); 9] = [
     extensions(("x-otter-problems" = json!([
         "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "machine-gone",
         "invalid-power-state", "inventory-loading", "wait-timeout", "shutting-down",
-        "too-many-waits"
+        "too-many-waits", "machine-leased", "lease-ended", "lease-not-active", "self-protection",
+        "too-many-consoles", "not-supported"
     ]))))]
 pub async fn wait_for_machine(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
     Segment(reference): Segment,
     Query(query, wait_query): Query<UntilQuery, WaitQuery>,
 ) -> Result<Response, ApiError> {
-    let (Condition(word, until), time) = (query.condition()?, wait_query.time(&api));
+    let (condition, time) = (query.condition()?, wait_query.time(&api));
     let machine = api.services().machines.resolve(&caller.scope, &reference)?;
-    let (id, name) = (machine.machine.id.clone(), machine.machine.name.clone());
     // Read the version before the machine, so that the version does not include changes that the
     // response does not show.
     let version = api.services().event_stream.version();
-    let ended =
-        wait(&api, time, api.services().machines.wait_until(&caller.scope, &id, &until)).await?;
-    let answered = match ended {
-        WaitEnd::Done(Ok(view)) => Ok(respond::object(&api, &version, &Machine::from_view(&view))),
-        WaitEnd::Done(Err(failure)) => Err(failure),
-        WaitEnd::TimeUp => {
-            let seconds = time.as_secs();
-            let detail = format!("{name} did not reach {word} within {seconds} s; wait again.");
-            Err(Failure::new(FailureKind::WaitTimeout, detail).with_machine(&id, &name))
+    let answered = match condition {
+        Condition::Machine(word, until) => {
+            wait_for_state(&api, &caller, &machine, (word, &until), time).await?
         }
-        WaitEnd::ShuttingDown => {
-            let detail = "otter is shutting down; wait again when it is back.";
-            Err(Failure::new(FailureKind::ShuttingDown, detail).with_machine(&id, &name))
+        Condition::Screen(text) => {
+            let requester = read_authorization(&api, &caller, &headers)?;
+            wait_for_text(&api, &requester, machine, &text, time).await
         }
     };
+    let answered = answered.map(|view| respond::object(&api, &version, &Machine::from_view(&view)));
     let mut response = answered.unwrap_or_else(|failure| ApiError(failure).into_response());
     WaitMode::Outcome(time).set_headers(&mut response);
     Ok(response)
 }
 
+/// Waits for a condition on the machine.
+///
+/// # Parameters
+/// - `condition`: the condition, after its name.
+async fn wait_for_state(
+    api: &ApiState,
+    caller: &Caller,
+    machine: &MachineView,
+    condition: (&str, &WaitCondition),
+    time: Duration,
+) -> Result<Result<MachineView, Failure>, Failure> {
+    let (word, until) = condition;
+    let (id, name) = (&machine.machine.id, &machine.machine.name);
+    let reached = api.services().machines.wait_until(&caller.scope, id, until);
+    Ok(match wait(api, time, reached).await? {
+        WaitEnd::Done(done) => done,
+        WaitEnd::TimeUp => {
+            let seconds = time.as_secs();
+            let detail = format!("{name} did not reach {word} within {seconds} s; wait again.");
+            Err(Failure::new(FailureKind::WaitTimeout, detail).with_machine(id, name))
+        }
+        WaitEnd::ShuttingDown => {
+            let detail = "otter is shutting down; wait again when it is back.";
+            Err(Failure::new(FailureKind::ShuttingDown, detail).with_machine(id, name))
+        }
+    })
+}
+
+/// Waits until the screen shows a text. Returns the machine as it is then.
+async fn wait_for_text(
+    api: &ApiState,
+    requester: &Requester,
+    view: MachineView,
+    text: &ScreenText,
+    time: Duration,
+) -> Result<MachineView, Failure> {
+    let conditions = ScreenConditions::of_text(text).ok_or_else(|| {
+        let detail =
+            format!("Nothing of {} can be compared with a screen.", shorten(text.as_str()));
+        failure_at(FailureKind::InvalidRequest, "until", "empty", detail)
+    })?;
+    let call = ScreenCall { api, requester, machine: &view.machine, wake: false };
+    call.run(Arc::new(conditions), Some(time)).await?;
+    let scope = &requester.caller.scope;
+    Ok(api.services().machines.get_in(scope, &view.machine.id).unwrap_or(view))
+}
+
 impl Parameter for Condition {
     fn from_text(text: &str) -> Result<Self, InvalidValue> {
+        if let Some(on_screen) = ScreenText::from_condition(text) {
+            return on_screen
+                .map(Self::Screen)
+                .map_err(|error| InvalidValue::new("invalid-text", text, format!("it {error}")));
+        }
         let known = CONDITIONS.into_iter().find(|(word, _)| *word == text);
+        let words = || {
+            let words = CONDITIONS.iter().map(|(word, _)| *word);
+            words.chain(["screen:<text>"]).collect::<Vec<_>>()
+        };
         known
-            .map(|(word, until)| Self(word, until))
-            .ok_or_else(|| InvalidValue::not_one_of(text, &CONDITIONS.map(|(word, _)| word)))
+            .map(|(word, until)| Self::Machine(word, until))
+            .ok_or_else(|| InvalidValue::not_one_of(text, &words()))
     }
 }
 
@@ -111,18 +180,18 @@ impl UntilQuery {
     fn condition(self) -> Result<Condition, Failure> {
         let invalid =
             |name, code, detail| Err(failure_at(FailureKind::InvalidRequest, name, code, detail));
-        let Some(Parsed(Condition(word, until))) = self.until else {
+        let Some(Parsed(condition)) = self.until else {
             let words = CONDITIONS.map(|(word, _)| word).join(", ");
             return invalid(
                 "until",
                 "missing",
-                format!("until is missing; set it to one of {words}."),
+                format!("until is missing; set it to one of {words}, screen:<text>."),
             );
         };
-        match (until, self.cidr) {
-            (until, None) => Ok(Condition(word, until)),
-            (WaitCondition::Address(_), Some(Parsed(network))) => {
-                Ok(Condition(word, WaitCondition::Address(Some(network))))
+        match (condition, self.cidr) {
+            (condition, None) => Ok(condition),
+            (Condition::Machine(word, WaitCondition::Address(_)), Some(Parsed(network))) => {
+                Ok(Condition::Machine(word, WaitCondition::Address(Some(network))))
             }
             _ => invalid("cidr", "not-with-this", "cidr is only for until=ip.".to_owned()),
         }

@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::domain::duration;
+use crate::domain::lease::Readiness;
 use crate::domain::network::Network;
 use crate::domain::verify::Fingerprint;
 
@@ -75,8 +76,9 @@ pub struct RunCommand {
     /// Before the command and after a revert, power the machine on or off.
     #[arg(long, value_name = "on|off", value_parser = ["on", "off"])]
     power: Option<String>,
-    /// Before the command, wait until the machine is on, has an IP address, or runs VMware Tools.
-    #[arg(long, value_name = "WHAT", value_parser = ["power_state:on", "ip", "tools"])]
+    /// Then wait until it is on (`power_state:on`), has an IP address (`ip`), runs VMware Tools
+    /// (`tools`), or shows a text on its screen (`screen:TEXT`).
+    #[arg(long, value_name = "WHAT", value_parser = readiness)]
     until: Option<String>,
     /// With --until ip: the network in which the machine's address must be, such as 10.0.0.0/8.
     /// `OTTER_MACHINE_IP` is the first address in this network.
@@ -199,6 +201,13 @@ pub fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration::parse(text) {
         Ok(Duration::ZERO) => Err("the time must be longer than zero".to_owned()),
         parsed => parsed.map_err(|error| error.to_string()),
+    }
+}
+
+fn readiness(text: &str) -> Result<String, String> {
+    match Readiness::parse(text) {
+        Ok(readiness) => Ok(readiness.to_string()),
+        Err(error) => Err(format!("it {error}")),
     }
 }
 

@@ -1,18 +1,22 @@
-//! The HTTP client of `otter run`: TLS trust, token, proxy, timeouts and size limits. It follows no
-//! redirect and repeats no request.
+//! The HTTP client of `otter run` and of the other commands that call otter: TLS trust, token,
+//! proxy, timeouts and size limits. It follows no redirect, and retries nothing by itself.
 
 use std::error::Error;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::header::{AUTHORIZATION, DATE, RETRY_AFTER};
+use http::header::{
+    AUTHORIZATION, CONNECTION, DATE, RETRY_AFTER, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
-use reqwest::{RequestBuilder, Response};
+use reqwest::{RequestBuilder, Response, Upgraded};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 use super::Failure;
 use super::arguments::ServerArguments;
@@ -229,15 +233,56 @@ impl OtterClient {
     /// # Errors
     /// Fails if no complete answer comes in time, or if the server does not speak HTTP.
     pub async fn answer(request: RequestBuilder, timeout: Duration) -> Result<Answer, NoAnswer> {
-        let mut response =
-            request.timeout(timeout).send().await.map_err(|error| no_answer(&error))?;
+        Self::answer_up_to(request, timeout, ANSWER_LIMIT).await
+    }
+
+    /// As [`OtterClient::answer`], for answers of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`OtterClient::answer`].
+    pub async fn answer_up_to(
+        request: RequestBuilder,
+        timeout: Duration,
+        limit: usize,
+    ) -> Result<Answer, NoAnswer> {
+        let response = request.timeout(timeout).send().await.map_err(|error| no_answer(&error))?;
+        Self::read_answer(response, limit).await
+    }
+
+    /// Opens a WebSocket with the subprotocol `binary`.
+    ///
+    /// # Returns
+    /// The connection after the upgrade, or the answer of an otter that refuses it.
+    ///
+    /// # Errors
+    /// As [`OtterClient::answer`].
+    pub async fn open_websocket(
+        request: RequestBuilder,
+    ) -> Result<Result<Upgraded, Answer>, NoAnswer> {
+        let request = request
+            .header(CONNECTION, "upgrade")
+            .header(UPGRADE, "websocket")
+            .header(SEC_WEBSOCKET_VERSION, "13")
+            .header(SEC_WEBSOCKET_KEY, generate_key())
+            .header(SEC_WEBSOCKET_PROTOCOL, "binary");
+        let opened = tokio::time::timeout(ANSWER_TIMEOUT, request.send()).await;
+        let opened = opened.map_err(|_| NoAnswer::temporary("no answer came in time"))?;
+        let response = opened.map_err(|error| no_answer(&error))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return response.upgrade().await.map(Ok).map_err(|error| no_answer(&error));
+        }
+        let read = tokio::time::timeout(ANSWER_TIMEOUT, Self::read_answer(response, ANSWER_LIMIT));
+        read.await.map_err(|_| NoAnswer::temporary("no answer came in time"))?.map(Err)
+    }
+
+    async fn read_answer(mut response: Response, limit: usize) -> Result<Answer, NoAnswer> {
         let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
         let date =
             date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|date| date.timestamp());
         let retry_after = retry_after(response.headers());
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| no_answer(&error))? {
-            if body.len() + chunk.len() > ANSWER_LIMIT {
+            if body.len() + chunk.len() > limit {
                 return Err(NoAnswer::temporary("the answer is too long to be otter's"));
             }
             body.extend_from_slice(&chunk);
@@ -301,6 +346,11 @@ impl Answer {
             let reason = format!("the server is not otter, or is another version of it: {error}");
             Failure::new(Exit::Unavailable, reason)
         })
+    }
+
+    /// The bytes of the body.
+    pub fn bytes(&self) -> &[u8] {
+        &self.body
     }
 
     /// The problem code in the answer. Empty if the body is not a problem of otter.

@@ -21,6 +21,7 @@ mod release;
 mod renew;
 
 use std::cell::OnceCell;
+use std::fmt;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
@@ -31,9 +32,8 @@ use futures_util::FutureExt;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::process::Command;
 
-pub use self::arguments::RunCommand;
-use self::arguments::ServerArguments;
-use self::client::OtterClient;
+pub use self::arguments::{RunCommand, ServerArguments, positive_duration};
+pub use self::client::{Answer, NoAnswer, OtterClient};
 use self::command::RunningCommand;
 pub use self::exit::Exit;
 use self::lease::{Lease, LeaseClient, ReleaseOutcome};
@@ -64,6 +64,14 @@ impl Failure {
         Self { exit, message: message.into() }
     }
 }
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
 
 /// How the command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +153,18 @@ async fn lease_client(
     queue_for: Duration,
     progress: &mut Progress,
 ) -> Result<LeaseClient, Failure> {
+    let http = otter_client(server, progress).await?;
+    Ok(LeaseClient { http, clock: Clock::system(), retry_for, queue_for })
+}
+
+/// The HTTP client for the otter of a command line. Warns if a secret is sent without TLS.
+///
+/// # Errors
+/// Fails with `Exit::Usage` if the address, a file or the token is wrong.
+async fn otter_client(
+    server: &ServerArguments,
+    progress: &mut Progress,
+) -> Result<OtterClient, Failure> {
     let url = address(server)?;
     let token = variable("OTTER_TOKEN").map(SecretString::from);
     let has_token = token.is_some() || server.token_file.is_some();
@@ -155,12 +175,19 @@ async fn lease_client(
         progress.warn(&format!("{url} has no TLS: the token and the lease can be read on the way"));
     }
     let proxy = proxy_for(&url, server.proxy.as_deref(), variable)?;
-    let http = OtterClient::new(server, &url, token, proxy).await?;
-    Ok(LeaseClient { http, clock: Clock::system(), retry_for, queue_for })
+    OtterClient::new(server, &url, token, proxy).await
+}
+
+/// As [`otter_client`], for other commands than `otter run`.
+///
+/// # Errors
+/// As [`otter_client`].
+pub async fn connect(server: &ServerArguments) -> Result<OtterClient, Failure> {
+    otter_client(server, &mut Progress::new(false)).await
 }
 
 /// The value of an environment variable. `None` if the variable is not set or empty.
-fn variable(name: &str) -> Option<String> {
+pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 

@@ -123,6 +123,7 @@ impl VimFault {
             "NoPermission" => HostErrorKind::Forbidden,
             "RestrictedVersion" => HostErrorKind::LicenseRestricted,
             "ToolsUnavailable" => HostErrorKind::ToolsUnavailable,
+            "MksConnectionLimitReached" => HostErrorKind::ScreenLimitReached,
             "NotSupported" | "MethodNotFound" | "NotImplemented" => HostErrorKind::NotSupported,
             "HostCommunication" | "HostNotConnected" | "HostNotReachable" => {
                 HostErrorKind::Unreachable

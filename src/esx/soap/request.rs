@@ -247,6 +247,14 @@ const fn boolean(yes: bool) -> &'static str {
     if yes { "true" } else { "false" }
 }
 
+/// `AcquireTicket`: a ticket for one connection to a machine's console.
+#[must_use]
+pub fn acquire_ticket(machine: &Reference, ticket_type: &str) -> Request {
+    let mut call = EnvelopeBuilder::new("AcquireTicket", machine, None);
+    call.text("ticketType", ticket_type);
+    call.finish()
+}
+
 /// Builds the envelope of one request.
 struct EnvelopeBuilder {
     method: &'static str,

@@ -240,8 +240,8 @@ impl EventReader {
         self.version()
     }
 
-    /// Skips all unread events. Returns whether one of them matches the filter, or may have matched
-    /// it before the ring buffer dropped it.
+    /// Skips all unread events. Returns whether one of them matches the filter, or may do so
+    /// because the ring buffer has dropped it.
     pub fn take_unread(&mut self) -> bool {
         let has_any = self.read() != NextEvent::Nothing;
         self.skip_unread();

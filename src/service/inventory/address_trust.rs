@@ -147,7 +147,7 @@ impl AddressTrust {
 /// Whether a revert changed the current snapshot. The current snapshot also changes when a snapshot
 /// is created (the new one becomes current) or removed (its parent becomes current), but neither
 /// changes the guest.
-fn reverted(before: &Snapshots, after: &Snapshots) -> bool {
+pub fn reverted(before: &Snapshots, after: &Snapshots) -> bool {
     if before.current == after.current {
         return false;
     }

@@ -174,6 +174,20 @@ impl InventoryContents {
         self.entry(id).map_or(0, |entry| entry.guest.tools_stops)
     }
 
+    /// How often the guest was started, reverted, reset, suspended or powered off since otter first
+    /// saw the machine; 0 if the machine does not exist.
+    #[must_use]
+    pub fn restarts(&self, id: &MachineId) -> u64 {
+        self.entry(id).map_or(0, |entry| entry.guest.restarts)
+    }
+
+    /// When the last of these restarts happened, as the elapsed time of the clock. `None` if otter
+    /// saw none.
+    #[must_use]
+    pub fn restarted_at(&self, id: &MachineId) -> Option<Duration> {
+        self.entry(id).and_then(|entry| entry.guest.restarted_at)
+    }
+
     /// The machines whose addresses a direct read can confirm. Each has the earliest time for this
     /// read, as the elapsed time of the clock.
     pub fn confirmations(&self) -> impl Iterator<Item = (&MachineId, Duration)> {
@@ -291,10 +305,7 @@ impl<'a> Editor<'a> {
                     Some(Entry { machine: known, guest }) => {
                         guest.after(known, &machine, complete, now, settle)
                     }
-                    None => GuestHistory {
-                        address_trust: AddressTrust::at_first(&machine, now, settle),
-                        tools_stops: 0,
-                    },
+                    None => GuestHistory::at_first(&machine, now, settle),
                 };
                 self.set(machine.id.clone(), Some(Entry { machine, guest }));
             }
@@ -307,8 +318,7 @@ impl<'a> Editor<'a> {
             Fact::DatastoreRemoved(id) => self.datastores().retain(|known| known.id != id),
             Fact::GuestRestarted(id) => {
                 if let Some(Entry { machine, guest }) = self.get(&id).cloned() {
-                    let address_trust = AddressTrust::after_restart(&machine, now, settle);
-                    let guest = GuestHistory { address_trust, ..guest };
+                    let guest = guest.after_restart(&machine, now, settle);
                     self.set(id, Some(Entry { machine, guest }));
                 }
             }

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::address_trust::AddressTrust;
+use super::address_trust::{AddressTrust, reverted};
 use crate::domain::machine::Machine;
+use crate::domain::power::PowerState;
 
 /// A machine and the history of its guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,9 +21,21 @@ pub struct GuestHistory {
     pub address_trust: AddressTrust,
     /// How often the guest tools stopped since otter first saw the machine.
     pub tools_stops: u64,
+    /// How often the guest was started, reverted, reset, suspended or powered off since otter first
+    /// saw the machine.
+    pub restarts: u64,
+    /// When the last of these happened, as the elapsed time of the clock. `None` if none did.
+    pub restarted_at: Option<Duration>,
 }
 
 impl GuestHistory {
+    /// The history when otter first sees the machine.
+    #[must_use]
+    pub fn at_first(machine: &Machine, now: Duration, settle: Duration) -> Self {
+        let address_trust = AddressTrust::at_first(machine, now, settle);
+        Self { address_trust, tools_stops: 0, restarts: 0, restarted_at: None }
+    }
+
     /// The history after a complete read or an update changed the machine from `before` to
     /// `machine`.
     #[must_use]
@@ -40,7 +53,26 @@ impl GuestHistory {
         } else {
             self.address_trust.after_update(before, machine, now, settle)
         };
-        Self { address_trust, tools_stops: self.tools_stops + u64::from(stopped) }
+        let restarted = before.power_state != machine.power_state
+            || reverted(&before.snapshots, &machine.snapshots);
+        Self {
+            address_trust,
+            tools_stops: self.tools_stops + u64::from(stopped),
+            restarts: self.restarts + u64::from(restarted),
+            restarted_at: if restarted { Some(now) } else { self.restarted_at },
+        }
+    }
+
+    /// The history after a task that restarts the guest, even if no property changed.
+    #[must_use]
+    pub fn after_restart(self, machine: &Machine, now: Duration, settle: Duration) -> Self {
+        let is_on = machine.power_state == Some(PowerState::On);
+        Self {
+            address_trust: AddressTrust::after_restart(machine, now, settle),
+            restarts: self.restarts + u64::from(is_on),
+            restarted_at: if is_on { Some(now) } else { self.restarted_at },
+            ..self
+        }
     }
 }
 
@@ -48,7 +80,7 @@ impl GuestHistory {
 impl Entry {
     /// A machine whose guest has no history.
     pub fn sample(machine: Arc<Machine>) -> Self {
-        let address_trust = AddressTrust::at_first(&machine, Duration::ZERO, Duration::ZERO);
-        Self { machine, guest: GuestHistory { address_trust, tools_stops: 0 } }
+        let guest = GuestHistory::at_first(&machine, Duration::ZERO, Duration::ZERO);
+        Self { machine, guest }
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::observation;
-use super::runner::{Runner, sleep_until};
+use super::runner::{PROGRESS_EVERY, Runner, sleep_until};
+use super::screen_watch::ScreenSight;
 use super::state_machine::{
     CallResult, Effect, GuestObservation, GuestWatchResult, Input, ObservedMachine, TaskEnd,
 };
@@ -15,7 +16,7 @@ use super::status::JobStatus;
 use crate::domain::call::HostCall;
 use crate::domain::ids::{QuestionId, TaskId};
 use crate::domain::job::{Job, JobRequest};
-use crate::domain::lease::Readiness;
+use crate::domain::lease::{Readiness, ReadinessKind};
 use crate::domain::network::Network;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot_rules::SnapshotRules;
@@ -23,9 +24,6 @@ use crate::fail_points::fail_point;
 use crate::hypervisor::{CallError, CallTerms, TaskStatus};
 use crate::service::host_failure::HostFailure;
 use crate::storage::StorageError;
-
-/// The least time between two published values of a task's progress.
-const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 impl Runner<'_> {
     /// Performs one effect, and returns the next input of the state machine.
@@ -35,9 +33,12 @@ impl Runner<'_> {
     /// - `due`: the deadline of the job.
     /// - `task_ended`: whether the last effect followed a task to its end. Commits do not count as
     ///   effects here.
+    /// - `sight`: gets what the screen shows while the effect waits for a text on it.
     ///
     /// # Errors
     /// The error of the store if it can never commit the job.
+    #[expect(clippy::too_many_arguments, reason = "what a run keeps from one effect to the next")]
+    #[expect(clippy::too_many_lines, reason = "one arm for each effect")]
     pub(super) async fn perform(
         &self,
         job: Job,
@@ -46,6 +47,7 @@ impl Runner<'_> {
         tools_stops: u64,
         task_ended: bool,
         status: &watch::Sender<JobStatus>,
+        sight: &watch::Sender<ScreenSight>,
     ) -> Result<Input, StorageError> {
         let machine = &self.machine.id;
         let input = match effect {
@@ -119,8 +121,15 @@ impl Runner<'_> {
                 self.await_answer(&question).await;
                 Input::Waited
             }
+            Effect::AwaitReady(Readiness::Screen(text)) => {
+                self.await_host().await;
+                match self.parts.screens.await_text(&self.machine, &text, sight).await {
+                    Ok(ready) => Input::Ready(ready),
+                    Err(failure) => Input::NoReadiness(failure),
+                }
+            }
             Effect::AwaitReady(readiness) => {
-                Input::Ready(self.await_ready(readiness, awaited_network(&job)).await)
+                Input::Ready(self.await_ready(readiness.kind(), awaited_network(&job)).await)
             }
             Effect::Pause(pause) => {
                 if status.borrow().settling {
@@ -364,7 +373,7 @@ impl Runner<'_> {
     ///
     /// # Parameters
     /// - `cidr`: the network in which an awaited address must be.
-    async fn await_ready(&self, readiness: Readiness, cidr: Option<Network>) -> bool {
+    async fn await_ready(&self, readiness: ReadinessKind, cidr: Option<Network>) -> bool {
         let machine = &self.machine.id;
         let mut changes = self.parts.inventory.watch(machine);
         self.await_host().await;
@@ -375,9 +384,11 @@ impl Runner<'_> {
             let Some(known) = known else { return false };
             let on = known.power_state == Some(PowerState::On);
             let ready = match readiness {
-                Readiness::On => on,
-                Readiness::Address => contents.ip_address(machine, cidr).is_some(),
-                Readiness::Tools => on && known.guest.tools_running,
+                ReadinessKind::On => on,
+                ReadinessKind::Address => contents.ip_address(machine, cidr).is_some(),
+                ReadinessKind::Tools => on && known.guest.tools_running,
+                // `perform` waits for a screen in another way.
+                ReadinessKind::Screen => return false,
             };
             if ready || !on {
                 return ready;

@@ -18,6 +18,7 @@ pub mod queue;
 mod runner;
 #[cfg(test)]
 pub(super) mod samples;
+pub mod screen_watch;
 pub mod state_machine;
 mod status;
 mod table;
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use self::authorization::{JobAuthorizer, Requester};
 use self::ended_jobs::EndedJobs;
 pub use self::ended_jobs::{EncodedJob, EndedJob};
+use self::screen_watch::ScreenWatch;
 use self::state_machine::JobRules;
 use self::table::JobTable;
 pub use self::table::MachineActivity;
@@ -78,6 +80,7 @@ pub struct JobsParts {
     pub metrics: Metrics,
     pub authorizer: Arc<dyn JobAuthorizer>,
     pub snapshots: Arc<SnapshotProtection>,
+    pub screens: Arc<dyn ScreenWatch>,
 }
 
 /// The configuration of jobs.

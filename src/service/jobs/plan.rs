@@ -141,13 +141,12 @@ fn next_for_lease(job: &Job, now: &Evidence) -> Plan {
             next_for_power_limited(job, now, *expected)
         }
         JobRequest::Prepare { until: Some(readiness), .. }
-            if !has_waited(job, StepName::Wait(*readiness)) =>
+            if !has_waited(job, StepName::Wait(readiness.kind())) =>
         {
             if now.power_state == Some(PowerState::On) {
-                Plan::Await(*readiness)
+                Plan::Await(readiness.clone())
             } else {
-                let detail =
-                    format!("The machine is not on, so {} cannot come.", readiness.as_str());
+                let detail = format!("The machine is not on, so {readiness} cannot come.");
                 Plan::Fail(Failure::new(FailureKind::InvalidPowerState, detail))
             }
         }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::JobsParts;
 use super::deadline_clocks::Moment;
 use super::question_timer::QuestionTimer;
+use super::screen_watch::ScreenSight;
 use super::state_machine::{Effect, Input, Interrupt, JobStateMachine, Reaction, TaskEnd};
 use super::status::JobStatus;
 use super::table::{JobTable, PendingJob};
@@ -24,6 +25,9 @@ use crate::domain::job::Job;
 use crate::domain::machine::MachineIdentity;
 use crate::hypervisor::{Hypervisor, TaskStatus};
 use crate::storage::StorageError;
+
+/// otter publishes the progress of a job at most this often.
+pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 /// The grace: how long a job waits after its deadline for the host to cancel its task.
 pub const GRACE: Duration = Duration::from_secs(10);
@@ -75,6 +79,8 @@ impl Runner<'_> {
         // Whether a request to cancel is not committed yet. Readers do not see such a request,
         // because a crash would lose it.
         let mut cancel_unsaved = false;
+        let (sight, mut seen) = watch::channel(ScreenSight::default());
+        let mut seen_published = None;
         loop {
             if effect == Effect::Finish {
                 return Ok(state_machine.job().clone());
@@ -94,7 +100,8 @@ impl Runner<'_> {
                 due,
                 tools_stops,
                 task_ended,
-                &status
+                &status,
+                &sight
             ));
             let input = loop {
                 let interrupt = tokio::select! {
@@ -125,6 +132,18 @@ impl Runner<'_> {
                         // reason why the job is blocked.
                         if question.update() {
                             self.publish_change(&status);
+                        }
+                        continue;
+                    }
+                    Ok(()) = seen.changed() => {
+                        let sight = seen.borrow_and_update().clone();
+                        state_machine.see_screen(sight, self.parts.clock.now());
+                        let now = self.parts.clock.elapsed();
+                        let is_early =
+                            seen_published.is_some_and(|last| now < last + PROGRESS_EVERY);
+                        if !is_early {
+                            seen_published = Some(now);
+                            self.publish(&state_machine, &status, cancel_unsaved);
                         }
                         continue;
                     }

@@ -417,7 +417,7 @@ fn job_request(lease: &Lease, machine: &Machine, state: LeaseState) -> Result<Jo
         (LeaseState::Preparing, Some(prepare)) => JobRequest::Prepare {
             snapshot: resolve(machine, prepare.snapshot.as_ref())?,
             power: prepare.power,
-            until: prepare.until,
+            until: prepare.until.clone(),
             cidr: prepare.cidr,
             settle: prepare.settle,
         },

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use super::lease_table::LeaseTable;
 use crate::domain::ids::MachineId;
@@ -16,6 +17,8 @@ use crate::domain::ids::MachineId;
 #[derive(Default)]
 pub struct PublishedLeases {
     table: ArcSwap<LeaseTable>,
+    /// Notifies of every new table.
+    changes: watch::Sender<()>,
     reserved: Mutex<HashSet<MachineId>>,
 }
 
@@ -23,6 +26,13 @@ impl PublishedLeases {
     /// Replaces the published table by a newer committed table.
     pub fn publish(&self, table: LeaseTable) {
         self.table.store(Arc::new(table));
+        self.changes.send_replace(());
+    }
+
+    /// Notifies after every change of the published table.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// The lease table as it was last committed.

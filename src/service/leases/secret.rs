@@ -30,6 +30,18 @@ impl LeaseSecrets {
         self.mac(lease).is_some_and(|mac| mac.verify_slice(&given).is_ok())
     }
 
+    /// A key for another purpose. It shows nothing of this key, and nothing of the secrets.
+    #[must_use]
+    pub fn derive(&self, purpose: &str) -> SecretBox<[u8; 32]> {
+        // HMAC accepts a key of any length, so the key is never missing.
+        let mac = Hmac::<Sha256>::new_from_slice(self.0.expose_secret()).map(|mut mac| {
+            mac.update(b"otter key ");
+            mac.update(purpose.as_bytes());
+            mac.finalize().into_bytes().into()
+        });
+        SecretBox::new(Box::new(mac.unwrap_or_default()))
+    }
+
     fn mac(&self, lease: LeaseId) -> Option<Hmac<Sha256>> {
         // This never gives `None`, because HMAC accepts a key of any length.
         let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose_secret()).ok()?;
@@ -54,6 +66,10 @@ mod tests {
         assert_eq!(secret.len(), 64);
         assert!(secrets.is_secret_of(one, &secret) && !secrets.is_secret_of(other, &secret));
         assert!(!with_another_key.is_secret_of(one, &secret));
+        let [key, same, other] =
+            ["input", "input", "tokens"].map(|purpose| *secrets.derive(purpose).expose_secret());
+        assert!(key == same && key != other);
+        assert_ne!(*with_another_key.derive("input").expose_secret(), key);
         for wrong in ["", "00", "zz", &secret[1..], &format!("{secret}00")] {
             assert!(!secrets.is_secret_of(one, wrong), "{wrong}");
         }

@@ -83,6 +83,7 @@ fn operation(request: &Request) -> Result<Option<Operation>, Fault> {
         },
         "RemoveAllSnapshots_Task" => Operation::RemoveAllSnapshots,
         "ConsolidateVMDisks_Task" => Operation::ConsolidateDisks,
+        "CreateScreenshot_Task" => Operation::CreateScreenshot,
         _ => return Ok(None),
     }))
 }

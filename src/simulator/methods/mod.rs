@@ -1,5 +1,6 @@
 //! The methods of vim25 that the simulator implements.
 
+mod console;
 mod event_manager;
 mod machines;
 mod property_collector;
@@ -11,6 +12,7 @@ mod wait_for_updates;
 use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
+use uuid::Uuid;
 
 use super::fault_injection::SessionLoss;
 use super::properties;
@@ -106,12 +108,13 @@ fn run_at_once(shared: &Shared, request: &Request, context: &CallContext) -> Res
     if !properties::exists(read_scope(state, cookie), &request.target) {
         return Err(Fault::not_found(&request.target));
     }
-    let mut call = Call { state, request, cookie, id };
+    let mut call = Call { state, request, cookie, id, fresh };
     for group in [
         service::run,
         property_collector::run,
         view_manager::run,
         machines::run,
+        console::run,
         event_manager::run,
     ] {
         if let Some(answer) = group(&mut call)? {
@@ -135,6 +138,8 @@ struct Call<'a> {
     cookie: Option<&'a str>,
     /// The id that an object gets if the call creates one.
     id: String,
+    /// A new UUID, from which `id` is made.
+    fresh: Uuid,
 }
 
 impl Call<'_> {

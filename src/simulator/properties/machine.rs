@@ -167,7 +167,7 @@ fn config(world: &World, machine: &Machine) -> Object {
         .with("vAssertsEnabled", false)
         .with("changeTrackingEnabled", false)
         .with("firmware", "efi")
-        .with("maxMksConnections", 40)
+        .with("maxMksConnections", machine.max_mks_connections)
         .with("guestAutoLockEnabled", false)
         .with("memoryReservationLockedToMax", false)
         .with("nestedHVEnabled", machine.nested_virtualization)
@@ -239,7 +239,7 @@ fn runtime(machine: &Machine) -> Object {
         .with("memoryOverhead", on.then_some(40_710_144_i64))
         .with("maxCpuUsage", machine.cpu_count * 2_400)
         .with("maxMemoryUsage", machine.memory_mb)
-        .with("numMksConnections", 0)
+        .with("numMksConnections", machine.mks_connections)
         .with("recordReplayState", enum_value("VirtualMachineRecordReplayState", "inactive"))
         .with("cleanPowerOff", (!on).then_some(false))
         .with("onlineStandby", false)
@@ -421,6 +421,18 @@ fn layout(world: &World, machine: &Machine) -> Object {
                 .with("dataKey", key)
                 .with("memoryKey", -1)
                 .with("disk", list("VirtualMachineFileLayoutExDiskLayout", vec![disk_layout()])),
+        );
+    }
+    let first_free = i32::try_from(files.len()).unwrap_or(i32::MAX);
+    for (key, path) in (first_free..).zip(&machine.screenshots) {
+        files.push(
+            Object::new("VirtualMachineFileLayoutExFileInfo")
+                .with("key", key)
+                .with("name", path)
+                .with("type", "screenshot")
+                .with("size", 40_960_i64)
+                .with("uniqueSize", 40_960_i64)
+                .with("accessible", true),
         );
     }
     Object::new("VirtualMachineFileLayoutEx")

@@ -28,7 +28,7 @@ pub fn info(task: &Task) -> Object {
 
 /// `TaskDescription`: the descriptions of the methods, states and reasons of tasks.
 pub fn description() -> Object {
-    const METHODS: [(&str, &str); 11] = [
+    const METHODS: [(&str, &str); 12] = [
         ("VirtualMachine.powerOn", "Power on a machine"),
         ("VirtualMachine.powerOff", "Power off a machine"),
         ("VirtualMachine.reset", "Reset a machine"),
@@ -36,6 +36,7 @@ pub fn description() -> Object {
         ("VirtualMachine.createSnapshot", "Create a snapshot"),
         ("VirtualMachine.removeAllSnapshots", "Remove all snapshots"),
         ("VirtualMachine.consolidateDisks", "Consolidate the disks of a machine"),
+        ("VirtualMachine.createScreenshot", "Save a picture of the screen of a machine"),
         ("VirtualMachine.revertToCurrentSnapshot", "Revert to the current snapshot"),
         ("vm.Snapshot.revert", "Revert to a snapshot"),
         ("vm.Snapshot.remove", "Remove a snapshot"),

@@ -7,8 +7,10 @@ use uuid::Uuid;
 
 use super::generate::{default_machine, derived_uuid};
 use super::question::{QuestionEntry, ScenarioQuestion};
+use super::screen::{LayoutEntry, StageEntry, screen_source};
 use super::{DEFAULT_NETWORK, HostSettings, Scenario, ScenarioError};
 use crate::simulator::fault_config::FaultEntry;
+use crate::simulator::guest_screen::GuestScreen;
 use crate::simulator::world::{
     CardNetwork, Datastore, Guest, GuestInterface, Machine, Network, NetworkCard, PowerState,
     SerialBacking, SerialPort,
@@ -101,6 +103,18 @@ struct MachineEntry {
     #[serde(default)]
     snapshots: Vec<SnapshotEntry>,
     question: Option<QuestionEntry>,
+    /// What the console shows: `guest`, or `tcp:HOST:PORT` for a real RFB server.
+    #[serde(default = "default_screen")]
+    screen: String,
+    /// What the guest shows at the start, if the machine is on or suspended.
+    #[serde(default)]
+    shows: StageEntry,
+    /// The layout of the guest's keyboard.
+    #[serde(default)]
+    keyboard: LayoutEntry,
+    /// The maximum number of console connections (`RemoteDisplay.maxConnections`).
+    #[serde(default = "default_max_consoles")]
+    max_consoles: i32,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
@@ -193,6 +207,8 @@ struct SnapshotEntry {
     quiesced: bool,
     #[serde(default)]
     current: bool,
+    /// What the guest shows after a revert to a snapshot with memory; by default the desktop.
+    shows: Option<StageEntry>,
 }
 
 impl ScenarioFile {
@@ -307,6 +323,10 @@ impl MachineEntry {
             tools,
             snapshots,
             question,
+            screen,
+            shows,
+            keyboard,
+            max_consoles,
         } = self;
         let Some(known_datastore) = datastores.iter().find(|known| known.name == datastore) else {
             return Err(invalid(
@@ -335,8 +355,15 @@ impl MachineEntry {
                 .unwrap_or_else(|| derived_uuid("instance", &id))
                 .to_string(),
             guest: tools.map_or_else(Guest::without_tools, ToolsEntry::convert),
+            screen: GuestScreen::new(keyboard.convert()),
+            screen_source: screen_source(&screen)
+                .map_err(|message| invalid(format!("{path}.screen"), message))?,
+            max_mks_connections: max_consoles,
             ..default_machine(&id, &name)
         };
+        if machine.power != PowerState::Off {
+            machine.screen.show(shows.convert(), Duration::ZERO);
+        }
         for (at, (entry, key)) in network_cards.into_iter().zip(4000..).enumerate() {
             let path = format!("{path}.network_cards[{at}]");
             machine.network_cards.push(entry.convert(&path, key, networks)?);
@@ -447,7 +474,17 @@ impl ToolsEntry {
 
 impl SnapshotEntry {
     fn add_to(self, machine: &mut Machine, path: &str) -> Result<(), ScenarioError> {
-        let Self { number, parent, name, description, created_at, state, quiesced, current } = self;
+        let Self {
+            number,
+            parent,
+            name,
+            description,
+            created_at,
+            state,
+            quiesced,
+            current,
+            shows,
+        } = self;
         let parent = match parent {
             Some(parent) => {
                 let id = format!("{}-snapshot-{parent}", machine.id);
@@ -476,6 +513,9 @@ impl SnapshotEntry {
         if let Some(snapshot) = machine.snapshots.last_mut() {
             snapshot.description = description;
             snapshot.quiesced = quiesced;
+            if let (Some(screen), Some(shows)) = (&mut snapshot.screen, shows) {
+                screen.show(shows.convert(), Duration::ZERO);
+            }
         }
         machine.next_snapshot =
             machine.snapshots.iter().map(|known| known.number).max().unwrap_or(0) + 1;
@@ -499,6 +539,9 @@ fn default_connection_state() -> String {
 fn default_pipe_end() -> String {
     "server".to_owned()
 }
+fn default_screen() -> String {
+    "guest".to_owned()
+}
 fn default_guest_id() -> String {
     "otherGuest".to_owned()
 }
@@ -507,6 +550,9 @@ fn default_guest_name() -> String {
 }
 const fn default_true() -> bool {
     true
+}
+const fn default_max_consoles() -> i32 {
+    40
 }
 const fn default_cpus() -> i32 {
     2

@@ -7,8 +7,10 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::DEFAULT_NETWORK;
+use crate::simulator::guest_screen::{GuestScreen, Layout};
 use crate::simulator::world::{
-    CardNetwork, Datastore, Guest, Machine, NetworkCard, PowerState, SerialBacking, SerialPort,
+    CardNetwork, Datastore, Guest, Machine, NetworkCard, PowerState, ScreenSource, SerialBacking,
+    SerialPort,
 };
 
 impl Machine {
@@ -57,6 +59,12 @@ pub(super) fn default_machine(id: &str, name: &str) -> Machine {
         suspended_at: None,
         consolidation_needed: false,
         run: 0,
+        screen: GuestScreen::new(Layout::Us),
+        screen_source: ScreenSource::Guest,
+        max_mks_connections: 40,
+        mks_connections: 0,
+        console_epoch: 0,
+        screenshots: Vec::new(),
     }
 }
 

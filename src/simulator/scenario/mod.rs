@@ -3,6 +3,7 @@
 mod file;
 mod generate;
 mod question;
+mod screen;
 
 use std::path::Path;
 
@@ -17,6 +18,7 @@ use super::world::{
 };
 use file::ScenarioFile;
 pub(super) use question::{QuestionEntry, ScenarioQuestion};
+pub(super) use screen::StageEntry;
 
 /// The network that every ESX has after its installation.
 const DEFAULT_NETWORK: &str = "VM Network";
@@ -147,6 +149,7 @@ impl Scenario {
             }
             let mut machine = machine.clone();
             if machine.power == PowerState::On {
+                machine.screen.run(now.elapsed, world.screen_scale());
                 machine.booted_at = Some(days_before(now.wall, 1));
                 machine.guest.tools_running = machine.guest.tools_installed;
                 machine.guest.reported_address =

@@ -184,7 +184,8 @@ impl MachineEvent {
             | Operation::RevertToCurrentSnapshot { .. }
             | Operation::RemoveSnapshot { .. }
             | Operation::RemoveAllSnapshots
-            | Operation::ConsolidateDisks => None,
+            | Operation::ConsolidateDisks
+            | Operation::CreateScreenshot => None,
         }
     }
 }

@@ -95,6 +95,7 @@ impl World {
             GuestEvent::Restarts => {
                 if self.machine(id).is_some_and(|machine| !machine.guest.is_shutting_down) {
                     self.guest_starts(id);
+                    self.screen_restarts(id);
                 }
             }
             GuestEvent::ToolsStart | GuestEvent::AddressArrives | GuestEvent::StaleAddressGoes => {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::super::guest_screen::{GuestScreen, ScreenStage};
 use super::super::vim_fault::Fault;
 
 /// The power state of a machine: a value of `VirtualMachinePowerState`, or any other text that a
@@ -76,6 +77,17 @@ pub struct Machine {
     /// The number of the guest's current run. It grows with each start, stop and revert of the
     /// machine, so that events of an earlier run are recognised and dropped.
     pub run: u64,
+    pub screen: GuestScreen,
+    /// What the console shows.
+    pub screen_source: ScreenSource,
+    /// The maximum number of console connections.
+    pub max_mks_connections: i32,
+    /// The number of console connections, with those that clients left without a close.
+    pub mks_connections: i32,
+    /// Counts the power-offs, suspends and reverts, which end all consoles.
+    pub console_epoch: u64,
+    /// The files that `CreateScreenshot_Task` has written.
+    pub screenshots: Vec<String>,
 }
 
 /// The guest of a machine, and what the host reports of it.
@@ -155,6 +167,16 @@ pub enum SerialBacking {
     Device { name: String },
 }
 
+/// What the console of a machine shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ScreenSource {
+    /// The simulated guest.
+    #[default]
+    Guest,
+    /// A real RFB server, `HOST:PORT`.
+    Bridge(String),
+}
+
 /// A snapshot of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -169,6 +191,8 @@ pub struct Snapshot {
     /// snapshot holds the memory of the machine.
     pub state: PowerState,
     pub quiesced: bool,
+    /// The screen of a snapshot with memory.
+    pub screen: Option<Box<GuestScreen>>,
 }
 
 /// A question of a machine (`VirtualMachineQuestionInfo`).
@@ -229,8 +253,8 @@ impl Machine {
         self.snapshots.iter().find(|snapshot| snapshot.id == id)
     }
 
-    /// Adds a snapshot below `parent` and returns the moid of the new snapshot. The current
-    /// snapshot of the machine stays the same.
+    /// Adds a snapshot below `parent` and returns its moid. The current snapshot stays the same. A
+    /// snapshot with memory shows the desktop.
     pub fn add_snapshot(
         &mut self,
         parent: Option<&str>,
@@ -240,6 +264,12 @@ impl Machine {
     ) -> String {
         let number = self.next_snapshot;
         self.next_snapshot += 1;
+        let has_memory = matches!(state, PowerState::On | PowerState::Suspended);
+        let screen = has_memory.then(|| {
+            let mut screen = GuestScreen::new(self.screen.layout());
+            screen.show(ScreenStage::Desktop, Duration::ZERO);
+            Box::new(screen)
+        });
         let id = format!("{}-snapshot-{number}", self.id);
         self.snapshots.push(Snapshot {
             id: id.clone(),
@@ -250,6 +280,7 @@ impl Machine {
             created_at: at,
             state,
             quiesced: false,
+            screen,
         });
         id
     }

@@ -10,6 +10,7 @@ mod event_history;
 mod guest;
 mod machine;
 mod power;
+mod screens;
 mod snapshots;
 mod task;
 mod task_lifecycle;
@@ -23,7 +24,7 @@ pub use event_history::{EventDetail, EventHistory, EventMachine, HostEvent, Mach
 pub use guest::GuestEvent;
 pub use machine::{
     CardNetwork, Choice, Guest, GuestInterface, Machine, NetworkCard, PowerState, Question,
-    SerialBacking, SerialPort, Snapshot,
+    ScreenSource, SerialBacking, SerialPort, Snapshot,
 };
 pub use task::{Operation, Task, TaskState};
 

@@ -42,7 +42,10 @@ impl World {
             Operation::PowerOn if machine.power == PowerState::On => {
                 Err(Fault::invalid_power_state(Some("poweredOff"), existing))
             }
-            Operation::PowerOff | Operation::Reset | Operation::Suspend
+            Operation::PowerOff
+            | Operation::Reset
+            | Operation::Suspend
+            | Operation::CreateScreenshot
                 if machine.power != PowerState::On =>
             {
                 Err(Fault::invalid_power_state(Some("poweredOn"), existing))
@@ -77,14 +80,16 @@ impl World {
     pub(super) fn power_on_now(&mut self, id: &str) {
         let at = self.now.wall;
         let Some(machine) = self.machine_mut(id) else { return };
+        let resumes = machine.power == PowerState::Suspended;
         // A suspended machine that is powered on resumes, and keeps its boot time.
-        if machine.power != PowerState::Suspended || machine.booted_at.is_none() {
+        if !resumes || machine.booted_at.is_none() {
             machine.booted_at = Some(at);
         }
         machine.power = PowerState::On;
         machine.suspended_at = None;
         self.record_machine_event(id, "", MachineEvent::PoweredOn);
         self.guest_starts(id);
+        self.screen_starts(id, resumes);
     }
 
     pub(super) fn power_off_now(&mut self, id: &str) {
@@ -93,17 +98,21 @@ impl World {
         machine.booted_at = None;
         machine.suspended_at = None;
         machine.question = None;
+        machine.screen.power_off();
         self.record_machine_event(id, "", MachineEvent::PoweredOff);
         self.guest_stops(id);
+        self.end_consoles(id);
     }
 
     pub(super) fn suspend_now(&mut self, id: &str) {
-        let at = self.now.wall;
+        let (at, now) = (self.now.wall, self.now.elapsed);
         let Some(machine) = self.machine_mut(id) else { return };
         machine.power = PowerState::Suspended;
         machine.suspended_at = Some(at);
+        machine.screen.freeze(now);
         self.record_machine_event(id, "", MachineEvent::Suspended);
         self.guest_stops(id);
+        self.end_consoles(id);
     }
 
     /// The machine with this id. Fails with `ManagedObjectNotFound` if it does not exist.

@@ -45,7 +45,7 @@ impl World {
         memory: bool,
         quiesce: bool,
     ) -> Result<Option<Value>, Fault> {
-        let at = self.now.wall;
+        let (at, now) = (self.now.wall, self.now.elapsed);
         self.require_machine(id)?;
         let Some(machine) = self.machine_mut(id) else { return Ok(None) };
         let state = match machine.power {
@@ -53,9 +53,11 @@ impl World {
             ref state => state.clone(),
         };
         let parent = machine.current_snapshot.clone();
+        let saved = machine.saved_screen(now);
         let snapshot = machine.add_snapshot(parent.as_deref(), name, state, at);
         if let Some(made) = machine.snapshots.last_mut() {
             description.clone_into(&mut made.description);
+            made.screen = made.screen.take().map(|_| saved);
             made.quiesced = quiesce && !memory && machine.power == PowerState::On;
         }
         machine.current_snapshot = Some(snapshot.clone());
@@ -71,7 +73,9 @@ impl World {
         suppress_power_on: bool,
     ) -> Result<(), Fault> {
         let missing = || Fault::not_found(&Moref::new("VirtualMachineSnapshot", snapshot));
-        let state = self.require_machine(id)?.snapshot(snapshot).ok_or_else(missing)?.state.clone();
+        let found = self.require_machine(id)?.snapshot(snapshot).ok_or_else(missing)?;
+        let (state, screen) = (found.state.clone(), found.screen.clone());
+        self.end_consoles(id);
         if let Some(machine) = self.machine_mut(id) {
             machine.current_snapshot = Some(snapshot.to_owned());
         }
@@ -81,6 +85,9 @@ impl World {
             // power-on. As on a real host, the machine is then suspended.
             PowerState::On | PowerState::Suspended => self.suspend_now(id),
             PowerState::Off | PowerState::Other(_) => self.power_off_now(id),
+        }
+        if let Some(saved) = screen {
+            self.restore_screen(id, &saved);
         }
         Ok(())
     }

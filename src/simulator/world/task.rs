@@ -25,6 +25,7 @@ pub enum Operation {
     RemoveSnapshot { snapshot: String, children: bool },
     RemoveAllSnapshots,
     ConsolidateDisks,
+    CreateScreenshot,
 }
 
 impl Operation {
@@ -42,6 +43,7 @@ impl Operation {
             Self::RemoveSnapshot { .. } => "RemoveSnapshot_Task",
             Self::RemoveAllSnapshots => "RemoveAllSnapshots_Task",
             Self::ConsolidateDisks => "ConsolidateVMDisks_Task",
+            Self::CreateScreenshot => "CreateScreenshot_Task",
         }
     }
 
@@ -52,6 +54,7 @@ impl Operation {
         Duration::from_millis(match self {
             Self::PowerOn => 1_200,
             Self::PowerOff => 400,
+            Self::CreateScreenshot => 200,
             Self::Reset => 600,
             Self::CreateSnapshot { .. } => 1_000,
             Self::Suspend
@@ -76,6 +79,7 @@ impl Operation {
             Self::RemoveSnapshot { .. } => "vm.Snapshot.remove",
             Self::RemoveAllSnapshots => "VirtualMachine.removeAllSnapshots",
             Self::ConsolidateDisks => "VirtualMachine.consolidateDisks",
+            Self::CreateScreenshot => "VirtualMachine.createScreenshot",
         }
     }
 

@@ -378,7 +378,10 @@ impl World {
             Operation::PowerOn => self.power_on_now(machine),
             Operation::PowerOff => self.power_off_now(machine),
             // A reset leaves the power state on, and only the guest starts again.
-            Operation::Reset => self.guest_starts(machine),
+            Operation::Reset => {
+                self.guest_starts(machine);
+                self.screen_restarts(machine);
+            }
             Operation::Suspend => self.suspend_now(machine),
             Operation::CreateSnapshot { name, description, memory, quiesce } => {
                 return self.create_snapshot_now(machine, name, description, *memory, *quiesce);
@@ -406,6 +409,9 @@ impl World {
                     machine.current_snapshot = None;
                     machine.consolidation_needed |= leaves_disks;
                 }
+            }
+            Operation::CreateScreenshot => {
+                return Ok(Some(Value::Text(self.write_screenshot(machine))));
             }
             Operation::ConsolidateDisks => {
                 if let Some(machine) = self.machine_mut(machine) {

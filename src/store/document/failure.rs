@@ -41,7 +41,7 @@ pub struct InputErrorDocument {
 
 impl From<&Failure> for FailureDocument {
     fn from(failure: &Failure) -> Self {
-        // `retry_after` is not stored, because only the failure of a refused request has it.
+        // `retry_after`, `sent` and `seen` are not stored: only failures of requests have them.
         let Failure {
             kind,
             detail,
@@ -53,6 +53,8 @@ impl From<&Failure> for FailureDocument {
             candidates,
             errors,
             retry_after: _,
+            sent: _,
+            seen: _,
         } = failure;
         Self {
             kind: kind.code().to_owned(),
@@ -120,6 +122,8 @@ impl TryFrom<FailureDocument> for Failure {
                 })
                 .collect(),
             retry_after: None,
+            sent: None,
+            seen: None,
         })
     }
 }

@@ -17,6 +17,7 @@ use crate::domain::job::{
 };
 use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState;
+use crate::domain::screen_text::ScreenText;
 
 #[derive(Serialize, Deserialize)]
 pub struct JobDocument {
@@ -141,6 +142,8 @@ pub enum ReadinessDocument {
     On,
     Address,
     Tools,
+    /// The text on the screen.
+    Screen(String),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -362,7 +365,7 @@ impl From<&JobRequest> for RequestDocument {
             JobRequest::Prepare { snapshot, power, until, cidr, settle } => Self::Prepare {
                 snapshot: snapshot.as_ref().map(|(id, path)| (id.to_string(), path.clone())),
                 power: power.map(PowerDocument::from),
-                until: until.map(ReadinessDocument::from),
+                until: until.as_ref().map(ReadinessDocument::from),
                 cidr: cidr.map(|cidr| cidr.to_string()),
                 settle_ms: settle.as_ref().map(milliseconds),
             },
@@ -394,23 +397,29 @@ impl From<PowerDocument> for PowerState {
     }
 }
 
-impl From<Readiness> for ReadinessDocument {
-    fn from(readiness: Readiness) -> Self {
+impl From<&Readiness> for ReadinessDocument {
+    fn from(readiness: &Readiness) -> Self {
         match readiness {
             Readiness::On => Self::On,
             Readiness::Address => Self::Address,
             Readiness::Tools => Self::Tools,
+            Readiness::Screen(text) => Self::Screen(text.as_str().to_owned()),
         }
     }
 }
 
-impl From<ReadinessDocument> for Readiness {
-    fn from(readiness: ReadinessDocument) -> Self {
-        match readiness {
+impl TryFrom<ReadinessDocument> for Readiness {
+    type Error = DocumentError;
+
+    fn try_from(document: ReadinessDocument) -> Result<Self, DocumentError> {
+        Ok(match document {
             ReadinessDocument::On => Self::On,
             ReadinessDocument::Address => Self::Address,
             ReadinessDocument::Tools => Self::Tools,
-        }
+            ReadinessDocument::Screen(text) => {
+                Self::Screen(word("text on a screen", text, |text| ScreenText::new(text).ok())?)
+            }
+        })
     }
 }
 
@@ -493,7 +502,7 @@ impl TryFrom<RequestDocument> for JobRequest {
             RequestDocument::Prepare { snapshot, power, until, cidr, settle_ms } => Self::Prepare {
                 snapshot: snapshot.map(|(id, path)| (SnapshotId::from_backend(id), path)),
                 power: power.map(PowerState::from),
-                until: until.map(Readiness::from),
+                until: until.map(Readiness::try_from).transpose()?,
                 cidr: cidr
                     .map(|cidr| word("network", cidr, |cidr| cidr.parse().ok()))
                     .transpose()?,

@@ -482,7 +482,7 @@ impl From<&Prepare> for PrepareDocument {
         Self {
             snapshot: snapshot.clone(),
             power: power.map(|power| power.as_str().to_owned()),
-            until: until.map(|until| until.as_str().to_owned()),
+            until: until.as_ref().map(ToString::to_string),
             cidr: cidr.map(|cidr| cidr.to_string()),
             settle_ms: settle.map(milliseconds),
         }
@@ -497,7 +497,9 @@ impl TryFrom<PrepareDocument> for Prepare {
         Ok(Self {
             snapshot,
             power: state.map(power).transpose()?,
-            until: until.map(|until| word("readiness", until, Readiness::parse)).transpose()?,
+            until: until
+                .map(|until| word("readiness", until, |until| Readiness::parse(until).ok()))
+                .transpose()?,
             cidr: cidr.map(|cidr| word("network", cidr, |cidr| cidr.parse().ok())).transpose()?,
             settle: settle_ms.map(Duration::from_millis),
         })

@@ -111,6 +111,8 @@ async fn an_invalid_body_is_rejected_with_the_field() {
         (with("prepare", json!({"cidr": "10.0.0.0/8"})), "/prepare/cidr", "not-applicable"),
         (with("prepare", json!({"until": "ip", "cdir": "x"})), "/prepare/cdir", "unknown-field"),
         (with("prepare", json!({"until": "ip"})), "/prepare/until", "not-applicable"),
+        (with("prepare", json!({"until": "screen: "})), "/prepare/until", "invalid-text"),
+        (with("prepare", json!({"until": "screen:a\nb"})), "/prepare/until", "invalid-text"),
         (with("prepare", json!({"snap": "x"})), "/prepare/snap", "unknown-field"),
         (with("release", json!({"snapshot": ""})), "/release/snapshot", "empty"),
         (with("release", json!({"pwoer": "off"})), "/release/pwoer", "unknown-field"),

@@ -54,7 +54,8 @@ impl Operation {
             .replace("{job}", subject)
             .replace("{datastore}", &machine)
             .replace("{pool}", &encode(subject))
-            .replace("{lease}", subject);
+            .replace("{lease}", subject)
+            .replace("{picture}", subject);
         let query = match self.id.as_str() {
             "get_machine_properties" => vec!["path=name".to_owned()],
             "remove_all_snapshots" => vec!["all=true".to_owned()],
@@ -64,9 +65,11 @@ impl Operation {
                 vec![format!("machine={machine}")]
             }
             "get_readiness" => vec!["host=true".to_owned()],
+            "open_screen_viewer" => vec!["mode=drive".to_owned()],
             _ => Vec::new(),
         };
         let body = match self.id.as_str() {
+            "create_console_token" => Some(json!({"kind": "screen", "mode": "drive"})),
             "create_lease" => Some(json!({"select": {"name": subject}, "ttl": "1m"})),
             "renew_lease" => Some(json!({})),
             "quarantine_machine" => Some(json!({"reason": "its disk"})),
@@ -75,6 +78,9 @@ impl Operation {
             "kill_machine" => Some(json!({"name": subject})),
             "power_machine" => Some(json!({"action": "on"})),
             "rename_snapshot" => Some(json!({"name": "other"})),
+            // otter checks the right to type, because it may wake the screen.
+            "wait_for_screen" => Some(json!({"still": "1m", "wake": true})),
+            "send_screen_input" => Some(json!({"events": [{"keys": ["enter"]}]})),
             _ => None,
         };
         Call { method: self.method.clone(), path, query, headers: Vec::new(), body }

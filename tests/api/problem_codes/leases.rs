@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::{Call, Pair, Verdict, plan, side_by_side};
-use crate::harness::{Answer, Daemon, Lab, LabOptions, eventually, machine_path};
+use crate::harness::{Answer, Daemon, HttpApi, Lab, LabOptions, eventually, machine_path};
 
 /// An id that no lease has.
 const NONE: &str = "01936f5e-8c00-7000-8000-000000000002";
@@ -218,19 +218,24 @@ pub async fn after_the_stop(pairs: Vec<Pair>) -> Vec<Verdict> {
     lab.stop().await;
     let mut verdicts = Vec::new();
     for (pair, call) in pairs.iter().zip(calls) {
-        let body = call.given().map(|body| Body::from(body.to_string())).unwrap_or_default();
-        let request = http::Request::builder()
-            .method(call.method.clone())
-            .uri(call.target())
-            .header("host", "localhost")
-            .header("content-type", "application/json")
-            .body(body)
-            .unwrap();
-        let (head, body) = service.clone().oneshot(request).await.unwrap().into_parts();
-        let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap().to_vec();
-        verdicts.push(pair.judge(Answer::from_parts(head.status.as_u16(), head.headers, bytes)));
+        verdicts.push(pair.judge(send_to_service(&service, &call).await));
     }
     verdicts
+}
+
+/// Sends a call to the router itself.
+pub async fn send_to_service(service: &HttpApi, call: &Call) -> Answer {
+    let body = call.given().map(|body| Body::from(body.to_string())).unwrap_or_default();
+    let request = http::Request::builder()
+        .method(call.method.clone())
+        .uri(call.target())
+        .header("host", "localhost")
+        .header("content-type", "application/json")
+        .body(body)
+        .unwrap();
+    let (head, body) = service.clone().oneshot(request).await.unwrap().into_parts();
+    let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap().to_vec();
+    Answer::from_parts(head.status.as_u16(), head.headers, bytes)
 }
 
 /// Provokes codes with a database that refuses every write.

@@ -16,6 +16,8 @@ mod leases;
 mod limits;
 mod refusals;
 mod request;
+mod screen_input;
+mod screens;
 
 use futures_util::future::{LocalBoxFuture, join_all};
 use otter::api::problem;
@@ -53,6 +55,49 @@ const RECIPES: &[Recipe] = &[
     for_all(&["unauthenticated"], |pairs| Box::pin(leases::without_a_token(pairs))),
     for_all(&["too-many-requests"], |pairs| Box::pin(leases::over_a_limit(pairs))),
     for_operations(&["wait-timeout"], &["end_lease"], |pairs| Box::pin(leases::by_a_lease(pairs))),
+    for_operations(
+        &[
+            "idempotency-mismatch",
+            "invalid-power-state",
+            "wait-timeout",
+            "too-many-waits",
+            "too-many-consoles",
+            "console-unavailable",
+            "not-supported",
+            "host-unreachable",
+            "host-login-refused",
+            "queue-full",
+            "machine-gone",
+            "shutting-down",
+            "storage-unavailable",
+            "input-interrupted",
+        ],
+        &["send_screen_input"],
+        |pairs| Box::pin(screen_input::of_input(pairs)),
+    ),
+    for_operations(
+        &["machine-leased"],
+        &["get_screen", "get_screen_picture", "get_snapshot_picture", "get_screen_text"],
+        |pairs| Box::pin(screens::of_looks(pairs)),
+    ),
+    for_operations(
+        &[
+            "invalid-power-state",
+            "machine-gone",
+            "console-unavailable",
+            "too-many-consoles",
+            "too-many-waits",
+            "host-unreachable",
+            "host-login-refused",
+            "forbidden-by-host",
+            "host-protocol",
+            "not-supported",
+            "shutting-down",
+            "wait-timeout",
+        ],
+        &["get_screen_picture", "get_snapshot_picture", "get_screen_text", "wait_for_screen"],
+        |pairs| Box::pin(screens::of_looks(pairs)),
+    ),
     for_all(&["machine-leased", "lease-ended", "lease-not-active", "lease-failed"], |pairs| {
         Box::pin(leases::by_a_lease(pairs))
     }),
@@ -82,9 +127,18 @@ const RECIPES: &[Recipe] = &[
             "quarantine_machine",
             "clear_quarantine",
             "clear_pool_quarantine",
+            "open_screen_viewer",
+            "create_console_token",
         ],
         |pairs| Box::pin(leases::after_the_stop(pairs)),
     ),
+    for_operations(
+        &["too-many-consoles"],
+        &["open_screen_viewer", "create_console_token"],
+        |pairs| Box::pin(screens::without_room(pairs)),
+    ),
+    for_all(&["console-busy"], |pairs| Box::pin(screens::while_another_drives(pairs))),
+    for_all(&["upgrade-required"], |pairs| Box::pin(request::plain(pairs))),
     for_operations(&["machine-gone", "shutting-down"], &["wait_for_machine"], |pairs| {
         Box::pin(gone::while_waited_for(pairs))
     }),
@@ -96,9 +150,11 @@ const RECIPES: &[Recipe] = &[
         &["get_machine_properties"],
         |pairs| Box::pin(refusals::of_reads(pairs)),
     ),
-    for_operations(&["not-supported"], &["get_machine_properties"], |pairs| {
-        Box::pin(refusals::of_the_backend(pairs))
-    }),
+    for_operations(
+        &["not-supported"],
+        &["get_machine_properties", "open_screen_viewer", "create_console_token"],
+        |pairs| Box::pin(refusals::of_the_backend(pairs)),
+    ),
     for_operations(&["host-unreachable"], &["wait_for_job"], |pairs| {
         Box::pin(gone::with_the_host(pairs))
     }),

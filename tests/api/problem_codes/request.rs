@@ -26,10 +26,14 @@ async fn provoke(lab: &Lab, pair: &Pair) -> Answer {
         "invalid-cursor" => pair.call().parameter("cursor=x"),
         "invalid-power-state" => pair.call().parameter("until=ip"),
         "invalid-request" => pair.call().parameter("wait=%FF"),
+        "not-found" if pair.is_of("get_kept_picture") => pair.operation.call(NO_JOB),
         "not-found" if pair.operation.call("").target().contains("/jobs/") => {
             pair.operation.call(NO_JOB)
         }
         "not-found" => pair.operation.call("none"),
+        "payload-too-large" if pair.is_of("send_screen_input") || pair.is_of("wait_for_screen") => {
+            pair.call().body(json!("x".repeat(5 << 20)))
+        }
         "payload-too-large" => pair.call().body(json!("x".repeat(1 << 20))),
         "question-pending" if pair.is_of("wait_for_job") => {
             return asked_meanwhile(lab, pair).await;
@@ -43,6 +47,7 @@ async fn provoke(lab: &Lab, pair: &Pair) -> Answer {
         "unsupported-media-type" => {
             pair.call().header("content-type", "text/plain").body(json!({}))
         }
+        "upgrade-required" => pair.call(),
         "uri-too-long" => pair.call().parameter(&format!("x={}", "x".repeat(17_000))),
         "wait-timeout" => pair.call().parameter("wait=0s"),
         other => panic!("no way to provoke {other}"),

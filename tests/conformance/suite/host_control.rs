@@ -80,6 +80,8 @@ pub enum Ability {
     RebootHost,
     /// Each call checks the power state of the machine.
     PowerChecks,
+    /// Machines that are on have screens.
+    Screens,
     /// The host reports changes of a datastore's machines and free space.
     DatastoreUpdates,
 }

@@ -105,6 +105,7 @@ DATA = """
     VmSuspendingEvent
     VmSuspendedEvent VmResumingEvent VmGuestShutdownEvent VmGuestRebootEvent VmMessageEvent
     VmRemovedEvent
+    VirtualMachineTicket UsbScanCodeSpec UsbScanCodeSpecKeyEvent UsbScanCodeSpecModifierType
     EventArgument EntityEventArgument DatacenterEventArgument ComputeResourceEventArgument
     HostEventArgument
     VmEventArgument EventFilterSpec EventFilterSpecByEntity EventFilterSpecByTime
@@ -129,7 +130,7 @@ FAULTS = """
     FileFault FileLocked FileNotFound HostCommunication HostNotConnected SystemError NotFound
     InvalidType NoDiskSpace
     Timedout QuestionPending VmToolsUpgradeFault InvalidDatastore InvalidSnapshotFormat
-    MemorySnapshotOnIndependentDisk InvalidVmConfig OutOfBounds
+    MemorySnapshotOnIndependentDisk InvalidVmConfig OutOfBounds MksConnectionLimitReached
 """
 
 METHODS = {
@@ -153,7 +154,8 @@ METHODS = {
         StandbyGuest
         CreateSnapshot_Task RevertToCurrentSnapshot_Task RemoveAllSnapshots_Task AnswerVM
         CloneVM_Task
-        ReconfigVM_Task UnregisterVM AcquireTicket ConsolidateVMDisks_Task
+        ReconfigVM_Task UnregisterVM AcquireTicket ConsolidateVMDisks_Task PutUsbScanCodes
+        CreateScreenshot_Task
     """,
     "VirtualMachineSnapshot": "RevertToSnapshot_Task RemoveSnapshot_Task RenameSnapshot",
     "Task": "CancelTask",

@@ -9,6 +9,7 @@
 //! have the same results.
 
 mod audit;
+mod inputs;
 mod jobs;
 mod leases;
 mod purge;
@@ -32,9 +33,9 @@ use otter::domain::job::Job;
 use otter::domain::lease::Lease;
 use otter::domain::machine::MachineIdentity;
 use otter::storage::{
-    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, JobCursor, JobFilter,
-    JobPage, LeaseFilter, LeaseTransaction, Purged, PurgedAudit, Retention, Storage, StorageError,
-    StoredKey, StoredMachine, StoredToken, TokenUse,
+    AuditCursor, AuditFilter, AuditPage, AuditRetention, IdempotencyKey, InputAnswer, JobCursor,
+    JobFilter, JobPage, LeaseFilter, LeaseTransaction, Purged, PurgedAudit, Retention, Storage,
+    StorageError, StoredInput, StoredKey, StoredMachine, StoredToken, TokenUse,
 };
 
 use self::tables::Tables;
@@ -308,6 +309,30 @@ impl Storage for InMemory {
         .await
     }
 
+    async fn commit_input_answer(
+        &self,
+        answer: Option<(IdempotencyKey, InputAnswer)>,
+        audit: Vec<AuditRecord>,
+    ) -> Result<(), StorageError> {
+        self.write(move |tables| {
+            if let Some((key, answer)) = answer {
+                tables.answer_input(&key, answer);
+            }
+            tables.append_audit(audit);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn insert_input(&self, key: &IdempotencyKey) -> Result<(), StorageError> {
+        let key = key.clone();
+        self.write(move |tables| tables.insert_input(&key)).await
+    }
+
+    async fn find_input(&self, key: &IdempotencyKey) -> Result<Option<StoredInput>, StorageError> {
+        self.read(|tables| tables.find_input(key)).await
+    }
+
     async fn job(&self, id: JobId) -> Result<Option<Job>, StorageError> {
         self.read(|tables| tables.job(id)).await
     }
@@ -422,7 +447,8 @@ impl Storage for InMemory {
             self.write(move |tables| Ok(tables.purge_jobs(now, &jobs, keys))).await?;
         let (leases, keys_of_leases) =
             self.write(move |tables| Ok(tables.purge_leases(now, &leases, keys))).await?;
-        Ok(Purged { jobs, leases, keys: keys_of_jobs + keys_of_leases })
+        let of_input = self.write(move |tables| Ok(tables.purge_inputs(now, keys))).await?;
+        Ok(Purged { jobs, leases, keys: keys_of_jobs + keys_of_leases + of_input })
     }
 
     async fn purge_audit(

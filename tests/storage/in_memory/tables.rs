@@ -11,7 +11,7 @@ use otter::domain::audit::AuditRecord;
 use otter::domain::ids::{JobId, LeaseId, SnapshotId};
 use otter::domain::job::Job;
 use otter::domain::lease::Lease;
-use otter::storage::{IdempotencyKey, StorageError, StoredMachine, StoredToken};
+use otter::storage::{IdempotencyKey, InputAnswer, StorageError, StoredMachine, StoredToken};
 
 use super::{Committed, Watcher};
 
@@ -23,6 +23,8 @@ pub struct Tables {
     pub lease_keys: BTreeMap<Call, Key<LeaseId>>,
     /// The lease that holds each machine.
     pub held: BTreeMap<String, LeaseId>,
+    /// The keys of calls that sent input.
+    pub inputs: BTreeMap<Call, Input>,
     pub machines: BTreeMap<String, StoredMachine>,
     pub fence_floor: u64,
     /// The lease under which each snapshot was created, by the key of the machine and the id of the
@@ -70,6 +72,14 @@ impl<I> Key<I> {
     pub fn new(key: &IdempotencyKey, owner: I) -> Self {
         Self { owner, fingerprint: key.fingerprint, created_at: key.created_at.as_microsecond() }
     }
+}
+
+/// The key of a call that sent input, with its answer.
+pub struct Input {
+    pub fingerprint: [u8; 32],
+    /// The creation time, in microseconds since 1970.
+    pub created_at: i64,
+    pub answer: Option<InputAnswer>,
 }
 
 pub fn call(key: &IdempotencyKey) -> Call {

@@ -11,6 +11,7 @@ use crate::domain::ids::{QuestionId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobStep, JobStepState, StepName};
 use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState::{self, Off, On, Suspended};
+use crate::domain::screen_text::ScreenText;
 use crate::service::jobs::lost_call::MAX_SENDS;
 use crate::service::jobs::samples::{evidence, job, snapshot_evidence};
 
@@ -321,8 +322,9 @@ fn a_preparation_reverts_powers_waits_and_settles_in_this_order() {
         (Readiness::On, "wait_power"),
         (Readiness::Address, "wait_ip"),
         (Readiness::Tools, "wait_tools"),
+        (Readiness::Screen(ScreenText::new("Log In").unwrap()), "wait_screen"),
     ] {
-        let request = prepare(false, None, Some(readiness), false);
+        let request = prepare(false, None, Some(readiness.clone()), false);
         assert_eq!(next_after(&request, &[], On), Await(readiness));
         assert_eq!(next_after(&request, &[step], On), Done, "{step}");
         let plan = next_after(&request, &[], Off);

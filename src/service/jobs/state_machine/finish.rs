@@ -8,11 +8,13 @@ use super::{AfterSave, DeadlineState, JobStateMachine, RETRY_PAUSE, RunState};
 use crate::domain::call::CallKind;
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::job::{JobKind, JobRequest, JobResult, JobState, JobStepState};
-use crate::domain::lease::Readiness;
+use crate::domain::job::{JobKind, JobRequest, JobResult, JobState, JobStepState, StepName};
+use crate::domain::lease::{Readiness, ReadinessKind};
 use crate::domain::origin::Actor;
+use crate::domain::screen_text::ScreenText;
 use crate::service::host_failure::HostFailure;
 use crate::service::jobs::plan;
+use crate::service::jobs::screen_watch::ScreenSight;
 
 const NOT_ANSWERED: &str = "The machine waited for an answer until the deadline; answer its \
                             question, then start again.";
@@ -232,7 +234,10 @@ impl JobStateMachine {
         for step in self.job.steps.iter_mut().filter(|step| step.state == JobStepState::Running) {
             step.state = state;
             step.finished_at = Some(now);
-            step.detail = detail.map(str::to_owned);
+            // The step of a wait for the screen keeps the text that it waits for and the last one.
+            if detail.is_some() || step.name != StepName::Wait(ReadinessKind::Screen) {
+                step.detail = detail.map(str::to_owned);
+            }
         }
     }
 
@@ -287,14 +292,34 @@ impl JobStateMachine {
     /// The failure of a preparation whose deadline passed while the preparation waited for
     /// `readiness`. If `readiness` is `None`, the preparation waited for the end of the pause that
     /// the caller had asked for.
-    pub(super) fn not_ready_failure(&self, readiness: Option<Readiness>) -> Failure {
+    pub(super) fn not_ready_failure(&self, readiness: Option<&Readiness>) -> Failure {
         let missing = match readiness {
             Some(Readiness::On) => "the machine was on",
             Some(Readiness::Address) => "the machine had an address",
             Some(Readiness::Tools) => "the tools of the guest ran",
+            Some(Readiness::Screen(text)) => return self.not_shown_failure(text),
             None => "the settle time was over",
         };
         self.deadline_failure(&format!("The deadline passed before {missing}."))
+    }
+
+    /// The failure of a preparation whose deadline passed while it waited for a text on the screen.
+    /// The step shows the last text. Logs show the failure, so it does not.
+    fn not_shown_failure(&self, text: &ScreenText) -> Failure {
+        let ScreenSight { text: seen, trouble } = &self.screen;
+        let detail = format!(
+            "The deadline passed before the screen showed {:?}.{}{}",
+            text.as_str(),
+            trouble.as_ref().map_or("", |_| " "),
+            trouble.as_deref().unwrap_or_default()
+        );
+        let failure = self.deadline_failure(&detail);
+        // Without a screen, the machine is not at fault.
+        if seen.is_none() && trouble.is_some() {
+            Self::caused_by_host(failure, FailureKind::ConsoleUnavailable)
+        } else {
+            failure
+        }
     }
 
     pub(super) fn blocked_failure(&self) -> Failure {

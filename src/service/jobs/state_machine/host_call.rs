@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::protocol::{Blocker, CallResult, Effect, ExamineResult, OtherJobs, TaskEnd};
 use super::{AfterSave, JobEnd, JobStateMachine, RETRY_PAUSE, RunState};
 use crate::domain::call::{CallKind, Evidence, HostCall};
-use crate::domain::failure::Failure;
+use crate::domain::failure::{Failure, SeenScreen};
 use crate::domain::job::{Intent, JobKind, JobStep, JobStepState, StepName};
 use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState;
@@ -15,6 +15,7 @@ use crate::hypervisor::{Accepted, HostErrorKind};
 use crate::service::host_failure::HostFailure;
 use crate::service::jobs::lost_call::{self, Resolution};
 use crate::service::jobs::plan::{self, Plan};
+use crate::service::jobs::screen_watch::ScreenSight;
 use crate::service::snapshots;
 
 /// The text in a skipped step that says why the step was skipped.
@@ -159,10 +160,34 @@ impl JobStateMachine {
     }
 
     fn await_ready(&mut self, readiness: Readiness, now: Timestamp) -> Effect {
-        self.set_phase(&format!("waiting for {}", readiness.as_str()), now);
-        self.start_step(StepName::Wait(readiness), now);
-        self.run_state = RunState::AwaitingReadiness(Some(readiness));
+        self.set_phase(&format!("waiting for {readiness}"), now);
+        self.start_step(StepName::Wait(readiness.kind()), now);
+        self.run_state = RunState::AwaitingReadiness(Some(readiness.clone()));
+        self.screen = ScreenSight::default();
+        self.describe_screen_step(now);
         Effect::AwaitReady(readiness)
+    }
+
+    /// Writes the text that the job waits for on the screen, and the last text that it saw there,
+    /// into its running step.
+    pub(super) fn describe_screen_step(&mut self, now: Timestamp) {
+        let RunState::AwaitingReadiness(Some(Readiness::Screen(text))) = &self.run_state else {
+            return;
+        };
+        let ScreenSight { text: seen, trouble } = &self.screen;
+        let last = seen.as_ref().map(|seen| {
+            let seen: String = seen.chars().take(SeenScreen::MAX_CHARACTERS).collect();
+            format!("the last text on it: {seen:?}")
+        });
+        let waits = format!("waits for {:?} on the screen", text.as_str());
+        let parts: Vec<String> =
+            [Some(waits), last, trouble.clone()].into_iter().flatten().collect();
+        let detail = parts.join("; ");
+        let running = |step: &&mut JobStep| step.state == JobStepState::Running;
+        if let Some(step) = self.job.steps.iter_mut().find(running) {
+            step.detail = Some(detail);
+            self.job.updated_at = now;
+        }
     }
 
     pub(super) fn on_ready(&mut self, ready: bool, now: Timestamp) -> Effect {

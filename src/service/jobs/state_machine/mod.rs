@@ -49,6 +49,7 @@ use crate::domain::lease::Readiness;
 use crate::domain::origin::Actor;
 use crate::service::host_failure::HostFailure;
 use crate::service::jobs::deadline_clocks;
+use crate::service::jobs::screen_watch::ScreenSight;
 
 /// The pause before a job tries to reach the host again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -89,6 +90,8 @@ pub struct JobStateMachine {
     /// The text of the unanswered question because of which the job ends before its deadline.
     /// `None` if there is no such question.
     unanswered: Option<String>,
+    /// What the screen showed last, while the job waits for a text on it.
+    screen: ScreenSight,
     /// The start of the job is not committed yet. The next commit of the job includes it.
     start_unsaved: bool,
 }
@@ -306,6 +309,9 @@ impl JobStateMachine {
             }
             (RunState::AwaitingReadiness(_), Input::Waited) => self.on_ready(true, now),
             (RunState::AwaitingReadiness(_), Input::Ready(ready)) => self.on_ready(ready, now),
+            (RunState::AwaitingReadiness(_), Input::NoReadiness(failure)) => {
+                self.end(JobEnd::Failed(self.with_context(failure)), now)
+            }
             (RunState::ReadingAfterRefusal(host_failure), Input::Examined(seen)) => {
                 self.on_examined_after_refusal(&host_failure, seen, now)
             }
@@ -339,6 +345,13 @@ impl JobStateMachine {
                 effect
             }
         }
+    }
+
+    /// Takes what the screen shows while the job waits for a text on it. The step of the wait shows
+    /// it.
+    pub fn see_screen(&mut self, sight: ScreenSight, now: Timestamp) {
+        self.screen = sight;
+        self.describe_screen_step(now);
     }
 
     /// Takes an interrupt that arrives while an effect is under way.
@@ -378,7 +391,7 @@ impl JobStateMachine {
                 Self::replace_effect(self.end(JobEnd::Failed(failure), now))
             }
             (RunState::AwaitingReadiness(readiness), _) => {
-                let failure = self.not_ready_failure(*readiness);
+                let failure = self.not_ready_failure(readiness.as_ref());
                 Self::replace_effect(self.end(JobEnd::Failed(failure), now))
             }
             // The request to cancel is committed before the host is asked to cancel the task, so
@@ -466,6 +479,7 @@ impl JobStateMachine {
             tools_stopped: false,
             deadline: DeadlineState::Ahead,
             unanswered: None,
+            screen: ScreenSight::default(),
             start_unsaved: false,
         }
     }
@@ -555,8 +569,9 @@ impl JobStateMachine {
             RunState::Blocked if self.is_overdue() => {
                 self.end(JobEnd::Failed(self.blocked_failure()), now)
             }
-            RunState::AwaitingReadiness(readiness) if self.is_overdue() => {
-                self.end(JobEnd::Failed(self.not_ready_failure(readiness)), now)
+            RunState::AwaitingReadiness(ref readiness) if self.is_overdue() => {
+                let failure = self.not_ready_failure(readiness.as_ref());
+                self.end(JobEnd::Failed(failure), now)
             }
             _ => effect,
         }
@@ -584,7 +599,7 @@ fn pending_effect(run_state: &RunState, job: &Job) -> Effect {
             job.intent.as_ref().map_or(Effect::Examine, |intent| Effect::Call(intent.call.clone()))
         }
         RunState::FollowingTask(task) => Effect::Follow(task.clone()),
-        RunState::AwaitingReadiness(Some(readiness)) => Effect::AwaitReady(*readiness),
+        RunState::AwaitingReadiness(Some(readiness)) => Effect::AwaitReady(readiness.clone()),
         RunState::WatchingGuest => {
             Effect::Watch { known: None, until: guest_watch::force_time(job) }
         }

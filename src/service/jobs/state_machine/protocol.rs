@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::domain::call::{CallKind, Evidence, HostCall};
+use crate::domain::failure::Failure;
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::job::Job;
 use crate::domain::lease::Readiness;
@@ -66,6 +67,8 @@ pub enum Input {
     Waited,
     /// Whether the machine is ready. False if the machine can no longer become ready.
     Ready(bool),
+    /// The job cannot find out whether the machine is ready.
+    NoReadiness(Failure),
     /// The machine as the up-to-date inventory shows it. `None` if the host went away before the
     /// inventory was up to date.
     Synced(Option<ObservedMachine>),

@@ -6,6 +6,7 @@ mod facts;
 mod following_tasks;
 mod lost_answers;
 mod reads;
+mod screens;
 mod sessions;
 mod shutdown;
 mod snapshots;
@@ -13,7 +14,7 @@ mod snapshots;
 use super::Case;
 
 /// All cases.
-pub const ALL: [&[Case]; 9] = [
+pub const ALL: [&[Case]; 10] = [
     facts::CASES,
     sessions::CASES,
     calls::CASES,
@@ -22,5 +23,6 @@ pub const ALL: [&[Case]; 9] = [
     following_tasks::CASES,
     barriers::CASES,
     reads::CASES,
+    screens::CASES,
     shutdown::CASES,
 ];

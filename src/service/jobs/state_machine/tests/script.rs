@@ -1,18 +1,20 @@
 //! Plays one case of a test: gives the state machine a fixed list of answers and interrupts. At
 //! each line it checks the rules that hold in every case.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::{RULES, job, start};
 use crate::domain::call::{CallKind, Evidence};
-use crate::domain::failure::FailureKind;
+use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{SnapshotId, TaskId};
 use crate::domain::job::{Job, JobRequest, JobState, JobStepState};
 use crate::domain::origin::Actor;
 use crate::hypervisor::{Accepted, HostErrorKind};
 use crate::service::host_failure::HostFailure;
+use crate::service::jobs::screen_watch::ScreenSight;
 use crate::service::jobs::state_machine::{
     CallResult, Effect, GuestObservation, GuestWatchResult, Input, Interrupt, JobStateMachine,
     ObservedMachine, OtherJobs, TaskEnd,
@@ -58,6 +60,10 @@ pub enum ScriptLine {
     GuestGone,
     /// Whether the machine is ready. False if it can no longer become ready.
     Ready(bool),
+    /// The screen shows this text, or there is no screen for this reason.
+    Shows(Result<&'static str, &'static str>),
+    /// Whether the machine is ready cannot be known.
+    NoReadiness(FailureKind),
     /// A host that was away can be reached again.
     HostBack,
     /// A task that is not the job's own ends.
@@ -134,6 +140,7 @@ pub fn play(request: JobRequest, lines: &[ScriptLine]) -> Played {
                 play.answer(&saw()) && play.answer(&ScriptLine::Paused) && play.answer(&saw())
             }
             ScriptLine::Crash => play.crash(),
+            ScriptLine::Shows(shown) => play.show(*shown),
             line => match interrupt_for(line) {
                 Some(interrupt) => play.interrupt(interrupt),
                 None => play.answer(line),
@@ -277,6 +284,9 @@ impl Play {
                 Input::GuestObserved(GuestWatchResult::MachineGone)
             }
             (Line::Ready(is_ready), Effect::AwaitReady(_)) => Input::Ready(*is_ready),
+            (Line::NoReadiness(kind), Effect::AwaitReady(_)) => {
+                Input::NoReadiness(Failure::new(*kind, "no screens"))
+            }
             (Line::HostBack, Effect::AwaitHost(_))
             | (Line::OtherTaskEnded, Effect::AwaitTask(_))
             | (Line::QuestionGone, Effect::AwaitAnswer(_))
@@ -308,6 +318,18 @@ impl Play {
         if is_cancel && self.effect != Effect::Save && !self.committed.state.is_end() {
             self.committed = self.state_machine.job().clone();
         }
+        true
+    }
+
+    fn show(&mut self, shown: Result<&str, &str>) -> bool {
+        while !matches!(self.effect, Effect::AwaitReady(_)) {
+            if !self.pass() {
+                return false;
+            }
+        }
+        let text = shown.ok().map(Arc::from);
+        let trouble = shown.err().map(str::to_owned);
+        self.state_machine.see_screen(ScreenSight { text, trouble }, self.now());
         true
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::script::Ending::{Cancelled, Changed, Failed, Unchanged, Unknown};
 use super::script::ScriptLine::{
     Accepted, Cancel, Committed, Crash, Deadline, DeadlineWithQuestion, Done, ForceAfter,
-    GraceOver, Guest, GuestGone, HostBack, Lost, OtherTaskEnded, Paused, QuestionGone,
-    QuestionUnanswered, Ready, Refused, RefusedBecauseOf, Saw, SawWithOthers, Settled,
+    GraceOver, Guest, GuestGone, HostBack, Lost, NoReadiness, OtherTaskEnded, Paused, QuestionGone,
+    QuestionUnanswered, Ready, Refused, RefusedBecauseOf, Saw, SawWithOthers, Settled, Shows,
     TaskCancelled, TaskCreated, TaskFailed, TaskSucceeded, TaskUncertain, TaskVanished, Unreadable,
     Unsynced,
 };
@@ -19,9 +19,11 @@ use super::{
 };
 use crate::domain::call::{CallKind, Evidence};
 use crate::domain::failure::FailureKind;
+use crate::domain::fault_origin::FaultOrigin;
 use crate::domain::job::{JobRequest, JobStepState};
 use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState::{self, Off, On, Suspended};
+use crate::domain::screen_text::ScreenText;
 use crate::hypervisor::HostErrorKind as Error;
 use crate::service::jobs::state_machine::{GuestObservation, OtherJobs};
 
@@ -555,4 +557,47 @@ fn a_preparation_reverts_powers_on_waits_and_settles() {
 
 fn states(played: &Played) -> Vec<(&str, JobStepState)> {
     played.job.steps.iter().map(|step| (step.name.as_str(), step.state)).collect()
+}
+
+/// A preparation that powers the machine on and waits for a text on its screen.
+fn prepare_until_login() -> JobRequest {
+    JobRequest::Prepare {
+        snapshot: None,
+        power: Some(On),
+        until: Some(Readiness::Screen(ScreenText::new("Log In").unwrap())),
+        cidr: None,
+        settle: None,
+    }
+}
+
+#[test]
+fn the_step_of_a_wait_for_the_screen_has_the_last_text() {
+    let powered = [Saw(off()), Accepted("task"), TaskSucceeded, Saw(on())];
+    let detail = |played: &Played| played.job.steps.last().unwrap().detail.clone().unwrap();
+    let shown = [Shows(Ok("GRUB")), Shows(Ok("Qubes OS")), Ready(true), Saw(on())];
+    let played = check(prepare_until_login(), &[&powered[..], &shown].concat(), Changed, &[ON]);
+    assert_eq!(played.job.steps.last().unwrap().name.as_str(), "wait_screen");
+    let expected = "waits for \"Log In\" on the screen; the last text on it: \"Qubes OS\"";
+    assert_eq!(detail(&played), expected);
+    let late = Failed(FailureKind::DeadlineExceeded);
+    let shown = [Shows(Ok("secret of the guest")), Deadline];
+    let played = check(prepare_until_login(), &[&powered[..], &shown].concat(), late, &[ON]);
+    assert!(detail(&played).contains("secret of the guest"));
+    let failure = played.job.error.unwrap();
+    assert!(!failure.detail.contains("secret"), "logs show the failure");
+    assert_eq!(failure.origin(), FaultOrigin::Machine);
+}
+
+#[test]
+fn a_preparation_without_a_screen_is_not_a_fault_of_the_machine() {
+    let powered = [Saw(off()), Accepted("task"), TaskSucceeded, Saw(on())];
+    let late = Failed(FailureKind::DeadlineExceeded);
+    let refused = [Shows(Err("The host refuses the console.")), Deadline];
+    let played = check(prepare_until_login(), &[&powered[..], &refused].concat(), late, &[ON]);
+    let failure = played.job.error.unwrap();
+    assert!(failure.detail.contains("The host refuses the console."), "{failure}");
+    assert_eq!(failure.origin(), FaultOrigin::Host);
+    let unsupported = [NoReadiness(FailureKind::NotSupported)];
+    let end = Failed(FailureKind::NotSupported);
+    check(prepare_until_login(), &[&powered[..], &unsupported].concat(), end, &[ON]);
 }

@@ -1,0 +1,193 @@
+//! `POST /v1/machines/{machine}/screen/input`
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{FromRequest, Request, State};
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Uri};
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::input_request::{InputRequest, input_list};
+use super::wait_request::{MAX_BODY, checked};
+use crate::api::extract::{JsonBody, NoParameters, Query, Segment};
+use crate::api::lease_authorization::read_authorization;
+use crate::api::long_poll::WaitPermit;
+use crate::api::openapi_parts::{MachinePath, Problems};
+use crate::api::problem::{ApiError, InputSent};
+use crate::api::start_job::{IDEMPOTENT_REPLAYED, read_idempotency_key, read_reference};
+use crate::api::{ApiState, respond};
+use crate::domain::failure::{Failure, InputError};
+use crate::service::callers::Caller;
+use crate::service::screens::input_call::{InputCall, InputDone};
+use crate::storage::IdempotencyKey;
+
+/// The headers of the request.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "documents the headers")]
+pub struct InputHeaders {
+    /// At most 255 characters. A repeat with the same key and body types nothing: it waits for the
+    /// first request and returns its answer, or `input-interrupted` if otter died in between.
+    #[param(rename = "Idempotency-Key", value_type = String, required = false)]
+    idempotency_key: Option<String>,
+    /// A text of the client, at most 512 characters, for example the URL of a CI run. The audit
+    /// record has it.
+    #[param(rename = "Otter-Reference", value_type = String, required = false)]
+    otter_reference: Option<String>,
+    /// `<id>.<secret>` of the lease on the machine.
+    #[param(rename = "Otter-Lease", value_type = String, required = false)]
+    otter_lease: Option<String>,
+    /// The reason why an operator acts on a machine that another caller leases, 1 to 512
+    /// characters. otter records it in the audit.
+    #[param(rename = "Otter-Override", value_type = String, required = false)]
+    otter_override: Option<String>,
+}
+
+/// The answer of a call that sent all its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct InputResult {
+    /// What the machine got.
+    pub sent: InputSent,
+    /// When the last event was done.
+    pub finished_at: Timestamp,
+}
+
+/// The body of the request, parsed and as the received bytes. The errors of a wrong body never
+/// contain a text of it.
+pub struct InputBody {
+    value: InputRequest,
+    bytes: Bytes,
+}
+
+/// Type and click
+///
+/// Sends keys, texts and movements of the pointer to a machine, in the order of `events`, and waits
+/// for conditions in between. Everything is checked before the first key. Returns when the last
+/// event was sent: at most after `http.max_wait`.
+///
+/// A key that may have been typed is never typed again. After the first key every failure is 409
+/// `input-interrupted`, whose `sent` says what the machine got. Power-off, suspend, revert, the end
+/// of the lease, and a client that hangs up interrupt the input; keys that are held then are
+/// released. Calls for one machine run in the order of their arrival.
+///
+/// At the end of a call, keys that `hold` still holds are released.
+#[utoipa::path(
+    post,
+    path = "/v1/machines/{machine}/screen/input",
+    operation_id = "send_screen_input",
+    tag = "screens",
+    params(MachinePath, InputHeaders),
+    request_body = InputRequest,
+    responses(
+        (status = 200, description = "The machine got all of it", body = InputResult),
+        Problems,
+    ),
+    extensions(("x-otter-problems" = json!([
+        "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "request-timeout",
+        "payload-too-large", "unsupported-media-type", "idempotency-mismatch", "machine-leased",
+        "lease-ended", "lease-not-active", "self-protection", "invalid-power-state",
+        "machine-gone", "inventory-loading", "host-unreachable", "host-login-refused",
+        "console-unavailable", "too-many-consoles", "not-supported", "queue-full",
+        "too-many-waits", "wait-timeout", "shutting-down", "storage-unavailable",
+        "input-interrupted"
+    ]))))]
+#[expect(clippy::too_many_arguments, reason = "each is an extractor")]
+pub async fn send_screen_input(
+    State(api): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    Segment(reference): Segment,
+    _: Query<NoParameters>,
+    InputBody { value, bytes }: InputBody,
+) -> Result<Response, ApiError> {
+    let version = api.services().event_stream.version();
+    let requester = read_authorization(&api, &caller, &headers)?;
+    let inputs = &api.services().inputs;
+    let key = read_idempotency_key(&api, &caller, &method, &uri, &headers, &bytes)?;
+    // The fingerprint of other calls is a plain hash.
+    let key = key.map(|key| IdempotencyKey { fingerprint: inputs.fingerprint(&bytes), ..key });
+    let call_reference = read_reference(&headers)?;
+    let limit = api.settings().max_wait;
+    let has_images = value.has_image();
+    let list = checked(has_images, move || input_list(value, limit)).await?;
+    let view = api.services().machines.resolve(&caller.scope, &reference)?;
+    let _permit = WaitPermit::acquire(&api)?;
+    let call = InputCall {
+        machine: Arc::clone(&view.machine),
+        requester,
+        reference: call_reference,
+        list,
+        key,
+        limit,
+    };
+    let InputDone { sent, finished_at, replayed } = inputs.run(call).await?;
+    let result = InputResult { sent: InputSent::from_sent(sent), finished_at };
+    let mut response = respond::object(&api, &version, &result);
+    if replayed {
+        respond::set(&mut response, IDEMPOTENT_REPLAYED, "true");
+    }
+    Ok(response)
+}
+
+impl FromRequest<ApiState> for InputBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, api: &ApiState) -> Result<Self, ApiError> {
+        match JsonBody::<InputRequest, MAX_BODY>::from_request(request, api).await {
+            Ok(JsonBody { value, bytes }) => Ok(Self { value, bytes }),
+            Err(ApiError(failure)) => Err(ApiError(without_values(failure))),
+        }
+    }
+}
+
+/// The failure of a body without the values that serde quotes: one of them can be a password in the
+/// wrong place.
+fn without_values(failure: Failure) -> Failure {
+    let errors = failure
+        .errors
+        .iter()
+        .map(|error| InputError { detail: without_value(&error.detail), ..error.clone() });
+    Failure { errors: errors.collect(), detail: without_value(&failure.detail), ..failure }
+}
+
+fn without_value(detail: &str) -> String {
+    let quoted = ["invalid type: ", "invalid value: ", "invalid length "];
+    let cut = quoted.iter().find_map(|words| {
+        let (before, rest) = detail.split_once(words)?;
+        let (_, expected) = rest.rsplit_once(", expected ")?;
+        Some(format!("{before}wrong type or value, expected {expected}"))
+    });
+    cut.unwrap_or_else(|| detail.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_error_of_a_body_quotes_a_value() {
+        for (detail, shown) in [
+            (
+                "/events/0/keys: invalid type: string \"hunter2\", expected a sequence.",
+                "/events/0/keys: wrong type or value, expected a sequence.",
+            ),
+            (
+                "/events/0/keys: invalid type: string \"a, expected b\", expected a sequence.",
+                "/events/0/keys: wrong type or value, expected a sequence.",
+            ),
+            (
+                "/x: invalid value: integer `70000`, expected u16.",
+                "/x: wrong type or value, expected u16.",
+            ),
+            ("The body is not JSON: EOF at line 1.", "The body is not JSON: EOF at line 1."),
+        ] {
+            assert_eq!(without_value(detail), shown);
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! The driver of each machine: the one viewer whose keys and pointer reach the machine.
+//!
+//! ```text
+//! free ──take──► driven ──take with force──► driven by another
+//!  ▲               │ dropped: the held keys and buttons are released
+//!  └───────────────┘
+//! ```
+//! A driver that takes over sends nothing before the keys of the earlier one are released.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use super::screen_input::{InputLost, ScreenInput};
+use super::screen_user::ScreenUser;
+use super::state::DriverInfo;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::{MachineId, ViewerId};
+use crate::domain::keyboard::Keysym;
+use crate::domain::machine::Machine;
+use crate::supervisor::Supervisor;
+
+/// The most keys that a driver can hold at the same time. Further ones are ignored: no keyboard has
+/// so many fingers on it.
+const MAX_HELD: usize = 32;
+
+/// The drivers of all machines.
+#[derive(Default)]
+pub struct Drivers {
+    seats: Mutex<HashMap<MachineId, Seat>>,
+}
+
+/// The seat of a driver, as the table has it.
+struct Seat {
+    viewer: ViewerId,
+    info: DriverInfo,
+    taken_over: CancellationToken,
+    vacated: CancellationToken,
+}
+
+/// The right of one viewer to send input, until this value is dropped or another viewer takes over.
+pub struct DriverSeat {
+    drivers: Arc<Drivers>,
+    machine: MachineId,
+    viewer: ViewerId,
+    taken_over: CancellationToken,
+    vacated: CancellationToken,
+    /// Ends when the driver before this one has released its keys. `None` if there was none.
+    earlier: Option<CancellationToken>,
+}
+
+impl Drivers {
+    /// The driver of a machine.
+    #[must_use]
+    pub fn of(&self, machine: &MachineId) -> Option<DriverInfo> {
+        self.seats().get(machine).map(|seat| seat.info.clone())
+    }
+
+    /// Checks that a viewer could drive now.
+    ///
+    /// # Errors
+    /// `console-busy` if another viewer drives and `force` is not set.
+    pub fn check(&self, machine: &Machine, force: bool) -> Result<(), Failure> {
+        match self.seats().get(&machine.id) {
+            Some(seat) if !force => Err(busy(machine, &seat.info)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a viewer the driver of a machine.
+    ///
+    /// # Parameters
+    /// - `force`: whether it takes over from another driver, whose seat then ends.
+    ///
+    /// # Errors
+    /// `console-busy` if another viewer drives and `force` is not set.
+    pub fn take(
+        self: &Arc<Self>,
+        machine: &Machine,
+        viewer: ViewerId,
+        info: DriverInfo,
+        force: bool,
+    ) -> Result<DriverSeat, Failure> {
+        let (taken_over, vacated) = (CancellationToken::new(), CancellationToken::new());
+        let seat = Seat { viewer, info, taken_over: taken_over.clone(), vacated: vacated.clone() };
+        let mut seats = self.seats();
+        if let Some(held) = seats.get(&machine.id).filter(|_| !force) {
+            return Err(busy(machine, &held.info));
+        }
+        let earlier = seats.insert(machine.id.clone(), seat).map(|earlier| {
+            earlier.taken_over.cancel();
+            earlier.vacated
+        });
+        Ok(DriverSeat {
+            drivers: Arc::clone(self),
+            machine: machine.id.clone(),
+            viewer,
+            taken_over,
+            vacated,
+            earlier,
+        })
+    }
+
+    fn seats(&self) -> MutexGuard<'_, HashMap<MachineId, Seat>> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn busy(machine: &Machine, driver: &DriverInfo) -> Failure {
+    let detail = format!(
+        "{} drives {} since {:.0}. Look without driving (mode=view), or take over with force=true.",
+        driver.caller, machine.name, driver.since
+    );
+    Failure::new(FailureKind::ConsoleBusy, detail).with_machine(&machine.id, &machine.name)
+}
+
+impl DriverSeat {
+    /// Ends when another viewer takes over.
+    #[must_use]
+    pub fn taken_over(&self) -> CancellationToken {
+        self.taken_over.clone()
+    }
+
+    /// Waits until the driver before this one has released its keys.
+    pub async fn ready(&mut self) {
+        if let Some(earlier) = &self.earlier {
+            earlier.cancelled().await;
+            self.earlier = None;
+        }
+    }
+}
+
+impl Drop for DriverSeat {
+    fn drop(&mut self) {
+        self.vacated.cancel();
+        let mut seats = self.drivers.seats();
+        if seats.get(&self.machine).is_some_and(|seat| seat.viewer == self.viewer) {
+            seats.remove(&self.machine);
+        }
+    }
+}
+
+/// The keys and buttons that a driver holds down.
+#[derive(Debug, Default)]
+pub struct HeldInput {
+    /// In the order in which they were pressed.
+    keys: Vec<Keysym>,
+    buttons: u8,
+    position: (u16, u16),
+}
+
+impl HeldInput {
+    /// Notes input that is about to be sent. Returns whether to send it: not if too many keys are
+    /// held already.
+    pub fn note(&mut self, input: ScreenInput) -> bool {
+        match input {
+            ScreenInput::Key { keysym, down: true } => {
+                if self.keys.contains(&keysym) {
+                    return true;
+                }
+                let fits = self.keys.len() < MAX_HELD;
+                if fits {
+                    self.keys.push(keysym);
+                }
+                fits
+            }
+            ScreenInput::Key { keysym, down: false } => {
+                self.keys.retain(|held| *held != keysym);
+                true
+            }
+            ScreenInput::Pointer { buttons, x, y } => {
+                (self.buttons, self.position) = (buttons, (x, y));
+                true
+            }
+        }
+    }
+
+    /// The input that releases everything that is held, the last key first. Nothing is held after
+    /// it.
+    pub fn release(&mut self) -> Vec<ScreenInput> {
+        let keys = self.keys.drain(..).rev();
+        let mut releases: Vec<ScreenInput> =
+            keys.map(|keysym| ScreenInput::Key { keysym, down: false }).collect();
+        if std::mem::take(&mut self.buttons) != 0 {
+            let (x, y) = self.position;
+            releases.push(ScreenInput::Pointer { buttons: 0, x, y });
+        }
+        releases
+    }
+}
+
+/// The number of messages that a driver sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InputCounts {
+    pub keys: u64,
+    pub pointer_events: u64,
+    /// Messages that did not reach the host for certain.
+    pub lost: u64,
+}
+
+/// Sends the input of the driver of a machine. When it is dropped, whatever the reason, it releases
+/// the keys and buttons that are held, and then gives the seat back.
+pub struct DriverInput {
+    /// `None` only while it is dropped.
+    parts: Option<(DriverSeat, ScreenUser)>,
+    held: HeldInput,
+    counts: InputCounts,
+    supervisor: Supervisor,
+}
+
+impl DriverInput {
+    /// # Parameters
+    /// - `user`: a use of the screen for input alone.
+    /// - `supervisor`: runs the task that releases the keys.
+    #[must_use]
+    pub fn new(seat: DriverSeat, user: ScreenUser, supervisor: Supervisor) -> Self {
+        Self {
+            parts: Some((seat, user)),
+            held: HeldInput::default(),
+            counts: InputCounts::default(),
+            supervisor,
+        }
+    }
+
+    /// Sends input in one message. Input that is lost with the connection to the host is dropped:
+    /// it would reach a screen that its sender has not seen.
+    pub async fn send(&mut self, mut input: Vec<ScreenInput>) {
+        let Some((seat, user)) = &mut self.parts else { return };
+        seat.ready().await;
+        // Noted before it is sent: a key that may be down has to be released.
+        input.retain(|one| self.held.note(*one));
+        if input.is_empty() {
+            return;
+        }
+        let keys = input.iter().filter(|one| matches!(one, ScreenInput::Key { .. })).count();
+        let (keys, all) = (number(keys), number(input.len()));
+        self.counts.keys += keys;
+        self.counts.pointer_events += all - keys;
+        if let Err(InputLost { .. }) = user.send(&input).await {
+            self.counts.lost += all;
+        }
+    }
+
+    /// Ends when another viewer takes over.
+    #[must_use]
+    pub fn taken_over(&self) -> CancellationToken {
+        self.parts.as_ref().map_or_else(CancellationToken::new, |(seat, _)| seat.taken_over())
+    }
+
+    /// What was sent until now.
+    #[must_use]
+    pub const fn counts(&self) -> InputCounts {
+        self.counts
+    }
+}
+
+impl Drop for DriverInput {
+    fn drop(&mut self) {
+        let Some((seat, user)) = self.parts.take() else { return };
+        let releases = self.held.release();
+        if releases.is_empty() {
+            return;
+        }
+        let sending = async move {
+            // If the connection to the host is lost, nothing can be released on it.
+            let _ = user.send(&releases).await;
+            drop(seat);
+        };
+        drop(self.supervisor.spawn_isolated("release of keys", sending));
+    }
+}
+
+fn number(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn info(caller: &str) -> DriverInfo {
+        DriverInfo { caller: caller.to_owned(), lease: None, since: Timestamp::UNIX_EPOCH }
+    }
+
+    fn id(number: u128) -> ViewerId {
+        ViewerId::new(Uuid::from_u128(number))
+    }
+
+    fn machine(id: &str) -> Machine {
+        Machine::new(MachineId::from_backend(id))
+    }
+
+    #[tokio::test]
+    async fn a_second_driver_is_refused_or_takes_over() {
+        let (drivers, qubes) = (Arc::new(Drivers::default()), machine("16"));
+        let mut first = drivers.take(&qubes, id(1), info("ci"), false).unwrap();
+        first.ready().await;
+        let refused = drivers.take(&qubes, id(2), info("ann"), false).err().unwrap();
+        assert_eq!(refused.kind, FailureKind::ConsoleBusy);
+        assert!(refused.detail.starts_with("ci drives 16 since 1970-01-01"), "{refused}");
+        assert!(drivers.check(&qubes, false).is_err() && drivers.check(&qubes, true).is_ok());
+        drivers.take(&machine("17"), id(3), info("ann"), false).unwrap();
+        let mut second = drivers.take(&qubes, id(2), info("ann"), true).unwrap();
+        assert!(first.taken_over().is_cancelled() && !second.taken_over().is_cancelled());
+        assert_eq!(drivers.of(&qubes.id).unwrap().caller, "ann");
+        tokio::select! {
+            biased;
+            () = second.ready() => panic!("the first driver may still hold keys"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(first);
+        second.ready().await;
+        assert_eq!(drivers.of(&qubes.id).unwrap().caller, "ann", "the first had lost the seat");
+        drop(second);
+        assert!(drivers.of(&qubes.id).is_none() && drivers.check(&qubes, false).is_ok());
+    }
+
+    #[test]
+    fn what_is_held_is_released_once_in_reverse_order() {
+        let key = |keysym, down| ScreenInput::Key { keysym: Keysym(keysym), down };
+        let mut held = HeldInput::default();
+        assert!(held.note(key(0xffe3, true)) && held.note(key(0xffe9, true)));
+        assert!(
+            held.note(key(0x61, true)) && held.note(key(0x61, true)) && held.note(key(0x61, false))
+        );
+        assert!(held.note(ScreenInput::Pointer { buttons: 1, x: 7, y: 9 }));
+        let released = [
+            key(0xffe9, false),
+            key(0xffe3, false),
+            ScreenInput::Pointer { buttons: 0, x: 7, y: 9 },
+        ];
+        assert_eq!(held.release(), released);
+        assert_eq!(held.release(), []);
+        held.note(ScreenInput::Pointer { buttons: 0, x: 1, y: 1 });
+        assert_eq!(held.release(), []);
+    }
+
+    #[test]
+    fn a_driver_cannot_hold_more_keys_than_a_person() {
+        let mut held = HeldInput::default();
+        let down = |keysym| ScreenInput::Key { keysym: Keysym(keysym), down: true };
+        let sent = (0..1_000).filter(|keysym| held.note(down(*keysym))).count();
+        assert_eq!((sent, held.release().len()), (MAX_HELD, MAX_HELD));
+    }
+}

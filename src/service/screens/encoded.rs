@@ -1,0 +1,92 @@
+//! The pictures of a frame as PNG: each is encoded once for all who ask.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::sync::OnceCell;
+
+use super::png;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::screen::{Picture, Region};
+
+/// The most pictures that are kept of one frame.
+const MAX_KEPT: usize = 8;
+
+/// A part of a frame, and its size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PictureRequest {
+    /// `None`: the whole screen. The region is on the screen.
+    pub region: Option<Region>,
+    /// The width of the picture, if it is smaller than the region. `None`: no scaling.
+    pub width: Option<u16>,
+}
+
+/// A picture as PNG.
+#[derive(Clone, Debug)]
+pub struct EncodedPicture {
+    pub png: Bytes,
+    /// The SHA-256 of the size and the pixels.
+    pub digest: [u8; 32],
+}
+
+/// The encoded pictures of one frame.
+#[derive(Debug, Default)]
+pub struct EncodedPictures(Mutex<Vec<Kept>>);
+
+type Kept = (PictureRequest, Arc<OnceCell<EncodedPicture>>);
+
+impl EncodedPictures {
+    /// A picture of the frame as PNG. Callers that ask for the same picture share one encoding.
+    ///
+    /// # Parameters
+    /// - `whole`: the picture of the whole frame.
+    ///
+    /// # Errors
+    /// `internal` if the picture could not be encoded.
+    pub async fn png(
+        &self,
+        whole: Picture,
+        request: PictureRequest,
+    ) -> Result<EncodedPicture, Failure> {
+        let cell = self.cell(request);
+        let encode = async {
+            // Encoding takes some milliseconds, which would delay the other tasks of the thread.
+            let encoded = tokio::task::spawn_blocking(move || encode(&whole, request)).await;
+            encoded.unwrap_or_else(|error| Err(not_encoded(&error)))
+        };
+        cell.get_or_try_init(|| encode).await.cloned()
+    }
+
+    fn cell(&self, request: PictureRequest) -> Arc<OnceCell<EncodedPicture>> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, cell)) = kept.iter().find(|(known, _)| *known == request) {
+            return Arc::clone(cell);
+        }
+        if kept.len() >= MAX_KEPT {
+            kept.remove(0);
+        }
+        let cell = Arc::default();
+        kept.push((request, Arc::clone(&cell)));
+        cell
+    }
+}
+
+fn encode(picture: &Picture, request: PictureRequest) -> Result<EncodedPicture, Failure> {
+    let PictureRequest { region, width } = request;
+    let cropped = region.map_or_else(|| picture.clone(), |region| picture.crop(region));
+    let picture = match width {
+        Some(width) if width < cropped.size.width => cropped.scale_to_width(width),
+        _ => cropped,
+    };
+    let mut hash = Sha256::new();
+    hash.update(picture.size.width.to_be_bytes());
+    hash.update(picture.size.height.to_be_bytes());
+    hash.update(&picture.pixels);
+    let png = png::encode(&picture).map_err(|error| not_encoded(&error))?;
+    Ok(EncodedPicture { png, digest: hash.finalize().into() })
+}
+
+fn not_encoded(error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(FailureKind::Internal, format!("the picture could not be encoded: {error}"))
+}

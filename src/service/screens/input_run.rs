@@ -1,0 +1,464 @@
+//! The turn of one call of input: sends its events one after the other, as long as the right to
+//! drive, the connection to the screen, the client and otter itself last, and releases its keys.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+
+use super::input_call::{CallEnds, InputCall, InputCallsParts, InputDone, Until};
+use super::input_lane::Turn;
+use super::rights::DriveRight;
+use super::screen_input::{InputLost, ScreenInput};
+use super::screen_user::ScreenUser;
+use super::wait::{ScreenMatch, Sight, WaitTerms};
+use super::{RightChanges, Screens};
+use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
+use crate::domain::duration;
+use crate::domain::failure::{Failure, FailureKind, InputError};
+use crate::domain::input::{
+    HeldKeys, InputEvent, InputMessage, InputStroke, Point, SentInput, character_strokes,
+    default_interval, key_stroke, pointer_strokes,
+};
+use crate::domain::machine::Machine;
+use crate::domain::power::PowerState;
+use crate::service::idempotency::KeyClaim;
+use crate::storage::InputAnswer;
+
+/// How long the release of held keys may take.
+const RELEASE_LIMIT: Duration = Duration::from_secs(5);
+
+/// The turn of one call.
+pub(super) struct InputRun<'c> {
+    parts: &'c InputCallsParts,
+    call: &'c InputCall,
+    machine: Arc<Machine>,
+    right: DriveRight,
+    right_changes: RightChanges,
+    user: ScreenUser,
+    /// The connection to the screen on which the call began. It never goes on on another one.
+    epoch: u64,
+    turn: &'c Turn,
+    ends: &'c CallEnds,
+    claim: Option<&'c KeyClaim>,
+    started: Duration,
+    held: HeldKeys,
+    sent: SentInput,
+    /// Whether the key is committed, or the machine may have got a message. From then on a repeat
+    /// could type twice.
+    has_begun: bool,
+    /// The centre of what the last condition found.
+    last_match: Option<Point>,
+}
+
+impl<'c> InputRun<'c> {
+    /// The turn of a call whose screen is open. Nothing is sent yet.
+    #[expect(clippy::too_many_arguments, reason = "one call site, and all are of other types")]
+    pub(super) fn new(
+        parts: &'c InputCallsParts,
+        call: &'c InputCall,
+        machine: Arc<Machine>,
+        right: DriveRight,
+        user: ScreenUser,
+        turn: &'c Turn,
+        ends: &'c CallEnds,
+        claim: Option<&'c KeyClaim>,
+    ) -> Self {
+        Self {
+            parts,
+            call,
+            machine,
+            right,
+            right_changes: parts.screens.right_changes(),
+            epoch: user.epoch(),
+            user,
+            turn,
+            ends,
+            claim,
+            started: parts.clock.elapsed(),
+            held: HeldKeys::default(),
+            sent: SentInput::default(),
+            has_begun: false,
+            last_match: None,
+        }
+    }
+
+    /// Sends all events.
+    ///
+    /// # Errors
+    /// Why it ended before the last event. [`InputRun::finish`] makes the caller's failure of it.
+    pub(super) async fn send_all(&mut self) -> Result<(), Failure> {
+        self.check_first_points()?;
+        let call = self.call;
+        for (index, event) in call.list.events.iter().enumerate() {
+            self.send(index, event).await?;
+            self.sent.events += 1;
+        }
+        // The key of a call that only waited has an answer too.
+        if self.claim.is_some() { self.begin().await } else { Ok(()) }
+    }
+
+    /// Releases the keys and buttons that the call holds, as far as the connection stands.
+    pub(super) async fn release(&mut self) {
+        let releases = self.held.releases();
+        if releases.is_empty() {
+            return;
+        }
+        let messages: Vec<ScreenInput> = releases.iter().copied().map(screen_input).collect();
+        tokio::select! {
+            biased;
+            sent = self.user.send_on(self.epoch, &messages) => {
+                if sent.is_err() {
+                    // The host releases the keys of a connection that ends.
+                    tracing::debug!(machine = %self.machine.id, "held keys were not released");
+                }
+            }
+            () = self.parts.clock.sleep(RELEASE_LIMIT) => {}
+        }
+        self.held.record(&releases);
+    }
+
+    /// Stores the answer and the audit record of the call, and makes its result.
+    ///
+    /// # Errors
+    /// The failure of the call: itself if the machine got nothing, otherwise `input-interrupted`.
+    pub(super) async fn finish(self, result: Result<(), Failure>) -> Result<InputDone, Failure> {
+        let interruption = match result {
+            Err(failure) if !self.has_begun => return Err(failure),
+            Err(failure) => Some(self.interrupted(failure)),
+            Ok(()) => None,
+        };
+        let finished_at = self.parts.clock.now();
+        let answer = InputAnswer {
+            sent: self.sent,
+            finished_at,
+            interruption: interruption.as_ref().map(|failure| failure.detail.clone()),
+        };
+        let record = self.audit_record(interruption.as_ref());
+        self.parts.records.finish(self.claim, answer, record).await;
+        match interruption {
+            Some(failure) => Err(failure),
+            None => Ok(InputDone { sent: self.sent, finished_at, replayed: false }),
+        }
+    }
+
+    async fn send(&mut self, index: usize, event: &InputEvent<Until>) -> Result<(), Failure> {
+        match event {
+            InputEvent::Text(text) => {
+                for character in text.expose_secret().chars() {
+                    for stroke in character_strokes(self.call.list.layout, character, &self.held) {
+                        self.send_stroke(stroke).await?;
+                    }
+                }
+                Ok(())
+            }
+            InputEvent::Keys(keys) => {
+                for combination in keys {
+                    self.send_stroke(key_stroke(combination, &self.held)).await?;
+                }
+                Ok(())
+            }
+            InputEvent::Hold(keysym) | InputEvent::Release(keysym) => {
+                let down = matches!(event, InputEvent::Hold(_));
+                let messages = vec![InputMessage::Key { keysym: *keysym, down }];
+                self.send_stroke(InputStroke { messages, characters: 0 }).await
+            }
+            InputEvent::Pause(time) => {
+                let pause = self.parts.clock.clone();
+                let time = *time;
+                self.unless_ended(async move { pause.sleep(time).await }).await
+            }
+            InputEvent::Move(_)
+            | InputEvent::Click(_)
+            | InputEvent::Drag { .. }
+            | InputEvent::Scroll { .. } => {
+                if self.last_match.is_none() && event.needs_match() {
+                    return Err(self.no_match(index));
+                }
+                for stroke in pointer_strokes(event, self.last_match) {
+                    self.check_on_screen(index, event, &stroke)?;
+                    self.send_stroke(stroke).await?;
+                }
+                Ok(())
+            }
+            InputEvent::Until(until) => self.wait_until(until).await,
+        }
+    }
+
+    async fn wait_until(&mut self, until: &Until) -> Result<(), Failure> {
+        let InputCallsParts { waits, screens, clock, .. } = self.parts;
+        let requester = &self.call.requester;
+        let (machine, sight) = (Arc::clone(&self.machine), Sight::default());
+        let identity = machine.identity();
+        let may_look = |machine: &Machine| screens.may_look(requester, machine);
+        let terms = WaitTerms {
+            conditions: Arc::clone(&until.conditions),
+            once: false,
+            may_look: &may_look,
+            wake: None,
+            has_job: &|_| false,
+        };
+        let wait = async {
+            tokio::select! {
+                biased;
+                found = waits.wait(&identity, &terms, &sight) => found.map(Some),
+                () = clock.sleep(until.wait) => Ok(None),
+            }
+        };
+        let Some(ScreenMatch { matched, .. }) = self.unless_ended(wait).await?? else {
+            let time = duration::format(until.wait);
+            let detail = format!("until did not become true on {} within {time}.", machine.name);
+            return Err(waits.timed_out(&machine, &requester.caller, &sight, &detail).await);
+        };
+        let found = matched.and_then(|matched| matched.found.region);
+        self.last_match = found.map(|region| Point {
+            x: region.x.saturating_add(region.width / 2),
+            y: region.y.saturating_add(region.height / 2),
+        });
+        Ok(())
+    }
+
+    /// Sends one stroke when its time has come.
+    async fn send_stroke(&mut self, stroke: InputStroke) -> Result<(), Failure> {
+        let InputStroke { messages, characters } = stroke;
+        if messages.is_empty() {
+            // All its keys are held.
+            self.sent.characters += characters;
+            return Ok(());
+        }
+        let list = &self.call.list;
+        let interval = list.interval.unwrap_or_else(|| default_interval(self.user.frame().size));
+        let wait = self.turn.time_to_next(interval, self.parts.clock.elapsed());
+        if !wait.is_zero() {
+            let clock = self.parts.clock.clone();
+            self.unless_ended(async move { clock.sleep(wait).await }).await?;
+        }
+        self.check_now()?;
+        if !self.has_begun {
+            // The commit takes time.
+            self.begin().await?;
+            self.check_now()?;
+        }
+        // Recorded before: a message that may have arrived counts.
+        self.held.record(&messages);
+        let inputs: Vec<ScreenInput> = messages.iter().copied().map(screen_input).collect();
+        let sent = self.user.send_on(self.epoch, &inputs).await;
+        self.has_begun |= !matches!(sent, Err(InputLost { maybe_sent: false }));
+        if sent.is_err() {
+            return Err(self.connection_lost());
+        }
+        self.turn.stroke_sent(self.parts.clock.elapsed());
+        self.sent.characters += characters;
+        Ok(())
+    }
+
+    /// Commits the key of the call, and records an override, before the first message.
+    async fn begin(&mut self) -> Result<(), Failure> {
+        if self.has_begun {
+            return Ok(());
+        }
+        if let Some(claim) = self.claim {
+            self.parts.records.begin(claim).await?;
+            self.has_begun = true;
+        }
+        let requester = &self.call.requester;
+        self.parts.record_override(&self.machine, requester, self.right.authorization).await;
+        Ok(())
+    }
+
+    /// Waits for `work`, unless the call must end before.
+    async fn unless_ended<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        let Self { parts, call, machine, right_changes, user, epoch, ends, .. } = self;
+        tokio::select! {
+            biased;
+            failure = ends.ended(machine) => return Err(failure),
+            failure = right_ended(&parts.screens, right_changes, call, machine) => {
+                return Err(failure);
+            }
+            () = connection_ended(user, *epoch) => {}
+            done = work => return Ok(done),
+        }
+        Err(self.connection_lost())
+    }
+
+    /// Checks that the call may send the next message.
+    fn check_now(&self) -> Result<(), Failure> {
+        let Self { parts, call, machine, user, epoch, ends, .. } = self;
+        if let Some(failure) = ends.failure() {
+            return Err(failure.with_machine(&machine.id, &machine.name));
+        }
+        if user.epoch() != *epoch {
+            return Err(self.connection_lost());
+        }
+        parts.screens.may_drive(&call.requester, machine).map(drop)
+    }
+
+    /// Checks the points of the events that act on the screen as it is now: those before the first
+    /// pause or condition. Later ones may belong to another screen.
+    fn check_first_points(&self) -> Result<(), Failure> {
+        let screen = self.user.frame().size;
+        let first = self
+            .call
+            .list
+            .events
+            .iter()
+            .take_while(|event| !matches!(event, InputEvent::Pause(_) | InputEvent::Until(_)));
+        for (index, event) in first.enumerate() {
+            for (field, point) in event.points() {
+                if screen.pixels() > 0 && !point.is_on(screen) {
+                    return Err(self.outside(index, field, point));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_on_screen(
+        &self,
+        index: usize,
+        event: &InputEvent<Until>,
+        stroke: &InputStroke,
+    ) -> Result<(), Failure> {
+        let screen = self.user.frame().size;
+        for message in &stroke.messages {
+            if let InputMessage::Pointer { at, .. } = message
+                && !at.is_on(screen)
+            {
+                let field = event.points().first().map_or("click", |(field, _)| *field);
+                return Err(self.outside(index, field, *at));
+            }
+        }
+        Ok(())
+    }
+
+    fn no_match(&self, index: usize) -> Failure {
+        let detail = format!(
+            "events.{index}.click: the last until found nothing that has a place, so there is \
+             nothing to click on."
+        );
+        self.wrong_event(&format!("/events/{index}/click/last_match"), "not-with-this", detail)
+    }
+
+    fn outside(&self, index: usize, field: &str, point: Point) -> Failure {
+        let screen = self.user.frame().size;
+        let detail = format!(
+            "events.{index}.{field}: the point {},{} is outside the screen of {}, which is \
+             {screen} now.",
+            point.x, point.y, self.machine.name
+        );
+        self.wrong_event(&format!("/events/{index}/{field}"), "out-of-range", detail)
+    }
+
+    fn wrong_event(&self, pointer: &str, code: &'static str, detail: String) -> Failure {
+        Failure::new(FailureKind::InvalidRequest, detail.clone())
+            .with_machine(&self.machine.id, &self.machine.name)
+            .with_error(InputError {
+                pointer: Some(pointer.to_owned()),
+                parameter: None,
+                code: code.into(),
+                detail,
+            })
+    }
+
+    /// The failure of a connection to the screen that ended while the call used it.
+    fn connection_lost(&self) -> Failure {
+        let machine = &self.machine;
+        let contents = self.parts.inventory.contents();
+        let power_state = contents.machine(&machine.id).and_then(|machine| machine.power_state);
+        let (kind, what) = match power_state {
+            Some(PowerState::Off) => (FailureKind::InvalidPowerState, "the machine was turned off"),
+            Some(PowerState::Suspended) => {
+                (FailureKind::InvalidPowerState, "the machine was suspended")
+            }
+            Some(PowerState::On) | None => (
+                FailureKind::ConsoleUnavailable,
+                "the connection to its screen ended, as it does when the machine is reverted, \
+                 turned off or suspended",
+            ),
+        };
+        let detail = format!("The input to {} ended: {what}.", machine.name);
+        Failure::new(kind, detail).with_machine(&machine.id, &machine.name)
+    }
+
+    /// The failure of a call that may have typed something: no status of it invites a repeat.
+    fn interrupted(&self, cause: Failure) -> Failure {
+        let SentInput { events, characters } = self.sent;
+        let all = self.call.list.events.len();
+        let detail = format!(
+            "{} got {events} of {all} events and {characters} characters, then the input ended \
+             ({}). {} Look at the screen before you type on.",
+            self.machine.name,
+            cause.kind.code(),
+            cause.detail
+        );
+        let error = InputError {
+            pointer: None,
+            parameter: None,
+            code: cause.kind.code().into(),
+            detail: cause.detail.clone(),
+        };
+        Failure {
+            kind: FailureKind::InputInterrupted,
+            detail,
+            errors: if cause.errors.is_empty() { vec![error] } else { cause.errors.clone() },
+            retry_after: None,
+            sent: Some(self.sent),
+            ..cause
+        }
+        .with_machine(&self.machine.id, &self.machine.name)
+    }
+
+    fn audit_record(&self, interruption: Option<&Failure>) -> AuditRecord {
+        let SentInput { events, characters } = self.sent;
+        let outcome = match interruption {
+            None => AuditOutcome::Done,
+            Some(_) => AuditOutcome::Failed,
+        };
+        let InputCall { requester, reference, .. } = self.call;
+        let parts = self.parts;
+        let record = AuditRecord::new(parts.clock.now(), AuditAction::ScreenInput, outcome)
+            .with_actor(&requester.caller.actor())
+            .with_detail(format!("events: {events}, characters: {characters}"))
+            .with_failure(interruption);
+        AuditRecord {
+            machine: Some((self.machine.id.clone(), self.machine.name.clone())),
+            lease: self.right.lease(),
+            reference: reference.clone(),
+            duration: Some(parts.clock.elapsed().saturating_sub(self.started)),
+            ..record
+        }
+    }
+}
+
+/// Waits until the caller has no longer the right to drive.
+async fn right_ended(
+    screens: &Screens,
+    changes: &mut RightChanges,
+    call: &InputCall,
+    machine: &Machine,
+) -> Failure {
+    loop {
+        if let Err(failure) = screens.may_drive(&call.requester, machine) {
+            return failure;
+        }
+        changes.changed().await;
+    }
+}
+
+/// Waits until the connection with this epoch has ended.
+async fn connection_ended(user: &mut ScreenUser, epoch: u64) {
+    while user.epoch() == epoch {
+        if user.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+const fn screen_input(message: InputMessage) -> ScreenInput {
+    match message {
+        InputMessage::Key { keysym, down } => ScreenInput::Key { keysym, down },
+        InputMessage::Pointer { buttons, at: Point { x, y } } => {
+            ScreenInput::Pointer { buttons, x, y }
+        }
+    }
+}

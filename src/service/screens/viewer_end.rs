@@ -1,0 +1,54 @@
+//! Why a viewer of a screen ended.
+
+/// Why a viewer ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ViewerEnd {
+    /// It closed its connection, or the connection broke.
+    Left,
+    /// Its token was revoked or rotated, or has expired.
+    TokenRefused,
+    /// It may no longer look or drive; the text says why.
+    RightEnded(String),
+    /// The lease by which it looked or drove has ended.
+    LeaseEnded(String),
+    /// Another viewer drives.
+    TakenOver,
+    ShuttingDown,
+    /// It was silent for too long.
+    Silent,
+    /// It sent bytes that are not RFB; the text says which.
+    Protocol(String),
+    /// The machine is gone.
+    MachineGone,
+}
+
+impl ViewerEnd {
+    /// The reason as a word, for metrics and the audit.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Left => "left",
+            Self::TokenRefused => "token",
+            Self::RightEnded(_) => "right",
+            Self::LeaseEnded(_) => "lease-ended",
+            Self::TakenOver => "taken-over",
+            Self::ShuttingDown => "shutting-down",
+            Self::Silent => "silent",
+            Self::Protocol(_) => "protocol",
+            Self::MachineGone => "machine-gone",
+        }
+    }
+    /// The reason as a text for people. The close message of a WebSocket has it.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::RightEnded(detail) | Self::LeaseEnded(detail) | Self::Protocol(detail) => detail,
+            Self::Left => "the viewer left",
+            Self::TokenRefused => "the token was revoked, rotated or has expired",
+            Self::TakenOver => "another viewer drives now",
+            Self::ShuttingDown => "otter is shutting down",
+            Self::Silent => "the viewer was silent for too long",
+            Self::MachineGone => "the machine is gone",
+        }
+    }
+}

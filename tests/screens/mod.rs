@@ -1,0 +1,39 @@
+//! Screens through otter's HTTP API, on the simulated host: pictures, the connection to the host,
+//! viewers, and what is typed.
+
+mod connections;
+mod input;
+mod pictures;
+mod text;
+pub mod viewer_client;
+mod viewers;
+mod vnc_command;
+mod wait;
+
+use serde_json::Value;
+
+use crate::harness::Lab;
+
+/// A machine of the scenario that is on.
+const RUNNING: &str = "17";
+
+/// The picture of a PNG: its width, its height, and blue, green and red of each pixel.
+fn decode(png: &[u8]) -> (u32, u32, Vec<[u8; 3]>) {
+    let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut pixels).unwrap();
+    assert_eq!((info.color_type, info.bit_depth), (png::ColorType::Rgb, png::BitDepth::Eight));
+    let pixels = pixels.chunks_exact(3).map(|rgb| [rgb[2], rgb[1], rgb[0]]).collect();
+    (info.width, info.height, pixels)
+}
+
+/// What the guest of a machine shows now, as [`decode`] gives it.
+fn guest_picture(lab: &Lab, machine: &str) -> (u32, u32, Vec<[u8; 3]>) {
+    let screen = lab.control().screen(machine).unwrap();
+    let pixels = screen.pixels.chunks_exact(4).map(|bgr| [bgr[0], bgr[1], bgr[2]]).collect();
+    (screen.width.into(), screen.height.into(), pixels)
+}
+
+async fn screen_state(lab: &Lab, machine: &str) -> Value {
+    lab.get(&format!("/v1/machines/{machine}/screen")).await.expect(200).json
+}
