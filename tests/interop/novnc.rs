@@ -1,4 +1,4 @@
-//! noVNC in a browser, on otter's WebSocket: its canvas shows otter's picture, and what a user types
+//! noVNC in a browser, on otter's WebSocket: its canvas shows otter's picture, and what is typed
 //! there reaches the guest. With tokens, the page opens the viewer with a console token.
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! vncdotool through `otter vnc`: it captures the pictures that otter has, also after the screen has
-//! another size, and what it types reaches the guest.
+//! vncdotool through `otter vnc`: it captures the pictures that otter has, also after a change of
+//! the size, and what it types reaches the guest.
 
 use std::process::{Command, Stdio};
 
