@@ -54,7 +54,7 @@ func (r *run) console() error {
 	if err != nil {
 		return err
 	}
-	// The host names the usual port and no host. Its consoles are at the address of its API.
+	// The ticket names the usual port and no host: consoles are at the address of the API.
 	if err := expect(link.Host, ":443"); err != nil {
 		return err
 	}
