@@ -145,8 +145,8 @@ class Program:
 
 
 class Host(Program):
-    """`otter simulate`, with generated machines or with those of a scenario file. `admin` is the name
-    of the port of its admin endpoint.
+    """`otter simulate`, with generated machines or with those of a scenario file. `admin` is the
+    name of the port of its admin endpoint.
     """
 
     def __init__(self, bench, name, machines=None, pace=0, scenario=None, admin=None):

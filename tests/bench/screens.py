@@ -1,5 +1,5 @@
-"""Row 11: pictures of a screen, its viewers, and keys, on simulated desktops of 1280×1024 with an open
-terminal.
+"""Row 11: pictures of a screen, its viewers, and keys, on simulated desktops of 1280×1024 with an
+open terminal.
 """
 
 import contextlib
@@ -292,8 +292,8 @@ class Watchers:
         self.program.stop()
 
     def during(self, change):
-        """Makes changes for a while. Returns the seconds of processor time that otter used meanwhile,
-        and the number of updates that a viewer got, on average.
+        """Makes changes for a while. Returns the seconds of processor time that otter used
+        meanwhile, and the number of updates that a viewer got, on average.
         """
         before, used = self.updates(), self.otter.processor_seconds()
         change()

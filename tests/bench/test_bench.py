@@ -347,8 +347,8 @@ class FakeLoad:
 
 
 class FakeOtter(http.server.ThreadingHTTPServer):
-    """Answers as otter and as the admin endpoint of the host do. Each POST changes the only screen, and
-    is answered when each viewer has the update.
+    """Answers as otter and as the admin endpoint of the host do. Each POST changes the only screen,
+    and is answered when each viewer has the update.
     """
 
     daemon_threads = True
