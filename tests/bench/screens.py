@@ -21,7 +21,7 @@ from reads import Load
 MACHINE = 1
 CLOSED = range(2, 12)
 SIZE = (1280, 1024)
-SETTINGS = '[screens]\nidle = "1s"\nmax_viewers = 128\n'
+SETTINGS = '[screens]\nidle = "1s"\nmax_viewers = 256\n'
 # The screen changes between two of these pictures.
 PICTURES = 40
 KEYS = 100
