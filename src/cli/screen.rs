@@ -29,16 +29,17 @@ pub struct ScreenCommand {
     /// Write the picture as PNG to this file; `-` is the standard output.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Print the text of the screen.
+    /// Print the text of the screen, as it is recognized.
     #[arg(long)]
     text: bool,
-    /// First wait until the screen shows this text.
+    /// First wait until the screen shows this text. Upper and lower case, white space and the usual
+    /// mistakes of text recognition do not matter.
     #[arg(long, value_name = "TEXT")]
     wait_text: Option<String>,
-    /// The longest wait for the text.
+    /// The longest wait for the text; at most `http.max_wait` of otter, 10 minutes by default.
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = positive_duration)]
     timeout: Duration,
-    /// Only this part of the screen.
+    /// Only this part of the screen, in pixels: for the picture, the text and the wait.
     #[arg(long, value_name = "X,Y,WIDTH,HEIGHT", value_parser = region)]
     region: Option<Region>,
     #[command(flatten)]

@@ -5,7 +5,7 @@
 //! GET    /calls     the calls, by method and by operation
 //! GET    /sessions  the numbers of sessions, views, filters and pending waits
 //! GET    /world     the true state of machines and tasks, also if clients have not seen it
-//! GET    /screens/ID  what the guest of a machine shows, as texts, and its consoles
+//! GET    /screens/ID  what the guest of a machine shows, as texts, its last input, its consoles
 //! POST   /faults    plans faults, written as `[[faults]]` of a scenario
 //! DELETE /faults    removes the planned faults
 //! POST   /<kind>    changes the host now; the kind is a fault, such as restart-hostd
@@ -99,6 +99,7 @@ async fn screen(State(control): State<Control>, Path(machine): Path<String>) -> 
         "lines": screen.lines,
         "held_keys": screen.held_keys,
         "held_buttons": screen.held_buttons,
+        "last_input_at": screen.last_input_at.to_string(),
         "consoles": consoles,
     });
     answer(StatusCode::OK, &body)

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::console::ConsoleEnd;
@@ -128,6 +129,8 @@ pub struct ScreenContents {
     pub held_keys: Vec<u8>,
     /// The buttons of the pointer that are down: bit 0 is the first button.
     pub held_buttons: u8,
+    /// When the guest got the last input. Before the first one: when it started.
+    pub last_input_at: Timestamp,
 }
 
 /// A handle to a running simulator. Clones control the same simulator.
@@ -334,16 +337,18 @@ impl Control {
             let now = state.world.now();
             let machine = state.world.machine(machine)?;
             let picture = machine.screen.picture(now, &machine.name)?;
-            (picture, machine.screen.clone(), now.elapsed)
+            (picture, machine.screen.clone(), now)
         };
+        let idle = screen.idle(now.elapsed);
         Some(ScreenContents {
-            stage: screen.stage(now),
+            stage: screen.stage(now.elapsed),
             width: picture.width,
             height: picture.height,
             lines: picture.lines(),
             pixels: picture.draw().into_pixels(),
             held_keys: screen.held_keys().iter().map(|key| key.0).collect(),
             held_buttons: screen.held_buttons(),
+            last_input_at: now.wall.checked_sub(idle).unwrap_or(now.wall),
         })
     }
 

@@ -17,7 +17,7 @@ use super::succeeds_within;
 use crate::harness::{Daemon, eventually, log_lines, otter_command};
 
 /// The longest time for the browser.
-const TIMEOUT: Duration = Duration::from_mins(2);
+pub const TIMEOUT: Duration = Duration::from_mins(2);
 
 /// A hostile page. It reports the result of each attempt to its own server, and finishes loading
 /// when the server has answered.
@@ -199,8 +199,8 @@ async fn a_listed_page_works_with_otter_and_others_do_not() {
 }
 
 /// The server of the page.
-struct Site {
-    origin: String,
+pub struct Site {
+    pub origin: String,
     results: watch::Receiver<Option<String>>,
     server: JoinHandle<std::io::Result<()>>,
 }
@@ -209,6 +209,11 @@ impl Site {
     /// Serves the page. The query of its address holds the address of otter, and a token if the
     /// page uses one.
     async fn serve(page: &'static str) -> Self {
+        Self::serve_with(page, Router::new()).await
+    }
+
+    /// Serves the page like [`Site::serve`], and more files.
+    pub async fn serve_with(page: &'static str, files: Router) -> Self {
         let page = async move |uri: Uri| {
             let query = uri.query().unwrap_or_default();
             let (otter, token) = query.split_once(',').unwrap_or((query, ""));
@@ -225,10 +230,8 @@ impl Site {
         let report = async move |text: String| {
             report.send_replace(Some(text));
         };
-        let routes = Router::new()
-            .route("/", get(page))
-            .route("/end", get(end))
-            .route("/results", post(report));
+        let routes =
+            files.route("/", get(page)).route("/end", get(end)).route("/results", post(report));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
         let server = tokio::spawn(async move { axum::serve(listener, routes).await });
@@ -236,14 +239,14 @@ impl Site {
     }
 
     /// The results that the page reported.
-    fn results(self) -> String {
+    pub fn results(self) -> String {
         self.server.abort();
         self.results.borrow().clone().expect("a complete page")
     }
 }
 
 /// A command that opens the page in a headless browser and prints the page when it is loaded.
-fn chromium(url: &str, profile: &std::path::Path) -> Command {
+pub fn chromium(url: &str, profile: &std::path::Path) -> Command {
     let mut command = Command::new("chromium");
     command.args([
         "--headless",

@@ -18,7 +18,7 @@ use crate::harness::Lab;
 const RUNNING: &str = "17";
 
 /// The picture of a PNG: its width, its height, and blue, green and red of each pixel.
-fn decode(png: &[u8]) -> (u32, u32, Vec<[u8; 3]>) {
+pub fn decode(png: &[u8]) -> (u32, u32, Vec<[u8; 3]>) {
     let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().unwrap();
     let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
     let info = reader.next_frame(&mut pixels).unwrap();

@@ -758,4 +758,10 @@ async fn the_admin_endpoint_tells_what_a_guest_shows() {
     let mut console = lab.console(ON, &[RAW]).await;
     console.request(false).await;
     assert_eq!(console.update().await.len(), 1);
+    lab.clock.advance(Duration::from_secs(2));
+    console.key(ENTER, true).await;
+    bounded(lab.control().until(|control| !control.screen(ON).unwrap().held_keys.is_empty())).await;
+    let pressed_at = lab.clock.now().to_string();
+    lab.clock.advance(Duration::from_millis(100));
+    assert_eq!(get(ON).await["last_input_at"], pressed_at);
 }

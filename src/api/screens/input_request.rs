@@ -42,7 +42,7 @@ pub struct InputRequest {
     layout: Option<String>,
     /// Whether the texts are secret: no error shows a part of one. otter never writes a text to its
     /// log, its store, its metrics or the audit in any case. What the guest then shows on its
-    /// screen is not masked.
+    /// screen is not masked: pictures, texts of the screen, and `seen` of a problem show it.
     #[serde(default)]
     secret: bool,
 }
@@ -52,7 +52,7 @@ pub struct InputRequest {
 #[serde(deny_unknown_fields)]
 #[schema(as = InputEvent)]
 pub struct InputEventRequest {
-    /// Types a text. A line feed is Enter.
+    /// Types a text. A line feed is Enter, a tab is Tab.
     #[schema(nullable = false, value_type = Option<String>, example = "user\n")]
     text: Option<SecretString>,
     /// Presses keys, one after the other: names of keys, with hyphens between those that are
@@ -164,7 +164,9 @@ pub struct ScrollRequest {
     amount: i16,
 }
 
-/// A wait for what the screen shows. At least one of `any` and `still` is set.
+/// A wait for what the screen shows. At least one of `any` and `still` is set. If it does not come
+/// true in time, the call ends: before the first key with `wait-timeout`, after it with
+/// `input-interrupted`. Both have `seen` and `links.screen`.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = InputUntil)]

@@ -67,8 +67,8 @@ pub struct ViewerHeaders {
 ///
 /// One viewer at a time drives. The keys that it holds are released when it ends. When a right
 /// ends, the WebSocket is closed with a code: 4401 the token is not valid any more, 4403 the caller
-/// may not look or drive any more, 4409 another viewer took over, 4423 the lease ended, 4503 otter
-/// stops.
+/// may not look or drive any more, or the machine is gone, 4409 another viewer took over, 4423 the
+/// lease ended, 4503 otter stops. A machine has at most `screens.max_viewers` viewers.
 #[utoipa::path(
     get,
     path = "/v1/machines/{machine}/screen/rfb",

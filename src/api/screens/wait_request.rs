@@ -66,18 +66,20 @@ pub struct ConditionRequest {
     /// A name, which the answer repeats. At most 64 characters.
     #[schema(nullable = false, example = "terminal")]
     name: Option<String>,
-    /// A text. Upper and lower case, white space, line breaks and characters that text recognition
-    /// confuses do not matter.
+    /// A text, at most 1,024 characters. Upper and lower case, white space, line breaks and
+    /// characters that text recognition confuses do not matter.
     #[schema(nullable = false, example = "Log In")]
     text: Option<String>,
     /// A regular expression, in the syntax of the Rust crate `regex`, over the text as it was
     /// recognized: lines are joined by a line feed. At most 1 KiB.
     #[schema(nullable = false, example = "[$#] $")]
     regex: Option<String>,
-    /// A picture: a PNG in base64.
+    /// A picture, such as a part of a `screen.png`: a PNG in base64, at most 16 million pixels. A
+    /// search that takes longer than 2 s counts as no match: name a region.
     #[schema(nullable = false)]
     image: Option<String>,
-    /// Where it must be, as `x,y,width,height`. Default: anywhere.
+    /// Where it must be, as `x,y,width,height`. Default: anywhere. Nothing is found in a region
+    /// that is not within the screen.
     #[schema(nullable = false, example = "0,0,640,480")]
     region: Option<String>,
     /// With `image`: how similar the screen must be, from 0 to 1. Default: 0.96.

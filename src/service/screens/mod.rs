@@ -176,11 +176,11 @@ impl Screens {
 
     /// Checks that a caller may look at the screen of a machine: an operator; the holder of its
     /// lease; the token that created the lease; everybody if there are no tokens; any caller if the
-    /// machine is not held and is in a pool with `screens = "public"`.
+    /// machine is not held and is in a pool with `screens = "public"`. Only operators look at a
+    /// protected machine.
     ///
     /// # Errors
-    /// `forbidden`, `machine-leased` if another lease holds the machine, `lease-ended` if the
-    /// lease of the call has ended.
+    /// `forbidden`
     pub fn may_look(&self, requester: &Requester, machine: &Machine) -> Result<(), Failure> {
         rights::may_look(self, requester, machine)
     }

@@ -162,7 +162,8 @@ impl Ocr {
                 .map_err(|error| OcrError::Failed(error.to_string()))??;
             let output = process::run(&clock, &command, &prepared.png, size.height).await;
             metrics.record_read(clock.elapsed().saturating_sub(started));
-            let text = Arc::new(tsv::parse(&output?, prepared.scale, size));
+            let text = tsv::parse(&output?, prepared.scale, prepared.margin, size);
+            let text = Arc::new(text);
             lock(&results).keep(hash, Arc::clone(&text));
             Ok(text)
         }

@@ -354,6 +354,12 @@ impl GuestScreen {
         Some(at + next.saturating_sub(self.time.age))
     }
 
+    /// How long ago the last input came. Before the first one: how long ago the guest started.
+    #[must_use]
+    pub fn idle(&self, now: Duration) -> Duration {
+        self.time.age(now).saturating_sub(self.last_input)
+    }
+
     /// Increases with each input and each change of the power state.
     #[must_use]
     pub const fn version(&self) -> u64 {
