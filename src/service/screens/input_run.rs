@@ -208,6 +208,7 @@ impl<'c> InputRun<'c> {
         let terms = WaitTerms {
             conditions: Arc::clone(&until.conditions),
             once: false,
+            tests_until: None,
             may_look: &may_look,
             wake: None,
             has_job: &|_| false,

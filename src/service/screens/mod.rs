@@ -49,7 +49,7 @@ use bytes::Bytes;
 pub use self::frame::{Frame, FrameChange};
 pub use self::rights::{DriveRight, RightChanges};
 pub use self::screen_input::{InputLost, ScreenInput};
-pub use self::screen_user::ScreenUser;
+pub use self::screen_user::{CONFIRM_LIMIT, ScreenUser};
 pub use self::state::{ConnectionState, DriverInfo, ScreenState, ViewerInfo, ViewerMode};
 
 use self::registry::Registry;
