@@ -127,7 +127,8 @@ pub async fn wait_for_screen(
     let requester = read_authorization(&api, &caller, &headers)?;
     let wake = value.wake;
     let has_images = value.has_image();
-    let conditions = Arc::new(checked(has_images, move || value.conditions()).await?);
+    let images = api.services().screen_waits.images().clone();
+    let conditions = Arc::new(checked(has_images, move || value.conditions(&images)).await?);
     let longest = api.settings().max_wait;
     let time = query.wait.map(|Parsed(wait)| wait.min(longest));
     let view = api.services().machines.resolve(&caller.scope, &reference)?;

@@ -11,6 +11,7 @@ pub mod drive;
 mod due_check;
 pub mod encoded;
 pub mod frame;
+pub mod image_memory;
 pub mod input_call;
 pub mod input_calls;
 pub mod input_lane;

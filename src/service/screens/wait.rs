@@ -18,6 +18,7 @@ use jiff::SignedDuration;
 use tokio::sync::{Semaphore, watch};
 
 use super::conditions::{Found, ScreenCondition, ScreenConditions, Subject};
+use super::image_memory::ImageMemory;
 use super::last_pictures::LastPictures;
 use super::ocr::{Ocr, OcrError};
 use super::picture_search::SEARCH_LIMIT;
@@ -46,6 +47,7 @@ pub struct ScreenWaits {
     clock: Clock,
     ocr: Ocr,
     pictures: LastPictures,
+    images: ImageMemory,
     /// Permits to search for a picture: one for two processors.
     searches: Arc<Semaphore>,
 }
@@ -144,7 +146,8 @@ impl ScreenWaits {
     pub fn new(parts: ScreenWaitsParts) -> Self {
         let ScreenWaitsParts { screens, inventory, clock, ocr, pictures, processors } = parts;
         let searches = Arc::new(Semaphore::new((processors / 2).max(1)));
-        Self { screens, inventory, clock, ocr, pictures, searches }
+        let images = ImageMemory::default();
+        Self { screens, inventory, clock, ocr, pictures, images, searches }
     }
 
     pub(super) const fn clock(&self) -> &Clock {
@@ -161,6 +164,12 @@ impl ScreenWaits {
     #[must_use]
     pub const fn pictures(&self) -> &LastPictures {
         &self.pictures
+    }
+
+    /// The memory of the images that waits search for.
+    #[must_use]
+    pub const fn images(&self) -> &ImageMemory {
+        &self.images
     }
 
     /// Reads the text of a confirmed frame.
