@@ -247,7 +247,8 @@ const TABLE: &[ProblemRow] = &[
         "Try again after `Retry-After`. The detail has the host's reason: it may limit the \
          consoles of a machine, or the account lacks VirtualMachine.Interact.ConsoleInteract."),
     row(Kind::TooManyWaits, Status::SERVICE_UNAVAILABLE, Retry::After, "Too many calls are waiting",
-        "The number of waiting calls has reached `http.max_waits`.",
+        "The number of waiting calls has reached `http.max_waits`, or the waits for screens use \
+         all the memory for their images.",
         "Try again after `Retry-After`."),
     row(Kind::ShuttingDown, Status::SERVICE_UNAVAILABLE, Retry::SameKey, "otter is shutting down",
         "The daemon is stopping. Accepted jobs continue when it starts again.",

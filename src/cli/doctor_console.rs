@@ -361,7 +361,7 @@ const fn advice(kind: HostErrorKind) -> Option<&'static str> {
         HostErrorKind::NotSupported => {
             Some("This host has no webmks consoles: it is older than ESX 6.0, or no ESX.")
         }
-        HostErrorKind::Unreachable | HostErrorKind::Protocol => Some(
+        HostErrorKind::Unreachable | HostErrorKind::Protocol | HostErrorKind::Rejected => Some(
             "Consoles use the same address, port, proxy and certificate as the API. A proxy in \
              between must pass WebSockets.",
         ),

@@ -170,7 +170,8 @@ mod tests {
     }
 
     fn read(words: &str) -> Result<VncCommand, clap::Error> {
-        Line::try_parse_from(["vnc"].into_iter().chain(words.split_whitespace())).map(|line| line.vnc)
+        Line::try_parse_from(["vnc"].into_iter().chain(words.split_whitespace()))
+            .map(|line| line.vnc)
     }
 
     #[tokio::test]

@@ -61,7 +61,10 @@ impl SimulatorState {
                     self.world.ask(&machine, *question);
                 }
             }
-            HostChange::ConsoleQuirks(quirks) => self.consoles.quirks = quirks,
+            HostChange::ConsoleQuirks(quirks) => {
+                self.world.rules.consoles_outlive_reverts = quirks.outlive_reverts;
+                self.consoles.quirks = quirks;
+            }
             HostChange::EndConsoles { machine, how } => self.consoles.end(machine.as_deref(), how),
             HostChange::AbandonConsoles { machine, count } => {
                 self.world.add_consoles(&machine, count);

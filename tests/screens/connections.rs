@@ -4,12 +4,16 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use otter::simulator::{ConsoleEnd, ConsoleQuirks, FirstUpdate, HostChange, ScreenStage};
+use otter::clock::Clock;
+use otter::simulator::{
+    ConsoleEnd, ConsoleQuirks, Disruption, FirstUpdate, HostChange, ScreenStage,
+};
+use reqwest::Method;
 use serde_json::json;
 
 use super::viewer_client::{ViewerClient, viewer_path};
 use super::{RUNNING, decode, screen_state};
-use crate::harness::{Lab, eventually};
+use crate::harness::{Answer, Lab, LabOptions, eventually, pause};
 
 const PICTURE: &str = "/v1/machines/17/screen.png";
 
@@ -144,6 +148,61 @@ async fn a_console_that_otter_cannot_read_is_unavailable() {
     lab.control().apply(HostChange::ConsoleQuirks(quirks));
     let problem = lab.get(PICTURE).await.problem(503, "console-unavailable");
     assert!(problem.header("retry-after").is_some());
+}
+
+/// The host answers, so that only its consoles are out of reach.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_refuses_its_tickets_is_not_unreachable() {
+    let lab = Lab::start().await;
+    let answer = Disruption::Answer { status: 404, content_type: "text/html", body: String::new() };
+    lab.control().disrupt("/ticket", 0, None, answer);
+    let problem = lab.get(PICTURE).await.problem(503, "console-unavailable");
+    assert!(problem.str("detail").contains("HTTP status 404"), "{}", problem.text);
+}
+
+/// A console that does not answer is replaced once, whatever the caller wants of the screen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_does_not_answer_gets_one_new_connection() {
+    for below in ["screen.png", "screen/text", "screen/wait"] {
+        let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
+        let options = LabOptions { clock: clock.clone(), ..LabOptions::default() };
+        let lab = Lab::with_options(options).await;
+        let control = lab.control();
+        lab.get(PICTURE).await.expect(200);
+        // A console that ends sooner is opened again after a pause.
+        clock.advance(Duration::from_secs(5));
+        let silent = ConsoleQuirks { silent: true, ..ConsoleQuirks::default() };
+        control.apply(HostChange::ConsoleQuirks(silent));
+        let path = format!("/v1/machines/{RUNNING}/{below}");
+        let request = if below == "screen/wait" {
+            lab.request(Method::POST, &path).json(&json!({"any": [{"text": "Log In"}]}))
+        } else {
+            lab.request(Method::GET, &path)
+        };
+        let call = tokio::spawn(Answer::from_request(request));
+        eventually("the call to wait", async || {
+            lab.get("/metrics").await.text.contains("otter_waits_open 1\n")
+        })
+        .await;
+        // Nothing shows from outside when the host got the question, so the time passes in steps.
+        let is_replaced = async || {
+            control.calls("AcquireTicket") > 1
+                || screen_state(&lab, RUNNING).await["connection"] != "open"
+        };
+        eventually("the end of the connection", async || {
+            clock.advance(Duration::from_secs(1));
+            for _ in 0..5 {
+                pause().await;
+            }
+            is_replaced().await
+        })
+        .await;
+        eventually("another ticket", async || control.calls("AcquireTicket") > 1).await;
+        control.apply(HostChange::ConsoleQuirks(ConsoleQuirks::default()));
+        let answer = call.await.unwrap();
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+        assert_eq!(control.calls("AcquireTicket"), 2);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,9 @@ use base64::prelude::BASE64_STANDARD;
 use futures_util::future::join_all;
 use otter::clock::Clock;
 use otter::simulator::Scenario;
-use otter::simulator::{ConsoleEnd, Pace, ScreenStage, Simulator, SimulatorOptions};
+use otter::simulator::{
+    ConsoleEnd, ConsoleQuirks, HostChange, Pace, ScreenStage, Simulator, SimulatorOptions,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -336,6 +338,32 @@ async fn power_off_suspend_and_revert_interrupt() {
         lab.post(&path, body).await.expect(200);
         is_interrupted(&lab, call, "console-unavailable|invalid-power-state", LONG).await;
     }
+}
+
+/// A host may keep a console open over a revert. The rest of the input is meant for another guest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revert_that_the_connection_survives_interrupts() {
+    let lab = terminal().await;
+    let quirks = ConsoleQuirks { outlive_reverts: true, ..ConsoleQuirks::default() };
+    lab.control().apply(HostChange::ConsoleQuirks(quirks));
+    let path = "/v1/machines/17/snapshots/logged%20in/revert?wait=30s";
+    // The second revert is to the current snapshot, so that no property of the machine changes.
+    for round in 0..2 {
+        lab.control().show_screen(RUNNING, ScreenStage::Terminal);
+        let key = format!("round {round}");
+        let body = json!({"events": [{"hold": "shift"}, {"text": LONG}], "interval": "100ms"});
+        let call = begun(&lab, &[("idempotency-key", &key)], body).await;
+        lab.post(path, json!({})).await.expect(200);
+        let answer = call.await.unwrap().problem(409, "input-interrupted");
+        assert_eq!(answer.json["errors"][0]["code"], "console-unavailable", "{}", answer.text);
+        assert!(answer.str("detail").contains("was reverted"), "{}", answer.text);
+        assert_eq!(answer.json["sent"]["events"], 1);
+        assert!((1..LONG.len()).contains(&characters(&answer)), "{}", answer.text);
+        is_released(&lab).await;
+        // Input after the revert is for the guest that it brought back.
+        send(&lab, json!({"events": [{"keys": ["left"]}]})).await.expect(200);
+    }
+    assert_eq!(lab.control().calls("AcquireTicket"), 1, "the connection stands");
 }
 
 #[tokio::test(flavor = "multi_thread")]

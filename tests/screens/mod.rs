@@ -2,6 +2,7 @@
 //! viewers, and what is typed.
 
 mod connections;
+mod cuts;
 mod input;
 mod pictures;
 mod text;

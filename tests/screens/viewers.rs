@@ -361,6 +361,7 @@ async fn viewers_that_read_nothing_cost_little_and_others_are_served() {
     for _ in 0..100 {
         silent.push(ViewerClient::open_at(address, &path, &[]).await.unwrap());
     }
+    assert_eq!(daemon.metric("otter_screens_open").await, 1, "one connection for all viewers");
     // They ask for more than the buffers of the kernel hold, and read nothing.
     for _ in 0..10 {
         for viewer in &mut silent {

@@ -67,6 +67,19 @@ async fn a_wait_that_times_out_shows_the_last_text_and_picture() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_wait_ends_with_its_time_although_the_screen_was_not_still_for_long_enough() {
+    let lab = Lab::start().await;
+    for body in [
+        json!({"still": "1m"}),
+        json!({"still": "1m", "any": [{"text": "Log In"}, {"text": "user", "absent": true}]}),
+    ] {
+        // The client of the lab does not wait for a minute.
+        let problem = wait_for(&lab, "?wait=1s", body).await.problem(504, "wait-timeout");
+        assert!(problem.json["links"]["screen"].is_string(), "{}", problem.text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_picture_is_found_in_its_region() {
     let lab = Lab::start().await;
     let button = picture_of(&lab, "340,330,120,40").await;

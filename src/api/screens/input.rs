@@ -116,7 +116,8 @@ pub async fn send_screen_input(
     let call_reference = read_reference(&headers)?;
     let limit = api.settings().max_wait;
     let has_images = value.has_image();
-    let list = checked(has_images, move || input_list(value, limit)).await?;
+    let images = api.services().screen_waits.images().clone();
+    let list = checked(has_images, move || input_list(value, limit, images)).await?;
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
     let _permit = WaitPermit::acquire(&api)?;
     let call = InputCall {

@@ -19,6 +19,7 @@ use crate::domain::input::{
 use crate::domain::keyboard::{self, Keysym, Layout, Stroke, type_text};
 use crate::service::machines::shorten;
 use crate::service::screens::conditions::MAX_IMAGES;
+use crate::service::screens::image_memory::ImageMemory;
 use crate::service::screens::input_call::Until;
 
 /// The interval with which the time of a call is estimated, if it sets none.
@@ -210,10 +211,16 @@ enum EventField {
 ///
 /// # Parameters
 /// - `max_wait`: the longest time of a call.
+/// - `images`: has the memory of the images.
 ///
 /// # Errors
-/// `invalid-request` with the JSON Pointer of the mistake.
-pub fn input_list(request: InputRequest, max_wait: Duration) -> Result<InputList<Until>, Failure> {
+/// `invalid-request` with the JSON Pointer of the mistake; `too-many-waits` without memory for the
+/// images.
+pub fn input_list(
+    request: InputRequest,
+    max_wait: Duration,
+    images: ImageMemory,
+) -> Result<InputList<Until>, Failure> {
     let InputRequest { events, interval, layout, secret } = request;
     if events.is_empty() {
         return Err(failure_in_body(
@@ -235,7 +242,8 @@ pub fn input_list(request: InputRequest, max_wait: Duration) -> Result<InputList
         })?,
     };
     check_images(&events)?;
-    let mut check = Check { layout, secret, max_wait, bytes: 0, held: Vec::new(), found: false };
+    let held = Vec::new();
+    let mut check = Check { layout, secret, max_wait, images, bytes: 0, held, found: false };
     let events: Vec<InputEvent<Until>> = events
         .into_iter()
         .enumerate()
@@ -250,6 +258,7 @@ struct Check {
     layout: Layout,
     secret: bool,
     max_wait: Duration,
+    images: ImageMemory,
     /// The bytes of the texts so far.
     bytes: usize,
     /// The keys that are held after the events so far.
@@ -411,7 +420,7 @@ impl Check {
         let UntilRequest { any, still, wait } = until;
         let wait = self.time(&format!("{at}/wait"), &wait, Duration::from_millis(1))?;
         self.found |= any.as_ref().is_some_and(|any| !any.is_empty());
-        let conditions = screen_conditions(at, any, still)?;
+        let conditions = screen_conditions(at, any, still, &self.images)?;
         Ok(InputEvent::Until(Until { conditions: Arc::new(conditions), wait }))
     }
 
@@ -539,7 +548,7 @@ mod tests {
     const MAX_WAIT: Duration = Duration::from_mins(10);
 
     fn check(body: Value) -> Result<InputList<Until>, Failure> {
-        input_list(serde_json::from_value(body).unwrap(), MAX_WAIT)
+        input_list(serde_json::from_value(body).unwrap(), MAX_WAIT, ImageMemory::default())
     }
 
     fn event(event: &Value) -> Result<InputList<Until>, Failure> {

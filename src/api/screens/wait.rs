@@ -1,7 +1,6 @@
 //! `POST /v1/machines/{machine}/screen/wait`
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,12 +32,17 @@ use crate::service::screens::wait::{Matched, RightCheck, ScreenMatch, Seen, Sigh
 /// The longest time of a call that tests once: it may open a connection, and read a text.
 pub const ONCE_LIMIT: Duration = Duration::from_secs(40);
 
+/// A shorter wait may take this long, until each condition was tested once: it takes time to read a
+/// text.
+const FIRST_TEST_LIMIT: Duration = Duration::from_secs(10);
+
 /// The time limit.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ScreenWaitQuery {
-    /// The longest time that this call waits: `30s`, `10m`. At most `http.max_wait`. Without it,
-    /// each condition is tested once.
+    /// The longest time that this call waits: `30s`, `10m`. At most `http.max_wait`. A wait below
+    /// 10 s may last up to 10 s, until each condition was tested once. Without it, each condition
+    /// is tested once.
     #[param(value_type = Option<String>)]
     wait: Option<Parsed<Duration>>,
 }
@@ -107,8 +111,9 @@ pub struct ScreenMatched {
         "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "request-timeout",
         "payload-too-large", "unsupported-media-type", "forbidden", "machine-leased",
         "lease-ended", "lease-not-active", "self-protection", "invalid-power-state",
-        "machine-gone", "inventory-loading", "console-unavailable", "too-many-consoles",
-        "not-supported", "too-many-waits", "wait-timeout", "shutting-down"
+        "machine-gone", "inventory-loading", "host-unreachable", "host-login-refused",
+        "console-unavailable", "too-many-consoles", "not-supported", "too-many-waits",
+        "wait-timeout", "shutting-down"
     ]))))]
 pub async fn wait_for_screen(
     State(api): State<ApiState>,
@@ -122,7 +127,8 @@ pub async fn wait_for_screen(
     let requester = read_authorization(&api, &caller, &headers)?;
     let wake = value.wake;
     let has_images = value.has_image();
-    let conditions = Arc::new(checked(has_images, move || value.conditions()).await?);
+    let images = api.services().screen_waits.images().clone();
+    let conditions = Arc::new(checked(has_images, move || value.conditions(&images)).await?);
     let longest = api.settings().max_wait;
     let time = query.wait.map(|Parsed(wait)| wait.min(longest));
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
@@ -176,39 +182,37 @@ impl ScreenCall<'_> {
             services.screens.may_drive(self.requester, machine)?;
         }
         let wake: &RightCheck<'_> = &may_wake;
+        let clock = self.api.clock();
+        let limit = time.unwrap_or(ONCE_LIMIT);
         let terms = WaitTerms {
             conditions: Arc::clone(&conditions),
             once: time.is_none(),
+            tests_until: Some(clock.elapsed() + limit),
             may_look: &may_look,
             wake: self.wake.then_some(wake),
             has_job: &has_job,
         };
         let (identity, sight) = (machine.identity(), Sight::default());
-        let mut work = pin!(services.screen_waits.wait(&identity, &terms, &sight));
-        let limit = time.unwrap_or(ONCE_LIMIT);
-        let mut ended = WaitPermit::acquire(self.api)?.wait(self.api, limit, &mut work).await;
-        if matches!(ended, WaitEnd::TimeUp) && !sight.seen().is_tested {
-            // A wait that is shorter than the recognition of a text still tests once.
-            let first_test = async {
-                tokio::select! {
-                    biased;
-                    found = &mut work => Some(found),
-                    () = sight.tested() => None,
-                }
+        let permit = WaitPermit::acquire(self.api)?;
+        let work = async {
+            let time_up = async {
+                clock.sleep(limit).await;
+                sight.tested().await;
             };
-            let permit = WaitPermit::acquire(self.api)?;
-            ended = match permit.wait(self.api, ONCE_LIMIT, first_test).await {
-                WaitEnd::Done(Some(found)) => WaitEnd::Done(found),
-                WaitEnd::Done(None) | WaitEnd::TimeUp => WaitEnd::TimeUp,
-                WaitEnd::ShuttingDown => WaitEnd::ShuttingDown,
-            };
-        }
-        match ended {
-            WaitEnd::Done(Err(failure)) if failure.kind == FailureKind::WaitTimeout => {
+            tokio::select! {
+                biased;
+                found = services.screen_waits.wait(&identity, &terms, &sight) => Some(found),
+                () = time_up => None,
+            }
+        };
+        match permit.wait(self.api, limit.max(FIRST_TEST_LIMIT), work).await {
+            WaitEnd::Done(Some(Err(failure))) if failure.kind == FailureKind::WaitTimeout => {
                 Err(self.timed_out(&conditions, time, &sight).await)
             }
-            WaitEnd::TimeUp => Err(self.timed_out(&conditions, time, &sight).await),
-            WaitEnd::Done(done) => done.map_err(|failure| self.with_machine(failure)),
+            WaitEnd::Done(Some(done)) => done.map_err(|failure| self.with_machine(failure)),
+            WaitEnd::Done(None) | WaitEnd::TimeUp => {
+                Err(self.timed_out(&conditions, time, &sight).await)
+            }
             WaitEnd::ShuttingDown => {
                 let detail = "otter is shutting down; wait again when it is back.";
                 Err(self.with_machine(Failure::new(FailureKind::ShuttingDown, detail)))

@@ -17,8 +17,9 @@ use crate::service::screens::conditions::{
     DEFAULT_TOLERANCE, MAX_CONDITIONS, MAX_IMAGES, MAX_TEXT, ScreenCondition, ScreenConditions,
     StillCondition, Subject, compile_regex,
 };
+use crate::service::screens::image_memory::{ImageMemory, ImageSpace};
 use crate::service::screens::picture_search::{DEFAULT_SIMILARITY, Template};
-use crate::service::screens::png;
+use crate::service::screens::png::{self, PngError};
 use crate::service::screens::text_match::Needle;
 
 /// The largest body of a wait, in bytes.
@@ -132,9 +133,13 @@ impl ScreenWaitRequest {
 
     /// Checks the request. `wake` is for the caller.
     ///
+    /// # Parameters
+    /// - `images`: has the memory of the images.
+    ///
     /// # Errors
-    /// `invalid-request` with the JSON Pointer of the mistake.
-    pub fn conditions(self) -> Result<ScreenConditions, Failure> {
+    /// `invalid-request` with the JSON Pointer of the mistake; `too-many-waits` without memory for
+    /// the images.
+    pub fn conditions(self, images: &ImageMemory) -> Result<ScreenConditions, Failure> {
         let Self { any, still, tolerance, region, wake: _ } = self;
         if still.is_none() {
             let not_alone = |field: &str| {
@@ -148,7 +153,7 @@ impl ScreenWaitRequest {
                 return not_alone("region");
             }
         }
-        let mut conditions = screen_conditions("", any, still)?;
+        let mut conditions = screen_conditions("", any, still, images)?;
         let tolerance = tolerance.map(|share| parse_share("/tolerance", share)).transpose()?;
         let region = region.map(|region| parse_region("/region", &region)).transpose()?;
         if let Some(still) = &mut conditions.still {
@@ -163,13 +168,15 @@ impl ScreenWaitRequest {
 ///
 /// # Parameters
 /// - `at`: the JSON Pointer of the object that has the fields `any` and `still`.
+/// - `memory`: has the memory of the images.
 ///
 /// # Errors
-/// `invalid-request` with the JSON Pointer of the mistake.
+/// As [`ScreenWaitRequest::conditions`].
 pub fn screen_conditions(
     at: &str,
     any: Option<Vec<ConditionRequest>>,
     still: Option<String>,
+    memory: &ImageMemory,
 ) -> Result<ScreenConditions, Failure> {
     let in_any = format!("{at}/any");
     let still = still.map(|text| parse_still(&format!("{at}/still"), &text)).transpose()?;
@@ -192,8 +199,8 @@ pub fn screen_conditions(
         return Err(failure_in_body(&in_any, "out-of-range", detail));
     }
     let parsed = any.into_iter().enumerate();
-    let parsed =
-        parsed.map(|(index, condition)| parse_condition(&format!("{in_any}/{index}"), condition));
+    let parsed = parsed
+        .map(|(index, condition)| parse_condition(&format!("{in_any}/{index}"), condition, memory));
     Ok(ScreenConditions { any: parsed.collect::<Result<_, _>>()?, still })
 }
 
@@ -236,7 +243,11 @@ fn parse_share(at: &str, share: f64) -> Result<f64, Failure> {
     Err(failure_in_body(at, "out-of-range", detail))
 }
 
-fn parse_condition(at: &str, condition: ConditionRequest) -> Result<ScreenCondition, Failure> {
+fn parse_condition(
+    at: &str,
+    condition: ConditionRequest,
+    memory: &ImageMemory,
+) -> Result<ScreenCondition, Failure> {
     let ConditionRequest { name, text, regex, image, region, similarity, margin, absent } =
         condition;
     let wrong = |field: &str, code, detail: String| {
@@ -275,7 +286,7 @@ fn parse_condition(at: &str, condition: ConditionRequest) -> Result<ScreenCondit
         let similarity =
             similarity.map(|share| parse_share(&format!("{at}/similarity"), share)).transpose()?;
         let image = image.unwrap_or_default();
-        let template = parse_image(&format!("{at}/image"), &image)?;
+        let (template, space) = parse_image(&format!("{at}/image"), &image, memory)?;
         let (of_image, margin) = (template.size(), margin.unwrap_or(0));
         if let Some(region) = region
             && (u32::from(of_image.width) > u32::from(region.width) + 2 * u32::from(margin)
@@ -288,7 +299,7 @@ fn parse_condition(at: &str, condition: ConditionRequest) -> Result<ScreenCondit
             return wrong("image", "out-of-range", detail);
         }
         let similarity = similarity.unwrap_or(DEFAULT_SIMILARITY);
-        Subject::Image { template, similarity, margin }
+        Subject::Image { template, similarity, margin, _space: space }
     };
     Ok(ScreenCondition { name, subject, region, absent })
 }
@@ -315,14 +326,21 @@ fn parse_regex(at: &str, regex: &str) -> Result<Subject, Failure> {
     })
 }
 
-fn parse_image(at: &str, image: &str) -> Result<Template, Failure> {
+/// Decodes an image. Its memory is reserved before.
+fn parse_image(
+    at: &str,
+    image: &str,
+    memory: &ImageMemory,
+) -> Result<(Template, ImageSpace), Failure> {
     let bytes = BASE64_STANDARD.decode(image).map_err(|error| {
         failure_in_body(at, "not-base64", format!("image is not base64: {error}."))
     })?;
-    let picture = png::decode(&bytes).map_err(|error| {
+    let not_a_png = |error: PngError| {
         failure_in_body(at, "not-a-png", format!("image is no PNG that otter reads: {error}."))
-    })?;
-    Ok(Template::new(picture))
+    };
+    let space = memory.reserve(png::size(&bytes).map_err(not_a_png)?)?;
+    let picture = png::decode(&bytes).map_err(not_a_png)?;
+    Ok((Template::new(picture), space))
 }
 
 #[cfg(test)]
@@ -334,7 +352,7 @@ mod tests {
 
     fn check(body: serde_json::Value) -> Result<ScreenConditions, (String, String)> {
         let request: ScreenWaitRequest = serde_json::from_value(body).unwrap();
-        request.conditions().map_err(|failure| {
+        request.conditions(&ImageMemory::default()).map_err(|failure| {
             let error = failure.errors.into_iter().next().unwrap();
             (error.pointer.unwrap(), error.code.into_owned())
         })
@@ -398,6 +416,21 @@ mod tests {
             let shown = body.to_string();
             assert_eq!(check(body).unwrap_err(), (pointer.to_owned(), code.to_owned()), "{shown}");
         }
+    }
+
+    #[test]
+    fn the_images_of_all_waits_share_a_memory() {
+        let memory = ImageMemory::new(3 * ScreenSize::new(20, 10).bytes());
+        let wait = |images: usize| {
+            let body = json!({"any": vec![json!({"image": png_text(20, 10)}); images]});
+            let request: ScreenWaitRequest = serde_json::from_value(body).unwrap();
+            request.conditions(&memory)
+        };
+        let waiting = wait(2).unwrap();
+        assert_eq!(wait(2).unwrap_err().kind, FailureKind::TooManyWaits);
+        wait(1).expect("a refused wait keeps nothing");
+        drop(waiting);
+        wait(3).expect("a wait that ended keeps nothing");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use regex::{Regex, RegexBuilder};
 
+use super::image_memory::ImageSpace;
 use super::picture_search::{self, SearchArea, SearchTooLong, Template};
 use super::text_match::{Needle, ReadText};
 use crate::domain::screen::{Picture, Region, ScreenSize};
@@ -76,6 +77,8 @@ pub enum Subject {
         similarity: f64,
         /// How far outside `region` it may be, in pixels.
         margin: u16,
+        /// The memory of the picture.
+        _space: ImageSpace,
     },
 }
 
@@ -172,7 +175,7 @@ impl ScreenCondition {
         screen: &Picture,
         is_over: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Found>, SearchTooLong> {
-        let Subject::Image { template, similarity, margin } = &self.subject else {
+        let Subject::Image { template, similarity, margin, .. } = &self.subject else {
             return Ok(None);
         };
         let area = SearchArea { region: self.region, margin: *margin };
@@ -214,6 +217,7 @@ pub fn compile_regex(pattern: &str) -> Result<Regex, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::image_memory::ImageMemory;
     use super::super::text_match::Word;
     use super::*;
 
@@ -261,8 +265,10 @@ mod tests {
 
     #[test]
     fn the_area_of_an_image_has_its_margin() {
-        let template = Template::new(Picture::blank(ScreenSize { width: 10, height: 10 }));
-        let subject = Subject::Image { template, similarity: 0.96, margin: 50 };
+        let size = ScreenSize { width: 10, height: 10 };
+        let template = Template::new(Picture::blank(size));
+        let space = ImageMemory::default().reserve(size).unwrap();
+        let subject = Subject::Image { template, similarity: 0.96, margin: 50, _space: space };
         let region = Region { x: 20, y: 100, width: 10, height: 10 };
         let condition = condition(subject, Some(region));
         assert_eq!(condition.area(SIZE), Some(Region { x: 0, y: 50, width: 80, height: 110 }));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
+use tokio::sync::watch;
 
 use super::input_call::{CallEnds, InputCall, InputCallsParts, InputDone, Until};
 use super::input_lane::Turn;
@@ -16,6 +17,7 @@ use super::{RightChanges, Screens};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind, InputError};
+use crate::domain::ids::MachineId;
 use crate::domain::input::{
     HeldKeys, InputEvent, InputMessage, InputStroke, Point, SentInput, character_strokes,
     default_interval, key_stroke, pointer_strokes,
@@ -23,10 +25,19 @@ use crate::domain::input::{
 use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
 use crate::service::idempotency::KeyClaim;
+use crate::service::inventory::Inventory;
 use crate::storage::InputAnswer;
 
 /// How long the release of held keys may take.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
+
+/// The reverts of the machine since the call began. A connection may survive one, and then goes to
+/// another guest than the one for which the input is meant.
+struct Reverts {
+    /// The number when the call began.
+    before: u64,
+    changes: watch::Receiver<()>,
+}
 
 /// The turn of one call.
 pub(super) struct InputRun<'c> {
@@ -38,6 +49,7 @@ pub(super) struct InputRun<'c> {
     user: ScreenUser,
     /// The connection to the screen on which the call began. It never goes on on another one.
     epoch: u64,
+    reverts: Reverts,
     turn: &'c Turn,
     ends: &'c CallEnds,
     claim: Option<&'c KeyClaim>,
@@ -64,6 +76,7 @@ impl<'c> InputRun<'c> {
         ends: &'c CallEnds,
         claim: Option<&'c KeyClaim>,
     ) -> Self {
+        let reverts = Reverts::since_now(&parts.inventory, &machine.id);
         Self {
             parts,
             call,
@@ -71,6 +84,7 @@ impl<'c> InputRun<'c> {
             right,
             right_changes: parts.screens.right_changes(),
             epoch: user.epoch(),
+            reverts,
             user,
             turn,
             ends,
@@ -194,6 +208,7 @@ impl<'c> InputRun<'c> {
         let terms = WaitTerms {
             conditions: Arc::clone(&until.conditions),
             once: false,
+            tests_until: None,
             may_look: &may_look,
             wake: None,
             has_job: &|_| false,
@@ -245,7 +260,7 @@ impl<'c> InputRun<'c> {
         let sent = self.user.send_on(self.epoch, &inputs).await;
         self.has_begun |= !matches!(sent, Err(InputLost { maybe_sent: false }));
         if sent.is_err() {
-            return Err(self.connection_lost());
+            return Err(self.screen_lost());
         }
         self.turn.stroke_sent(self.parts.clock.elapsed());
         self.sent.characters += characters;
@@ -268,27 +283,28 @@ impl<'c> InputRun<'c> {
 
     /// Waits for `work`, unless the call must end before.
     async fn unless_ended<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Failure> {
-        let Self { parts, call, machine, right_changes, user, epoch, ends, .. } = self;
+        let Self { parts, call, machine, right_changes, user, epoch, reverts, ends, .. } = self;
         tokio::select! {
             biased;
             failure = ends.ended(machine) => return Err(failure),
             failure = right_ended(&parts.screens, right_changes, call, machine) => {
                 return Err(failure);
             }
+            () = reverts.grown(&parts.inventory, &machine.id) => {}
             () = connection_ended(user, *epoch) => {}
             done = work => return Ok(done),
         }
-        Err(self.connection_lost())
+        Err(self.screen_lost())
     }
 
     /// Checks that the call may send the next message.
     fn check_now(&self) -> Result<(), Failure> {
-        let Self { parts, call, machine, user, epoch, ends, .. } = self;
+        let Self { parts, call, machine, user, epoch, reverts, ends, .. } = self;
         if let Some(failure) = ends.failure() {
             return Err(failure.with_machine(&machine.id, &machine.name));
         }
-        if user.epoch() != *epoch {
-            return Err(self.connection_lost());
+        if user.epoch() != *epoch || reverts.have_grown(&parts.inventory, &machine.id) {
+            return Err(self.screen_lost());
         }
         parts.screens.may_drive(&call.requester, machine).map(drop)
     }
@@ -360,15 +376,20 @@ impl<'c> InputRun<'c> {
             })
     }
 
-    /// The failure of a connection to the screen that ended while the call used it.
-    fn connection_lost(&self) -> Failure {
+    /// The failure of a call whose screen is gone: its connection ended, or the machine was
+    /// reverted.
+    fn screen_lost(&self) -> Failure {
         let machine = &self.machine;
-        let contents = self.parts.inventory.contents();
+        let inventory = &self.parts.inventory;
+        let contents = inventory.contents();
         let power_state = contents.machine(&machine.id).and_then(|machine| machine.power_state);
         let (kind, what) = match power_state {
             Some(PowerState::Off) => (FailureKind::InvalidPowerState, "the machine was turned off"),
             Some(PowerState::Suspended) => {
                 (FailureKind::InvalidPowerState, "the machine was suspended")
+            }
+            Some(PowerState::On) | None if self.reverts.have_grown(inventory, &machine.id) => {
+                (FailureKind::ConsoleUnavailable, "the machine was reverted")
             }
             Some(PowerState::On) | None => (
                 FailureKind::ConsoleUnavailable,
@@ -426,6 +447,29 @@ impl<'c> InputRun<'c> {
             reference: reference.clone(),
             duration: Some(parts.clock.elapsed().saturating_sub(self.started)),
             ..record
+        }
+    }
+}
+
+impl Reverts {
+    fn since_now(inventory: &Inventory, machine: &MachineId) -> Self {
+        // In this order, so that no revert is missed.
+        let changes = inventory.watch(machine);
+        Self { before: inventory.contents().reverts(machine), changes }
+    }
+
+    /// Whether the machine was reverted since the call began.
+    fn have_grown(&self, inventory: &Inventory, machine: &MachineId) -> bool {
+        inventory.contents().reverts(machine) > self.before
+    }
+
+    /// Waits until the machine is reverted.
+    async fn grown(&mut self, inventory: &Inventory, machine: &MachineId) {
+        while !self.have_grown(inventory, machine) {
+            if self.changes.changed().await.is_err() {
+                // The inventory dropped the watcher between two changes.
+                self.changes = inventory.watch(machine);
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod drive;
 mod due_check;
 pub mod encoded;
 pub mod frame;
+pub mod image_memory;
 pub mod input_call;
 pub mod input_calls;
 pub mod input_lane;
@@ -49,7 +50,7 @@ use bytes::Bytes;
 pub use self::frame::{Frame, FrameChange};
 pub use self::rights::{DriveRight, RightChanges};
 pub use self::screen_input::{InputLost, ScreenInput};
-pub use self::screen_user::ScreenUser;
+pub use self::screen_user::{CONFIRM_LIMIT, ScreenUser};
 pub use self::state::{ConnectionState, DriverInfo, ScreenState, ViewerInfo, ViewerMode};
 
 use self::registry::Registry;

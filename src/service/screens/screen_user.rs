@@ -14,6 +14,10 @@ use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::hypervisor::HostErrorKind;
 
+/// How long a caller waits for a confirmed frame: the host has 10 s to answer, and then 10 s on one
+/// new connection.
+pub const CONFIRM_LIMIT: Duration = Duration::from_secs(25);
+
 /// A caller that waits for a frame gives up after so many failures of the connection: the one that
 /// was open or being opened, and one more.
 const FAILURES: u64 = 2;
@@ -84,12 +88,13 @@ impl ScreenUser {
     /// after it painted the whole screen, or the host answered a request that was sent after it.
     ///
     /// # Parameters
-    /// - `limit`: how long to wait.
+    /// - `limit`: how long to wait. [`CONFIRM_LIMIT`] leaves time for one new connection.
     ///
     /// # Errors
     /// `console-unavailable` if the host did not answer in time, also not on one new connection, or
-    /// refuses the console; `host-unreachable` in an outage of the host; `invalid-power-state` if
-    /// the machine is not on; and as [`ScreenUser::changed`].
+    /// refuses the console; `host-unreachable` in an outage of the host; `host-login-refused` if
+    /// the host refuses the login; `invalid-power-state` if the machine is not on; and as
+    /// [`ScreenUser::changed`].
     pub async fn confirmed(&self, limit: Duration) -> Result<Arc<Frame>, Failure> {
         let number = self.usage.screen().ask();
         self.until(limit, |published| {
@@ -208,8 +213,10 @@ impl ScreenUser {
         let machine = &self.usage.screen().machine;
         let reason =
             refusal.map_or("The host did not answer in time.", |refusal| refusal.message.as_str());
-        let kind = match refusal.map(|refusal| refusal.kind) {
-            Some(HostErrorKind::NotAuthenticated) => FailureKind::HostUnreachable,
+        let kind = match refusal.and_then(|refusal| refusal.kind) {
+            Some(HostErrorKind::Unreachable | HostErrorKind::NotAuthenticated) => {
+                FailureKind::HostUnreachable
+            }
             Some(HostErrorKind::LoginRefused) => FailureKind::HostLoginRefused,
             Some(HostErrorKind::NotFound) => FailureKind::NotFound,
             _ => FailureKind::ConsoleUnavailable,

@@ -112,7 +112,9 @@ pub enum Event<'a> {
 /// Why a try failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    pub kind: HostErrorKind,
+    /// The error of the host. `None` if only the console failed: it did not open in time, did not
+    /// answer, or ended.
+    pub kind: Option<HostErrorKind>,
     /// A sentence for people.
     pub message: String,
 }
@@ -126,7 +128,7 @@ pub enum Effect {
     Send(Vec<u8>),
     /// End the connection, or the try to open one.
     Disconnect,
-    /// Read a picture of the screen.
+    /// Read a picture of the screen. A read that goes on is dropped.
     ReadPicture,
 }
 
@@ -137,7 +139,7 @@ pub struct Status {
     pub confirmed: u64,
     /// How many tries and connections failed so far, without those right after a power-on.
     pub failures: u64,
-    /// The last failure.
+    /// The last failure since a console was last ready.
     pub refusal: Option<Refusal>,
     /// Grows whenever a console becomes ready and whenever it ends.
     pub epoch: u64,
@@ -359,7 +361,7 @@ impl Upstream {
             Event::Lost(message) => self.lose(message, now, &mut effects),
             Event::Ask(number) => self.ask(number, now, &mut effects),
             Event::PictureRead(picture) => self.picture_read(picture, now),
-            Event::PictureFailed(refusal) => self.picture_failed(refusal, now),
+            Event::PictureFailed(refusal) => self.picture_failed(refusal),
             Event::TimePassed => self.time_passed(now, &mut effects),
         }
         effects
@@ -388,6 +390,11 @@ impl Upstream {
                 console.request(&self.canvas, now.elapsed, effects);
             }
             Link::Waiting { .. } => self.open(now, effects),
+            Link::Fallback(fallback) => {
+                // The picture that is being read may be older than the restart.
+                fallback.is_reading = false;
+                self.read_if_due(now, effects);
+            }
             _ => {}
         }
     }
@@ -428,10 +435,12 @@ impl Upstream {
         let Link::Opening { from_fallback, .. } = self.link else { return };
         let refuses_consoles = matches!(
             refusal.kind,
-            HostErrorKind::ScreenLimitReached
-                | HostErrorKind::Forbidden
-                | HostErrorKind::LicenseRestricted
-                | HostErrorKind::NotSupported
+            Some(
+                HostErrorKind::ScreenLimitReached
+                    | HostErrorKind::Forbidden
+                    | HostErrorKind::LicenseRestricted
+                    | HostErrorKind::NotSupported
+            )
         );
         if self.has_pictures && (refuses_consoles || from_fallback) {
             self.status.refusal = Some(refusal.clone());
@@ -454,7 +463,7 @@ impl Upstream {
         let Link::Connected(console) = &self.link else { return };
         let (was_ready, opened_at) = (console.is_ready, console.opened_at);
         self.close(effects);
-        let refusal = Refusal { kind: HostErrorKind::Unreachable, message };
+        let refusal = Refusal { kind: None, message };
         if was_ready && now.elapsed.saturating_sub(opened_at) >= STABLE {
             self.status.failures += 1;
             self.status.refusal = Some(refusal);
@@ -545,6 +554,7 @@ impl Upstream {
                 canvas.set_live(true);
                 console.request(canvas, now.elapsed, effects);
                 self.status.epoch += 1;
+                self.status.refusal = None;
             }
             ServerEvent::Resize(size) => {
                 canvas.clear(size);
@@ -609,26 +619,32 @@ impl Upstream {
     }
 
     fn picture_read(&mut self, picture: &Picture, now: Moment) {
-        let Link::Fallback(fallback) = &mut self.link else { return };
-        fallback.is_reading = false;
+        let Some(fallback) = self.end_read() else { return };
         fallback.failed_reads = 0;
+        let asked = fallback.asked;
         if picture.size != self.canvas.size() {
             self.canvas.clear(picture.size);
         }
         self.canvas.paint(picture.size.whole(), &picture.pixels);
         self.canvas.set_live(true);
         self.answered_at = Some(now.elapsed);
-        self.confirmed = self.confirmed.max(fallback.asked);
+        self.confirmed = self.confirmed.max(asked);
     }
 
-    fn picture_failed(&mut self, refusal: &Refusal, _now: Moment) {
-        let Link::Fallback(fallback) = &mut self.link else { return };
-        fallback.is_reading = false;
+    fn picture_failed(&mut self, refusal: &Refusal) {
+        let Some(fallback) = self.end_read() else { return };
         fallback.failed_reads = fallback.failed_reads.saturating_add(1);
         self.canvas.set_live(false);
         self.canvas.uncover();
         self.status.failures += 1;
         self.status.refusal = Some(refusal.clone());
+    }
+
+    /// The fallback whose read has ended. `None` if the result of the read does not count, because
+    /// it was begun before a restart, or before the fallback.
+    fn end_read(&mut self) -> Option<&mut Fallback> {
+        let Link::Fallback(fallback) = &mut self.link else { return None };
+        std::mem::take(&mut fallback.is_reading).then_some(fallback)
     }
 
     fn read_if_due(&mut self, now: Moment, effects: &mut Vec<Effect>) {
@@ -650,7 +666,7 @@ impl Upstream {
             Link::Opening { .. } => {
                 effects.push(Effect::Disconnect);
                 let message = "The host did not open the console in time.".to_owned();
-                let refusal = Refusal { kind: HostErrorKind::Unreachable, message };
+                let refusal = Refusal { kind: None, message };
                 self.connect_failed(&refusal, now, effects);
             }
             Link::Waiting { .. } => self.open(now, effects),

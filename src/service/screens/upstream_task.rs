@@ -441,7 +441,7 @@ impl UpstreamTask {
 
 impl From<&HostError> for Refusal {
     fn from(error: &HostError) -> Self {
-        Self { kind: error.kind, message: error.message.clone() }
+        Self { kind: Some(error.kind), message: error.message.clone() }
     }
 }
 
@@ -449,7 +449,7 @@ impl From<&HostError> for Refusal {
 async fn read_picture(host: Arc<dyn Hypervisor>, object: ScreenObject) -> Result<Picture, Refusal> {
     let bytes = host.screen_picture(&object).await.map_err(|error| Refusal::from(&error))?;
     let unreadable = |error: String| Refusal {
-        kind: HostErrorKind::Protocol,
+        kind: Some(HostErrorKind::Protocol),
         message: format!("The host's picture of the screen cannot be read: {error}."),
     };
     let decoded = tokio::task::spawn_blocking(move || png::decode(&bytes)).await;

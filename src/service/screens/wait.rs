@@ -18,12 +18,13 @@ use jiff::SignedDuration;
 use tokio::sync::{Semaphore, watch};
 
 use super::conditions::{Found, ScreenCondition, ScreenConditions, Subject};
+use super::image_memory::ImageMemory;
 use super::last_pictures::LastPictures;
 use super::ocr::{Ocr, OcrError};
 use super::picture_search::SEARCH_LIMIT;
 use super::text_match::ReadText;
 use super::watch_state::WatchState;
-use super::{Frame, FrameChange, ScreenInput, ScreenUser, Screens, png};
+use super::{CONFIRM_LIMIT, Frame, FrameChange, ScreenInput, ScreenUser, Screens, png};
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind, InputError, SeenScreen};
 use crate::domain::keyboard;
@@ -33,8 +34,8 @@ use crate::domain::screen::{Picture, Region};
 use crate::service::callers::Caller;
 use crate::service::inventory::Inventory;
 
-/// How long one try to get a confirmed frame takes.
-pub const CONFIRM_LIMIT: Duration = Duration::from_secs(10);
+/// How long one try to get a confirmed frame takes in a wait that tries again.
+const TRY_LIMIT: Duration = Duration::from_secs(10);
 
 /// The pause before otter tries again to get a frame, or to read a text that could not be read.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -46,6 +47,7 @@ pub struct ScreenWaits {
     clock: Clock,
     ocr: Ocr,
     pictures: LastPictures,
+    images: ImageMemory,
     /// Permits to search for a picture: one for two processors.
     searches: Arc<Semaphore>,
 }
@@ -69,6 +71,9 @@ pub struct WaitTerms<'a> {
     pub conditions: Arc<ScreenConditions>,
     /// Whether each condition is tested only once.
     pub once: bool,
+    /// When the first tests end at the latest, by the monotonic clock: a condition that was not
+    /// testable by then, because the screen was not still, counts as tested.
+    pub tests_until: Option<Duration>,
     /// Checks again that the caller may look, after each change of rights.
     pub may_look: &'a RightCheck<'a>,
     /// Set if a blank screen is woken. Checks that the caller may type, before each key.
@@ -141,7 +146,8 @@ impl ScreenWaits {
     pub fn new(parts: ScreenWaitsParts) -> Self {
         let ScreenWaitsParts { screens, inventory, clock, ocr, pictures, processors } = parts;
         let searches = Arc::new(Semaphore::new((processors / 2).max(1)));
-        Self { screens, inventory, clock, ocr, pictures, searches }
+        let images = ImageMemory::default();
+        Self { screens, inventory, clock, ocr, pictures, images, searches }
     }
 
     pub(super) const fn clock(&self) -> &Clock {
@@ -160,6 +166,12 @@ impl ScreenWaits {
         &self.pictures
     }
 
+    /// The memory of the images that waits search for.
+    #[must_use]
+    pub const fn images(&self) -> &ImageMemory {
+        &self.images
+    }
+
     /// Reads the text of a confirmed frame.
     ///
     /// # Parameters
@@ -170,7 +182,7 @@ impl ScreenWaits {
     ///
     /// # Errors
     /// `not-supported` without OCR, `invalid-request` if the region is not within the screen,
-    /// `invalid-power-state`, `console-unavailable`, `too-many-consoles`, `too-many-waits`.
+    /// `too-many-consoles`, `too-many-waits`, and as [`ScreenUser::confirmed`].
     pub async fn read_text(
         &self,
         machine: &Machine,
@@ -200,8 +212,8 @@ impl ScreenWaits {
     /// - `not-supported` without OCR, if a condition needs it.
     /// - The failure of `may_look` or `wake` if the right of the caller ended.
     /// - `wait-timeout` if the conditions are tested once and none holds.
-    /// - `too-many-consoles`, `shutting-down`; `console-unavailable` only if the conditions are
-    ///   tested once.
+    /// - `too-many-consoles`, `shutting-down`; the other failures of [`ScreenUser::confirmed`] only
+    ///   if the conditions are tested once.
     pub async fn wait(
         &self,
         machine: &MachineIdentity,
@@ -297,7 +309,8 @@ impl ScreenWaits {
         self.confirm(&user, terms, sight).await?;
         let wakes = terms.wake.is_some();
         let began = self.clock.elapsed();
-        let mut state = WatchState::new(&terms.conditions, wakes, &user.frame(), began);
+        let WaitTerms { conditions, tests_until, .. } = terms;
+        let mut state = WatchState::new(conditions, wakes, &user.frame(), began, *tests_until);
         let mut check: Option<BoxFuture<'_, Checked>> = None;
         loop {
             let now = self.clock.elapsed();
@@ -375,8 +388,9 @@ impl ScreenWaits {
         terms: &WaitTerms<'_>,
         sight: &Sight,
     ) -> Result<(), Failure> {
+        let limit = if terms.once { CONFIRM_LIMIT } else { TRY_LIMIT };
         loop {
-            let Err(failure) = user.confirmed(CONFIRM_LIMIT).await else {
+            let Err(failure) = user.confirmed(limit).await else {
                 sight.note(|seen| seen.trouble = None);
                 return Ok(());
             };
