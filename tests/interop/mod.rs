@@ -1,7 +1,7 @@
 //! Tests with programs that otter's authors did not write. otter's simulator is tested with pyvmomi
 //! and govmomi, and compared with govmomi's simulator. otter is tested with curl, with the commands
 //! of the README and the GUIDE, with the CI examples, with reverse proxies, with generated clients,
-//! with schemathesis, with a browser, with VNC viewers and real screens, and with very many clients.
+//! with schemathesis, a browser, VNC viewers and real screens, and with very many clients.
 
 mod browser;
 mod ci;
