@@ -1,7 +1,7 @@
 //! Tests with programs that otter's authors did not write. otter's simulator is tested with pyvmomi
 //! and govmomi, and compared with govmomi's simulator. otter is tested with curl, with the commands
 //! of the README and the GUIDE, with the CI examples, with reverse proxies, with generated clients,
-//! with schemathesis, with a browser, with VNC viewers, and with very many clients.
+//! with schemathesis, a browser, VNC viewers and real screens, and with very many clients.
 
 mod browser;
 mod ci;
@@ -14,6 +14,7 @@ mod pages;
 mod program;
 mod proxies;
 mod readme;
+mod rfb_servers;
 mod schemathesis;
 mod service;
 mod vncdotool;
