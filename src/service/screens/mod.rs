@@ -19,6 +19,7 @@ mod input_run;
 pub mod last_pictures;
 mod no_signal;
 pub mod ocr;
+pub mod overrides;
 pub mod picture_search;
 pub mod png;
 mod prepare_wait;
@@ -55,13 +56,14 @@ pub use self::state::{ConnectionState, DriverInfo, ScreenState, ViewerInfo, View
 use self::registry::Registry;
 use self::viewers::Viewers;
 use super::audit::Audit;
-use super::callers::Callers;
+use super::callers::{Caller, Callers};
 use super::hosts::Hosts;
 use super::inventory::Inventory;
 use super::jobs::authorization::Requester;
 use super::leases::published::PublishedLeases;
 use super::live_settings::LiveSettings;
 use crate::clock::Clock;
+use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::SnapshotId;
 use crate::domain::machine::Machine;
@@ -174,13 +176,19 @@ impl Screens {
         &self.viewers
     }
 
-    /// Checks that a caller may look at the screen of a machine: an operator; the holder of its
-    /// lease; the token that created the lease; everybody if there are no tokens; any caller if the
-    /// machine is not held and is in a pool with `screens = "public"`.
+    /// Whether a caller may look at the screens of all machines: an operator, and everybody if
+    /// there are no tokens.
+    #[must_use]
+    pub fn may_look_at_all(&self, caller: &Caller) -> bool {
+        caller.role >= Role::Operator || !self.callers.need_tokens()
+    }
+
+    /// Checks that a caller may look at the screen of a machine: an operator; until the end of its
+    /// lease the holder, and the token that created the lease; everybody if there are no tokens;
+    /// any caller if the machine is not held and is in a pool with `screens = "public"`.
     ///
     /// # Errors
-    /// `forbidden`, `machine-leased` if another lease holds the machine, `lease-ended` if the
-    /// lease of the call has ended.
+    /// `forbidden`
     pub fn may_look(&self, requester: &Requester, machine: &Machine) -> Result<(), Failure> {
         rights::may_look(self, requester, machine)
     }
