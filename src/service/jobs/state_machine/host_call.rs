@@ -177,7 +177,8 @@ impl JobStateMachine {
         let ScreenSight { text: seen, trouble } = &self.screen;
         let waits = format!("waits for {:?} on the screen", text.as_str());
         let trouble = trouble.as_ref().map(|trouble| format!("; {trouble}")).unwrap_or_default();
-        let cut = |seen: &str| -> String { seen.chars().take(SeenScreen::MAX_CHARACTERS).collect() };
+        let cut =
+            |seen: &str| -> String { seen.chars().take(SeenScreen::MAX_CHARACTERS).collect() };
         let running = |step: &&mut JobStep| step.state == JobStepState::Running;
         if let Some(step) = self.job.steps.iter_mut().find(running) {
             step.detail = Some(waits + &trouble);
