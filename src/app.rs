@@ -54,6 +54,7 @@ use crate::service::screens::input_lane::InputLanes;
 use crate::service::screens::input_record::InputRecords;
 use crate::service::screens::last_pictures::LastPictures;
 use crate::service::screens::ocr::Ocr;
+use crate::service::screens::overrides::Overrides;
 use crate::service::screens::wait::{ScreenWaits, ScreenWaitsParts};
 use crate::service::screens::{ScreenSettings, Screens, ScreensParts};
 use crate::service::snapshots::{SnapshotProtection, SnapshotSettings};
@@ -441,14 +442,20 @@ impl App {
             metrics: metrics.clone(),
         })
         .await?;
+        let overrides = Arc::new(Overrides::new(
+            leases.clone(),
+            Arc::clone(&audit),
+            supervisor.clone(),
+            clock.clone(),
+        ));
         let inputs = Arc::new(InputCalls::new(InputCallsParts {
             screens: Arc::clone(&screens),
             waits: Arc::clone(&screen_waits),
             inventory: Arc::clone(&inventory),
-            leases: leases.clone(),
+            callers: Arc::clone(&callers),
+            overrides: Arc::clone(&overrides),
             records: InputRecords::new(Arc::clone(&storage), input_key),
             lanes: InputLanes::default(),
-            audit: Arc::clone(&audit),
             supervisor: supervisor.clone(),
             clock: clock.clone(),
         }));
@@ -464,6 +471,7 @@ impl App {
             audit,
             screens,
             screen_waits,
+            overrides,
             inputs,
             hosts,
         };

@@ -36,6 +36,7 @@ use self::machines::Machines;
 use self::patterns::PatternWatch;
 use self::screens::Screens;
 use self::screens::input_calls::InputCalls;
+use self::screens::overrides::Overrides;
 use self::screens::wait::ScreenWaits;
 use self::storage_watch::StorageWatch;
 
@@ -54,6 +55,8 @@ pub struct Services {
     pub screens: Arc<Screens>,
     /// Waits for what screens show.
     pub screen_waits: Arc<ScreenWaits>,
+    /// Records operators who act on the screens of leased machines.
+    pub overrides: Arc<Overrides>,
     /// Types and clicks on machines.
     pub inputs: Arc<InputCalls>,
     /// The hosts, for reads that go to the host and not to the inventory.

@@ -9,15 +9,14 @@ use futures_util::future::join_all;
 use otter::clock::Clock;
 use otter::simulator::Scenario;
 use otter::simulator::{
-    ConsoleEnd, ConsoleQuirks, HostChange, Pace, ScreenStage, Simulator, SimulatorOptions,
+    ConsoleEnd, ConsoleQuirks, Control, HostChange, Pace, ScreenStage, Simulator, SimulatorOptions,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::RUNNING;
-use crate::harness::{
-    Answer, Daemon, Lab, LabOptions, eventually, otter_command, pause, run_to_exit,
-};
+use super::{RUNNING, typed_in_terminal};
+use crate::api::tokens::Guarded;
+use crate::harness::{Answer, Daemon, Lab, LabOptions, eventually, otter_command, run_to_exit};
 
 const INPUT: &str = "/v1/machines/17/screen/input";
 
@@ -36,11 +35,8 @@ fn typed(lab: &Lab) -> String {
     typed_on(lab.control())
 }
 
-fn typed_on(control: &otter::simulator::Control) -> String {
-    let screen = control.screen(RUNNING).expect("a screen");
-    let mut lines = screen.lines.iter().rev();
-    let typed = lines.find_map(|line| line.strip_prefix("[user@dom0 ~]$"));
-    typed.unwrap_or_else(|| panic!("no prompt in {:?}", screen.lines)).trim_start().to_owned()
+fn typed_on(control: &Control) -> String {
+    typed_in_terminal(control, RUNNING)
 }
 
 /// Waits until the terminal shows this text after its prompt. The guest gets it shortly after the
@@ -52,11 +48,11 @@ async fn shows_typed(lab: &Lab, text: &str) {
 
 /// Waits until nothing is held down in the guest.
 async fn is_released(lab: &Lab) {
-    eventually("the release of all keys", async || holds_nothing(lab)).await;
+    eventually("the release of all keys", async || holds_nothing(lab, RUNNING)).await;
 }
 
-fn holds_nothing(lab: &Lab) -> bool {
-    let screen = lab.control().screen(RUNNING).expect("a screen");
+fn holds_nothing(lab: &Lab, machine: &str) -> bool {
+    let screen = lab.control().screen(machine).expect("a screen");
     screen.held_keys.is_empty() && screen.held_buttons == 0
 }
 
@@ -256,17 +252,19 @@ async fn repeats_wait_for_the_first_call() {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_for_one_machine_run_in_order_and_the_ninth_that_waits_is_refused() {
     let lab = terminal().await;
-    let first = begun(&lab, &[], slow("aaaaaaaaaaaaaaaaaaaa")).await;
+    let letters = "a".repeat(40);
+    let first = begun(&lab, &[], slow(&letters)).await;
     // Each request is sent when the one before has its place.
     let mut waiting = Vec::new();
     for number in 0..8 {
         let body = json!({"events": [{"text": number.to_string()}], "interval": "5ms"});
         waiting
             .push(tokio::spawn(Answer::from_request(lab.request(Method::POST, INPUT).json(&body))));
-        // Nothing shows from outside that a call waits.
-        for _ in 0..5 {
-            pause().await;
-        }
+        let waits = format!("otter_waits_open {}\n", number + 2);
+        eventually("the call to wait", async || {
+            lab.get("/metrics").await.expect(200).text.contains(&waits)
+        })
+        .await;
     }
     let ninth = send(&lab, json!({"events": [{"text": "9"}]})).await.problem(429, "queue-full");
     assert!(ninth.header("retry-after").is_some());
@@ -274,7 +272,7 @@ async fn calls_for_one_machine_run_in_order_and_the_ninth_that_waits_is_refused(
     for answer in join_all(waiting).await {
         answer.unwrap().expect(200);
     }
-    shows_typed(&lab, "aaaaaaaaaaaaaaaaaaaa01234567").await;
+    shows_typed(&lab, &format!("{letters}01234567")).await;
 }
 
 /// Whatever ends a call after its first key: the machine has a beginning of the text, the answer
@@ -302,8 +300,16 @@ async fn is_interrupted(
     let sent = characters(&answer);
     assert!((1..before.len()).contains(&sent), "{sent} characters of {before}");
     let again = send_with_key(lab, "k", slow(before)).await.problem(409, "input-interrupted");
-    assert_eq!(again.json["sent"], answer.json["sent"]);
-    assert_eq!(again.json["detail"], answer.json["detail"]);
+    assert_eq!(without_request_id(&again), without_request_id(&answer));
+    assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    assert_eq!(answer.header("idempotent-replayed"), None);
+}
+
+/// A problem without the only part in which those of two requests differ.
+fn without_request_id(answer: &Answer) -> Value {
+    let mut problem = answer.json.clone();
+    problem["request_id"] = Value::Null;
+    problem
 }
 
 /// A text that takes six seconds to type, at ten characters a second.
@@ -368,20 +374,32 @@ async fn a_revert_that_the_connection_survives_interrupts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_the_lease_interrupts_and_releases_what_is_held() {
-    let lab = terminal().await;
-    let ask = json!({"select": {"machine": RUNNING}, "ttl": "10m", "release": {"power": "keep"}});
+    // A machine that is on is not free, so the lease powers one on.
+    const LEASED: &str = "16";
+    let lab = Lab::start().await;
+    let ask = json!({
+        "select": {"machine": LEASED},
+        "ttl": "10m",
+        "prepare": {"power": "on"},
+        "release": {"power": "keep"},
+    });
     let lease = lab.post("/v1/leases", ask).await.expect(201);
     let path = format!("/v1/leases/{}", lease.str("id"));
     lab.wait_until(&path, |lease| lease["state"] == "active").await;
     let secret = format!("{}.{}", lease.str("id"), lease.str("secret"));
-    let refused = send(&lab, json!({"events": [{"text": "a"}]})).await;
+    lab.control().show_screen(LEASED, ScreenStage::Terminal);
+    let input = format!("/v1/machines/{LEASED}/screen/input");
+    let refused = lab.post(&input, json!({"events": [{"text": "a"}]})).await;
     refused.problem(423, "machine-leased");
     let body = json!({
         "events": [{"hold": "alt"}, {"release": "alt"}, {"hold": "shift"}, {"text": LONG}],
         "interval": "200ms",
     });
-    let call = begun(&lab, &[("otter-lease", &secret)], body).await;
-    assert!(!holds_nothing(&lab));
+    let request = lab.request(Method::POST, &input).header("otter-lease", &secret).json(&body);
+    let call = tokio::spawn(Answer::from_request(request));
+    eventually("the first characters", async || typed_in_terminal(lab.control(), LEASED).len() > 2)
+        .await;
+    assert!(!holds_nothing(&lab, LEASED));
     let end = lab.request(Method::DELETE, &path).header("otter-lease", &secret);
     Answer::from_request(end).await;
     let answer = call.await.unwrap().problem(409, "input-interrupted");
@@ -392,7 +410,29 @@ async fn the_end_of_the_lease_interrupts_and_releases_what_is_held() {
         answer.text
     );
     assert_eq!(answer.json["sent"]["events"], 3);
-    is_released(&lab).await;
+    eventually("the release of all keys", async || holds_nothing(&lab, LEASED)).await;
+}
+
+/// The token of a caller is rotated while one of its calls types and another one waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_the_token_interrupts() {
+    let guarded = Guarded::start().await;
+    let lab = &guarded.lab;
+    lab.control().show_screen(RUNNING, ScreenStage::Terminal);
+    let token = format!("Bearer {}", guarded.token("operator"));
+    let call = begun(lab, &[("authorization", &token)], slow(LONG)).await;
+    let second = guarded.request("operator", Method::POST, INPUT);
+    let second = second.json(&json!({"events": [{"text": "never"}]}));
+    let second = tokio::spawn(Answer::from_request(second));
+    guarded.rotated("operator", None).await;
+    let answer = call.await.unwrap().problem(409, "input-interrupted");
+    assert_eq!((&answer.json["retry"], &answer.json["sent"]["events"]), (&json!("no"), &json!(0)));
+    assert_eq!(answer.json["errors"][0]["code"], "unauthenticated");
+    let sent = characters(&answer);
+    assert!((1..LONG.len()).contains(&sent), "{sent} characters");
+    second.await.unwrap().problem(401, "unauthenticated");
+    is_released(lab).await;
+    assert!(LONG.starts_with(&typed(lab)), "{}", typed(lab));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,9 +5,13 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use otter::app::Settings;
+use otter::domain::access::{Role, TokenLimits};
+use otter::domain::scope::Scope;
 use otter::simulator::ScreenStage;
+use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::api::tokens::Guarded;
 use crate::harness::{Answer, Lab, eventually};
 
 /// A machine that is on and shows the login.
@@ -251,6 +255,64 @@ async fn the_step_of_a_failed_preparation_has_the_last_text() {
     let jobs = lab.get(&format!("/v1/jobs?lease={id}&kind=lease.prepare")).await.expect(200).json;
     let error = jobs["items"][0]["error"]["detail"].as_str().unwrap();
     assert!(error.contains("Kernel panic") && !error.contains("user"), "{error}");
+}
+
+/// All callers see the job of a preparation, but not what the screen of its machine showed.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_callers_that_may_look_read_the_last_text_in_a_job() {
+    let guarded = Guarded::start().await;
+    let limits = TokenLimits::default();
+    let other = guarded.restricted("other", Role::Runner, Scope::default(), limits).await;
+    let ask = json!({
+        "select": {"machine": OFF},
+        "ttl": "10m",
+        "prepare": {"power": "on", "until": "screen:Kernel panic"},
+    });
+    let taken = guarded.request("runner", Method::POST, "/v1/leases").json(&ask);
+    let lease = Answer::from_request(taken).await.expect(201);
+    let id = lease.str("id");
+    let secret = format!("{id}.{}", lease.str("secret"));
+    let read = async |token: &str, lease: &str, path: &str| {
+        let mut request = guarded.lab.request(Method::GET, path).bearer_auth(token);
+        if !lease.is_empty() {
+            request = request.header("otter-lease", lease);
+        }
+        // Not checked against the document, because the response can be a stream.
+        request.send().await.unwrap().error_for_status().unwrap().text().await.unwrap()
+    };
+    let list = format!("/v1/jobs?lease={id}&kind=lease.prepare");
+    let shows = |text: &str| text.contains("the last text on it");
+    let (holder, viewer) = (guarded.token("runner"), guarded.token("viewer"));
+    eventually("a text on the screen", async || shows(&read(holder, "", &list).await)).await;
+    let jobs: Value = serde_json::from_str(&read(holder, "", &list).await).unwrap();
+    let job = jobs["items"][0]["id"].as_str().unwrap();
+    let events = format!("/v1/events?initial=true&job={job}&wait=0s");
+    let paths = [list.clone(), format!("/v1/jobs/{job}"), events];
+    for is_over in [false, true] {
+        if is_over {
+            let end = guarded.request("operator", Method::DELETE, &format!("/v1/leases/{id}"));
+            Answer::from_request(end).await.expect(200);
+            eventually("the end of the lease", async || {
+                let lease = read(holder, "", &format!("/v1/leases/{id}")).await;
+                serde_json::from_str::<Value>(&lease).unwrap()["state"] == "revoked"
+            })
+            .await;
+        }
+        for path in &paths {
+            for (token, lease, sees) in [
+                (guarded.token("operator"), "", true),
+                (viewer, "", false),
+                (holder, "", true),
+                (&*other, "", false),
+                (&*other, &*secret, true),
+                (viewer, &*secret, true),
+            ] {
+                let text = read(token, lease, path).await;
+                assert!(text.contains("Kernel panic"), "{path}: {text}");
+                assert_eq!(shows(&text), sees, "{path}, over: {is_over}: {text}");
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,7 +27,7 @@ use otter::storage::{
     StoredToken, TokenUse,
 };
 
-use super::samples::{any_job, any_time, identity, lease, queued, start};
+use super::samples::{any_failure, any_job, any_time, identity, lease, queued, start};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -271,11 +271,11 @@ fn insert_job() -> BoxedStrategy<Operation> {
 }
 
 fn save_input_answer() -> BoxedStrategy<Operation> {
-    let answer = (any::<u32>(), any::<u32>(), any_time(), option::of(any::<String>())).prop_map(
+    let answer = (any::<u32>(), any::<u32>(), any_time(), option::of(any_failure())).prop_map(
         |(events, characters, finished_at, interruption)| InputAnswer {
             sent: SentInput { events, characters },
             finished_at,
-            interruption,
+            interruption: interruption.map(Box::new),
         },
     );
     (option::of((key(), answer)), vec(record(), 0..2))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::{FromRequest, Request, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
 use jiff::Timestamp;
@@ -18,11 +18,12 @@ use crate::api::lease_authorization::read_authorization;
 use crate::api::long_poll::WaitPermit;
 use crate::api::openapi_parts::{MachinePath, Problems};
 use crate::api::problem::{ApiError, InputSent};
+use crate::api::roles::read_credential;
 use crate::api::start_job::{IDEMPOTENT_REPLAYED, read_idempotency_key, read_reference};
 use crate::api::{ApiState, respond};
 use crate::domain::failure::{Failure, InputError};
 use crate::service::callers::Caller;
-use crate::service::screens::input_call::{InputCall, InputDone};
+use crate::service::screens::input_call::{BegunInput, InputDone, InputTerms};
 use crate::storage::IdempotencyKey;
 
 /// The headers of the request.
@@ -31,7 +32,8 @@ use crate::storage::IdempotencyKey;
 #[expect(dead_code, reason = "documents the headers")]
 pub struct InputHeaders {
     /// At most 255 characters. A repeat with the same key and body types nothing: it waits for the
-    /// first request and returns its answer, or `input-interrupted` if otter died in between.
+    /// first request and returns its answer (of a problem, all but `seen`), or `input-interrupted`
+    /// if otter died in between.
     #[param(rename = "Idempotency-Key", value_type = String, required = false)]
     idempotency_key: Option<String>,
     /// A text of the client, at most 512 characters, for example the URL of a CI run. The audit
@@ -72,8 +74,8 @@ pub struct InputBody {
 ///
 /// A key that may have been typed is never typed again. After the first key every failure is 409
 /// `input-interrupted`, whose `sent` says what the machine got. Power-off, suspend, revert, the end
-/// of the lease, and a client that hangs up interrupt the input; keys that are held then are
-/// released. Calls for one machine run in the order of their arrival.
+/// of the lease or of the token, and a client that hangs up interrupt the input; keys that are held
+/// then are released. Calls for one machine run in the order of their arrival.
 ///
 /// At the end of a call, keys that `hold` still holds are released.
 #[utoipa::path(
@@ -113,25 +115,33 @@ pub async fn send_screen_input(
     let key = read_idempotency_key(&api, &caller, &method, &uri, &headers, &bytes)?;
     // The fingerprint of other calls is a plain hash.
     let key = key.map(|key| IdempotencyKey { fingerprint: inputs.fingerprint(&bytes), ..key });
-    let call_reference = read_reference(&headers)?;
     let limit = api.settings().max_wait;
-    let has_images = value.has_image();
-    let images = api.services().screen_waits.images().clone();
-    let list = checked(has_images, move || input_list(value, limit, images)).await?;
-    let view = api.services().machines.resolve(&caller.scope, &reference)?;
-    let _permit = WaitPermit::acquire(&api)?;
-    let call = InputCall {
-        machine: Arc::clone(&view.machine),
+    let terms = InputTerms {
         requester,
-        reference: call_reference,
-        list,
+        credential: read_credential(&api, &headers)?,
+        reference: read_reference(&headers)?,
         key,
         limit,
     };
-    let InputDone { sent, finished_at, replayed } = inputs.run(call).await?;
-    let result = InputResult { sent: InputSent::from_sent(sent), finished_at };
-    let mut response = respond::object(&api, &version, &result);
-    if replayed {
+    let _permit = WaitPermit::acquire(&api)?;
+    // The answer of a repeat does not depend on what would be right now.
+    let (result, is_repeat) = match inputs.begin(terms).await? {
+        BegunInput::Repeat(result) => (result, true),
+        BegunInput::New(new) => {
+            let has_images = value.has_image();
+            let images = api.services().screen_waits.images().clone();
+            let list = checked(has_images, move || input_list(value, limit, images)).await?;
+            let view = api.services().machines.resolve(&caller.scope, &reference)?;
+            (inputs.run(new, Arc::clone(&view.machine), list).await, false)
+        }
+    };
+    let answer = result.map(|InputDone { sent, finished_at }| {
+        let result = InputResult { sent: InputSent::from_sent(sent), finished_at };
+        respond::object(&api, &version, &result)
+    });
+    // A problem is a response already here, so that it has the header too.
+    let mut response = answer.unwrap_or_else(|failure| ApiError(failure).into_response());
+    if is_repeat {
         respond::set(&mut response, IDEMPOTENT_REPLAYED, "true");
     }
     Ok(response)

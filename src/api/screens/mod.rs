@@ -30,7 +30,7 @@ pub fn routes() -> Routes {
         .role(Role::Viewer, routes!(text::get_screen_text))
         .role(Role::Viewer, routes!(wait::wait_for_screen))
         .role(Role::Viewer, routes!(kept_picture::get_kept_picture))
-        .role(Role::Runner, routes!(input::send_screen_input))
+        .watching(Role::Runner, routes!(input::send_screen_input))
         .console(Role::Viewer, routes!(rfb::open_screen_viewer))
         .role(Role::Viewer, routes!(console_tokens::create_console_token))
 }

@@ -99,7 +99,8 @@ pub async fn open_screen_viewer(
     // First, so that a plain GET shows why a browser's WebSocket would be refused.
     screens.check_viewer(&request, &view.machine)?;
     let upgrade = websocket::check(upgrade, &headers)?;
-    let viewer = screens.open_viewer(request, &view.machine)?;
+    let overrides = &api.services().overrides;
+    let viewer = screens.open_viewer(request, &view.machine, overrides)?;
     let state = api.clone();
     Ok(upgrade.on_upgrade(move |socket| async move {
         let served = serve(state.clone(), socket, viewer);

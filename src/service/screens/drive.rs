@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! free ──take──► driven ──take with force──► driven by another
-//!  ▲               │ dropped: the held keys and buttons are released
-//!  └───────────────┘
+//!  ▲               │ leaves                     ▲
+//!  │ released      ▼                            │
+//!  └───────────── left ───────take──────────────┘
 //! ```
-//! A driver that takes over sends nothing before the keys of the earlier one are released.
+//! A driver sends nothing before the keys and buttons of the earlier one are released.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,6 +38,8 @@ struct Seat {
     info: DriverInfo,
     taken_over: CancellationToken,
     vacated: CancellationToken,
+    /// Whether the driver has left. It holds the seat only until its keys are released.
+    has_left: bool,
 }
 
 /// The right of one viewer to send input, until this value is dropped or another viewer takes over.
@@ -54,7 +57,7 @@ impl Drivers {
     /// The driver of a machine.
     #[must_use]
     pub fn of(&self, machine: &MachineId) -> Option<DriverInfo> {
-        self.seats().get(machine).map(|seat| seat.info.clone())
+        self.seats().get(machine).filter(|seat| !seat.has_left).map(|seat| seat.info.clone())
     }
 
     /// Checks that a viewer could drive now.
@@ -63,7 +66,7 @@ impl Drivers {
     /// `console-busy` if another viewer drives and `force` is not set.
     pub fn check(&self, machine: &Machine, force: bool) -> Result<(), Failure> {
         match self.seats().get(&machine.id) {
-            Some(seat) if !force => Err(busy(machine, &seat.info)),
+            Some(seat) if !force && !seat.has_left => Err(busy(machine, &seat.info)),
             _ => Ok(()),
         }
     }
@@ -83,9 +86,15 @@ impl Drivers {
         force: bool,
     ) -> Result<DriverSeat, Failure> {
         let (taken_over, vacated) = (CancellationToken::new(), CancellationToken::new());
-        let seat = Seat { viewer, info, taken_over: taken_over.clone(), vacated: vacated.clone() };
+        let seat = Seat {
+            viewer,
+            info,
+            taken_over: taken_over.clone(),
+            vacated: vacated.clone(),
+            has_left: false,
+        };
         let mut seats = self.seats();
-        if let Some(held) = seats.get(&machine.id).filter(|_| !force) {
+        if let Some(held) = seats.get(&machine.id).filter(|held| !force && !held.has_left) {
             return Err(busy(machine, &held.info));
         }
         let earlier = seats.insert(machine.id.clone(), seat).map(|earlier| {
@@ -127,6 +136,19 @@ impl DriverSeat {
         if let Some(earlier) = &self.earlier {
             earlier.cancelled().await;
             self.earlier = None;
+        }
+    }
+
+    /// Whether the driver before this one has released its keys.
+    fn is_ready(&self) -> bool {
+        self.earlier.as_ref().is_none_or(CancellationToken::is_cancelled)
+    }
+
+    /// Lets another viewer take the seat without force. It gets ready when this value is dropped.
+    fn leave(&self) {
+        let mut seats = self.drivers.seats();
+        if let Some(seat) = seats.get_mut(&self.machine).filter(|seat| seat.viewer == self.viewer) {
+            seat.has_left = true;
         }
     }
 }
@@ -199,8 +221,8 @@ pub struct InputCounts {
     pub lost: u64,
 }
 
-/// Sends the input of the driver of a machine. When it is dropped, whatever the reason, it releases
-/// the keys and buttons that are held, and then gives the seat back.
+/// Sends the input of the driver of a machine. When it is dropped, whatever the reason, another
+/// viewer can take the seat, and the keys and buttons that are held are released.
 pub struct DriverInput {
     /// `None` only while it is dropped.
     parts: Option<(DriverSeat, ScreenUser)>,
@@ -257,14 +279,19 @@ impl DriverInput {
 
 impl Drop for DriverInput {
     fn drop(&mut self) {
-        let Some((seat, user)) = self.parts.take() else { return };
+        let Some((mut seat, user)) = self.parts.take() else { return };
         let releases = self.held.release();
-        if releases.is_empty() {
+        if releases.is_empty() && seat.is_ready() {
             return;
         }
+        seat.leave();
         let sending = async move {
-            // If the connection to the host is lost, nothing can be released on it.
-            let _ = user.send(&releases).await;
+            // The next driver waits for this one alone, so this one waits for the one before.
+            seat.ready().await;
+            if !releases.is_empty() {
+                // If the connection to the host is lost, nothing can be released on it.
+                let _ = user.send(&releases).await;
+            }
             drop(seat);
         };
         drop(self.supervisor.spawn_isolated("release of keys", sending));
@@ -317,6 +344,22 @@ mod tests {
         assert_eq!(drivers.of(&qubes.id).unwrap().caller, "ann", "the first had lost the seat");
         drop(second);
         assert!(drivers.of(&qubes.id).is_none() && drivers.check(&qubes, false).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_has_left_is_followed_without_force() {
+        let (drivers, qubes) = (Arc::new(Drivers::default()), machine("16"));
+        let first = drivers.take(&qubes, id(1), info("ci"), false).unwrap();
+        first.leave();
+        assert!(drivers.of(&qubes.id).is_none() && drivers.check(&qubes, false).is_ok());
+        let mut second = drivers.take(&qubes, id(2), info("ann"), false).unwrap();
+        assert!(!second.is_ready(), "the first driver may still hold keys");
+        // The first driver has lost the seat, so its end changes nothing for the second.
+        first.leave();
+        assert!(drivers.check(&qubes, false).is_err());
+        drop(first);
+        second.ready().await;
+        assert_eq!(drivers.of(&qubes.id).unwrap().caller, "ann");
     }
 
     #[test]

@@ -3,23 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use jiff::Timestamp;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Screens;
 use super::conditions::ScreenConditions;
 use super::input_lane::InputLanes;
 use super::input_record::InputRecords;
+use super::overrides::Overrides;
 use super::wait::ScreenWaits;
 use crate::clock::Clock;
-use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::input::{InputList, SentInput};
 use crate::domain::machine::Machine;
-use crate::service::audit::Audit;
+use crate::service::callers::{Callers, Credential};
+use crate::service::idempotency::KeyClaim;
 use crate::service::inventory::Inventory;
-use crate::service::jobs::authorization::{Authorization, Requester};
-use crate::service::leases::Leases;
+use crate::service::jobs::authorization::Requester;
 use crate::storage::IdempotencyKey;
 use crate::supervisor::Supervisor;
 
@@ -28,24 +29,48 @@ pub struct InputCallsParts {
     pub screens: Arc<Screens>,
     pub waits: Arc<ScreenWaits>,
     pub inventory: Arc<Inventory>,
-    pub leases: Leases,
+    pub callers: Arc<Callers>,
+    pub overrides: Arc<Overrides>,
     pub records: InputRecords,
     pub lanes: InputLanes,
-    pub audit: Arc<Audit>,
     pub supervisor: Supervisor,
     pub clock: Clock,
 }
 
-/// One call.
-pub struct InputCall {
-    pub machine: Arc<Machine>,
+/// Who makes a call, and its key.
+pub struct InputTerms {
     pub requester: Requester,
+    /// What identified the caller. The call ends with it.
+    pub credential: Credential,
     /// The value of `Otter-Reference`.
     pub reference: Option<String>,
-    pub list: InputList<Until>,
     pub key: Option<IdempotencyKey>,
     /// The longest time of the whole call.
     pub limit: Duration,
+}
+
+/// A call whose key is claimed.
+pub enum BegunInput {
+    New(NewInput),
+    /// The call repeats an earlier one, whose answer this is.
+    Repeat(Result<InputDone, Failure>),
+}
+
+/// A call that repeats no earlier one. It ends when it is dropped.
+pub struct NewInput {
+    pub(super) requester: Requester,
+    pub(super) reference: Option<String>,
+    pub(super) claim: Option<KeyClaim>,
+    pub(super) ends: CallEnds,
+    pub(super) hang_up: DropGuard,
+}
+
+/// What a call sends, and for whom.
+pub(super) struct InputCall {
+    pub requester: Requester,
+    pub reference: Option<String>,
+    pub machine: Arc<Machine>,
+    pub list: InputList<Until>,
 }
 
 /// The condition of an `until`.
@@ -61,71 +86,46 @@ pub struct Until {
 pub struct InputDone {
     pub sent: SentInput,
     pub finished_at: Timestamp,
-    /// Whether an earlier call with the same key sent it.
-    pub replayed: bool,
 }
 
 /// What ends a call before its last event.
 pub(super) struct CallEnds {
     hung_up: CancellationToken,
     shutdown: CancellationToken,
+    callers: Arc<Callers>,
+    credential: Credential,
     /// The latest end, by the monotonic clock.
     deadline: Duration,
     clock: Clock,
 }
 
-impl InputCallsParts {
-    /// Records that an operator types on a machine that another caller leases.
-    pub(super) async fn record_override(
-        &self,
-        machine: &Machine,
-        requester: &Requester,
-        authorization: Authorization,
-    ) {
-        let (Authorization::Override(holder), Some(reason)) =
-            (authorization, &requester.override_reason)
-        else {
-            return;
-        };
-        let action = AuditAction::MachineOverridden;
-        let record = AuditRecord::new(self.clock.now(), action, AuditOutcome::Done)
-            .with_actor(&requester.caller.actor())
-            .with_detail(format!("{}: {reason}", AuditAction::ScreenInput.as_str()));
-        self.audit.record(AuditRecord {
-            machine: Some((machine.id.clone(), machine.name.clone())),
-            lease: Some(holder),
-            ..record
-        });
-        self.leases.record_override(machine, &requester.caller.name, reason).await;
-    }
-}
-
 impl CallEnds {
     /// # Parameters
     /// - `hung_up`: cancelled when the client hangs up.
-    /// - `shutdown`: cancelled when otter stops.
-    /// - `limit`: the longest time of the call, from now on.
+    /// - `terms`: the caller, and the longest time of the call, from now on.
     pub(super) fn new(
+        parts: &InputCallsParts,
+        terms: &InputTerms,
         hung_up: CancellationToken,
-        shutdown: CancellationToken,
-        limit: Duration,
-        clock: &Clock,
     ) -> Self {
-        Self { hung_up, shutdown, deadline: clock.elapsed() + limit, clock: clock.clone() }
+        Self {
+            hung_up,
+            shutdown: parts.supervisor.shutdown_token(),
+            callers: Arc::clone(&parts.callers),
+            credential: terms.credential,
+            deadline: parts.clock.elapsed() + terms.limit,
+            clock: parts.clock.clone(),
+        }
     }
 
     /// Waits for `work`, unless the call must end before.
     ///
     /// # Errors
     /// As [`CallEnds::ended`].
-    pub(super) async fn or<T>(
-        &self,
-        machine: &Machine,
-        work: impl Future<Output = T>,
-    ) -> Result<T, Failure> {
+    pub(super) async fn or<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
         tokio::select! {
             biased;
-            failure = self.ended(machine) => Err(failure),
+            failure = self.ended() => Err(failure),
             done = work => Ok(done),
         }
     }
@@ -133,16 +133,18 @@ impl CallEnds {
     /// Waits until the call must end.
     ///
     /// # Returns
-    /// `shutting-down`, or `wait-timeout` if the time of the call is up. A client that hung up does
-    /// not read the failure.
-    pub(super) async fn ended(&self, machine: &Machine) -> Failure {
+    /// `shutting-down`, `unauthenticated` if the token of the caller is not valid any more, or
+    /// `wait-timeout` if the time of the call is up. A client that hung up does not read the
+    /// failure.
+    pub(super) async fn ended(&self) -> Failure {
         tokio::select! {
             biased;
             () = self.hung_up.cancelled() => {}
             () = self.shutdown.cancelled() => {}
+            () = self.callers.until_refused(self.credential) => {}
             () = self.clock.sleep(self.left()) => {}
         }
-        self.failure().unwrap_or_else(Self::time_up).with_machine(&machine.id, &machine.name)
+        self.failure().unwrap_or_else(Self::time_up)
     }
 
     /// The failure if the call must end now.
@@ -154,6 +156,10 @@ impl CallEnds {
         if self.shutdown.is_cancelled() {
             let detail = "otter is shutting down; try again when it is back.";
             return Some(Failure::new(FailureKind::ShuttingDown, detail));
+        }
+        if self.callers.until_refused(self.credential).now_or_never().is_some() {
+            let detail = "The token was revoked, rotated or has expired.";
+            return Some(Failure::new(FailureKind::Unauthenticated, detail));
         }
         self.left().is_zero().then(Self::time_up)
     }

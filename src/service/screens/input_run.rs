@@ -24,8 +24,10 @@ use crate::domain::input::{
 };
 use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
+use crate::fail_points::fail_point;
 use crate::service::idempotency::KeyClaim;
 use crate::service::inventory::Inventory;
+use crate::service::jobs::authorization::Authorization;
 use crate::storage::InputAnswer;
 
 /// How long the release of held keys may take.
@@ -59,6 +61,8 @@ pub(super) struct InputRun<'c> {
     /// Whether the key is committed, or the machine may have got a message. From then on a repeat
     /// could type twice.
     has_begun: bool,
+    /// Why the call was allowed to send its last message. `None` before the first one.
+    allowed_by: Option<Authorization>,
     /// The centre of what the last condition found.
     last_match: Option<Point>,
 }
@@ -93,6 +97,7 @@ impl<'c> InputRun<'c> {
             held: HeldKeys::default(),
             sent: SentInput::default(),
             has_begun: false,
+            allowed_by: None,
             last_match: None,
         }
     }
@@ -109,7 +114,7 @@ impl<'c> InputRun<'c> {
             self.sent.events += 1;
         }
         // The key of a call that only waited has an answer too.
-        if self.claim.is_some() { self.begin().await } else { Ok(()) }
+        self.begin().await
     }
 
     /// Releases the keys and buttons that the call holds, as far as the connection stands.
@@ -146,13 +151,15 @@ impl<'c> InputRun<'c> {
         let answer = InputAnswer {
             sent: self.sent,
             finished_at,
-            interruption: interruption.as_ref().map(|failure| failure.detail.clone()),
+            interruption: interruption.clone().map(Box::new),
         };
         let record = self.audit_record(interruption.as_ref());
+        fail_point!("input-answer");
         self.parts.records.finish(self.claim, answer, record).await;
+        fail_point!("input-answer-committed");
         match interruption {
             Some(failure) => Err(failure),
-            None => Ok(InputDone { sent: self.sent, finished_at, replayed: false }),
+            None => Ok(InputDone { sent: self.sent, finished_at }),
         }
     }
 
@@ -248,12 +255,13 @@ impl<'c> InputRun<'c> {
             let clock = self.parts.clock.clone();
             self.unless_ended(async move { clock.sleep(wait).await }).await?;
         }
-        self.check_now()?;
+        let mut right = self.check_now()?;
         if !self.has_begun {
             // The commit takes time.
             self.begin().await?;
-            self.check_now()?;
+            right = self.check_now()?;
         }
+        self.record_override(right);
         // Recorded before: a message that may have arrived counts.
         self.held.record(&messages);
         let inputs: Vec<ScreenInput> = messages.iter().copied().map(screen_input).collect();
@@ -267,18 +275,25 @@ impl<'c> InputRun<'c> {
         Ok(())
     }
 
-    /// Commits the key of the call, and records an override, before the first message.
+    /// Commits the key of the call, before the first message.
     async fn begin(&mut self) -> Result<(), Failure> {
-        if self.has_begun {
-            return Ok(());
-        }
-        if let Some(claim) = self.claim {
+        if let Some(claim) = self.claim.filter(|_| !self.has_begun) {
+            fail_point!("input-key");
             self.parts.records.begin(claim).await?;
             self.has_begun = true;
+            fail_point!("input-key-committed");
         }
-        let requester = &self.call.requester;
-        self.parts.record_override(&self.machine, requester, self.right.authorization).await;
         Ok(())
+    }
+
+    /// Records, before a message is sent, that the call overrides a lease: once for each lease, as
+    /// the machine can be leased while the call types.
+    fn record_override(&mut self, right: DriveRight) {
+        let authorization = right.authorization;
+        if self.allowed_by.replace(authorization) != Some(authorization) {
+            let (overrides, requester) = (&self.parts.overrides, &self.call.requester);
+            overrides.record(&self.machine, requester, authorization, AuditAction::ScreenInput);
+        }
     }
 
     /// Waits for `work`, unless the call must end before.
@@ -286,7 +301,7 @@ impl<'c> InputRun<'c> {
         let Self { parts, call, machine, right_changes, user, epoch, reverts, ends, .. } = self;
         tokio::select! {
             biased;
-            failure = ends.ended(machine) => return Err(failure),
+            failure = ends.ended() => return Err(failure),
             failure = right_ended(&parts.screens, right_changes, call, machine) => {
                 return Err(failure);
             }
@@ -298,15 +313,15 @@ impl<'c> InputRun<'c> {
     }
 
     /// Checks that the call may send the next message.
-    fn check_now(&self) -> Result<(), Failure> {
+    fn check_now(&self) -> Result<DriveRight, Failure> {
         let Self { parts, call, machine, user, epoch, reverts, ends, .. } = self;
         if let Some(failure) = ends.failure() {
-            return Err(failure.with_machine(&machine.id, &machine.name));
+            return Err(failure);
         }
         if user.epoch() != *epoch || reverts.have_grown(&parts.inventory, &machine.id) {
             return Err(self.screen_lost());
         }
-        parts.screens.may_drive(&call.requester, machine).map(drop)
+        parts.screens.may_drive(&call.requester, machine)
     }
 
     /// Checks the points of the events that act on the screen as it is now: those before the first

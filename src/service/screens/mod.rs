@@ -20,6 +20,7 @@ mod input_run;
 pub mod last_pictures;
 mod no_signal;
 pub mod ocr;
+pub mod overrides;
 pub mod picture_search;
 pub mod png;
 mod prepare_wait;
@@ -56,13 +57,14 @@ pub use self::state::{ConnectionState, DriverInfo, ScreenState, ViewerInfo, View
 use self::registry::Registry;
 use self::viewers::Viewers;
 use super::audit::Audit;
-use super::callers::Callers;
+use super::callers::{Caller, Callers};
 use super::hosts::Hosts;
 use super::inventory::Inventory;
 use super::jobs::authorization::Requester;
 use super::leases::published::PublishedLeases;
 use super::live_settings::LiveSettings;
 use crate::clock::Clock;
+use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::SnapshotId;
 use crate::domain::machine::Machine;
@@ -175,10 +177,17 @@ impl Screens {
         &self.viewers
     }
 
-    /// Checks that a caller may look at the screen of a machine: an operator; the holder of its
-    /// lease; the token that created the lease; everybody if there are no tokens; any caller if the
-    /// machine is not held and is in a pool with `screens = "public"`. Only operators look at a
-    /// protected machine.
+    /// Whether a caller may look at the screens of all machines: an operator, and everybody if
+    /// there are no tokens.
+    #[must_use]
+    pub fn may_look_at_all(&self, caller: &Caller) -> bool {
+        caller.role >= Role::Operator || !self.callers.need_tokens()
+    }
+
+    /// Checks that a caller may look at the screen of a machine: an operator; until the end of its
+    /// lease the holder, and the token that created the lease; everybody if there are no tokens;
+    /// any caller if the machine is not held and is in a pool with `screens = "public"`. Only
+    /// operators look at a protected machine.
     ///
     /// # Errors
     /// `forbidden`

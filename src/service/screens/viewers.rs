@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::Screens;
 use super::console_tokens::{Console, ConsoleGrant, ConsoleTokens, IssuedToken};
 use super::drive::{DriverInput, Drivers, InputCounts};
+use super::overrides::Overrides;
 use super::state::{DriverInfo, ViewerInfo, ViewerMode};
 use super::viewer_end::ViewerEnd;
 use super::viewer_pieces::SharedPieces;
@@ -119,6 +120,9 @@ impl Screens {
     /// Opens a viewer of the screen of a machine. It counts as open until it is dropped. If the
     /// machine is off, the viewer sees “no signal” until it is on.
     ///
+    /// # Parameters
+    /// - `overrides`: records that the viewer drives a machine that another caller leases.
+    ///
     /// # Errors
     /// `forbidden`, `machine-leased`, `lease-ended`, `lease-not-active`, `self-protection` if the
     /// caller may not look or drive; `console-busy`; `too-many-consoles` if the machine or otter
@@ -128,6 +132,7 @@ impl Screens {
         self: &Arc<Self>,
         request: ViewerRequest,
         machine: &Machine,
+        overrides: &Arc<Overrides>,
     ) -> Result<Viewer, Failure> {
         let ViewerRequest { requester, credential, mode, force } = request;
         viewer_rights::check(self, &requester, mode, machine)?;
@@ -160,6 +165,7 @@ impl Screens {
         let pieces = Arc::clone(&place.pieces);
         let rights = ViewerRights::new(
             Arc::clone(self),
+            Arc::clone(overrides),
             clock.clone(),
             requester,
             credential,

@@ -237,6 +237,7 @@ impl JobStateMachine {
             // The step of a wait for the screen keeps the text that it waits for and the last one.
             if detail.is_some() || step.name != StepName::Wait(ReadinessKind::Screen) {
                 step.detail = detail.map(str::to_owned);
+                step.seen = None;
             }
         }
     }
