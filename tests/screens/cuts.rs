@@ -91,8 +91,8 @@ async fn type_on(lab: &Lab, number: usize, whole: &[KeyEvent]) -> usize {
         answer
     };
     let events = received(number);
-    let sent = answer.json["sent"]["characters"].as_u64().expect("sent");
-    assert_eq!(sent, u64::try_from(characters_of(&events)).unwrap(), "{number}: {events:?}");
+    let characters = answer.json["sent"]["characters"].as_u64().expect("sent");
+    assert_eq!(characters, u64::try_from(characters_of(&events)).unwrap(), "{number}: {events:?}");
     if !whole.is_empty() {
         assert!(whole.starts_with(&events), "{number}: {events:?}");
         assert_eq!(answer.status == 200, events == whole, "{number}: {}", answer.text);
@@ -102,7 +102,7 @@ async fn type_on(lab: &Lab, number: usize, whole: &[KeyEvent]) -> usize {
     let again = send().await;
     assert_eq!((again.status, &again.json["sent"]), (answer.status, &answer.json["sent"]));
     assert_eq!(received(number), events, "{number}: typed again");
-    usize::try_from(sent).unwrap()
+    usize::try_from(characters).unwrap()
 }
 
 /// The number of characters whose keys went down and up again.

@@ -263,9 +263,9 @@ async fn the_right_to_look_ends_with_the_lease_and_not_with_its_release() {
     let lease = Answer::from_request(taken).await.expect(201).json;
     let id = lease["id"].as_str().unwrap();
     let shown = format!("{id}.{}", lease["secret"].as_str().unwrap());
-    let token = bearer(&guarded, "runner");
+    let runner = bearer(&guarded, "runner");
     let path = viewer_path(MACHINE, "");
-    let own = [("authorization", token.as_str())];
+    let own = [("authorization", runner.as_str())];
     let shows_lease = [own[0], ("otter-lease", &shown)];
     let mut by_token = ViewerClient::open_silent(lab, &path, &own).await.unwrap();
     let mut by_lease = ViewerClient::open_silent(lab, &path, &shows_lease).await.unwrap();

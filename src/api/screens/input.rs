@@ -69,8 +69,8 @@ pub struct InputBody {
 ///
 /// Sends keys, texts and movements of the pointer to a machine, in the order of `events`, and waits
 /// for conditions in between. Everything is checked before the first key. Returns when the last
-/// event was sent: at most after `http.max_wait`. Needs the right to change the machine; nobody
-/// types on a protected machine.
+/// event was sent: at most after `http.max_wait`. Needs the right to change the machine; no
+/// caller types on a protected machine.
 ///
 /// A key that may have been typed is never typed again. After the first key every failure is 409
 /// `input-interrupted`, whose `sent` says what the machine got. Power-off, suspend, revert, the end

@@ -53,9 +53,9 @@ impl InputCalls {
     /// `input-interrupted` if the first call with the key has no answer; if the storage cannot be
     /// read.
     pub async fn begin(&self, terms: InputTerms) -> Result<BegunInput, Failure> {
-        let hung_up = CancellationToken::new();
-        let hang_up = hung_up.clone().drop_guard();
-        let ends = CallEnds::new(&self.0, &terms, hung_up);
+        let ended = CancellationToken::new();
+        let hang_up = ended.clone().drop_guard();
+        let ends = CallEnds::new(&self.0, &terms, ended);
         let InputTerms { requester, reference, key, .. } = terms;
         let mut claim = None;
         if let Some(key) = key {

@@ -93,7 +93,7 @@ async fn look(pair: &Pair) -> Answer {
             let silence = Disruption::NeverAnswer { run: false };
             control.disrupt("/screen", 0, None, silence);
             let mut reads: FuturesUnordered<_> =
-                (0..4 + 32 + 1).map(|_| lab.get(SNAPSHOT_PICTURE)).collect();
+                (0..=4 + 32).map(|_| lab.get(SNAPSHOT_PICTURE)).collect();
             return reads.next().await.unwrap();
         }
         "wait-timeout" if pair.is_of("get_screen_text") => {
@@ -110,11 +110,12 @@ async fn look(pair: &Pair) -> Answer {
     call_on(&lab, pair, RUNNING).send(&lab).await
 }
 
-/// Reads more texts than the program reads in the time of a call. Each is of another region.
+/// Reads more texts than the program reads in the time of a call. Each is of a region with another
+/// width, because reads of the same pixels are one.
 async fn behind_slow_readers(lab: &Lab, pair: &Pair) -> Answer {
     let call = call_on(lab, pair, RUNNING);
     let calls: Vec<Call> =
-        (0..64).map(|left| call.clone().parameter(&format!("region={left},0,64,64"))).collect();
+        (1..=64).map(|width| call.clone().parameter(&format!("region=0,0,{width},64"))).collect();
     // The client of the lab gives up too early.
     let mut reads: FuturesUnordered<_> =
         calls.iter().map(|call| leases::send_to_service(&lab.service, call)).collect();
