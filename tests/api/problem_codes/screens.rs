@@ -132,7 +132,9 @@ async fn behind_slow_readers(lab: &Lab, pair: &Pair) -> Answer {
 /// A call of the pair's operation on a machine.
 fn call_on(lab: &Lab, pair: &Pair, machine: &str) -> Call {
     let name = lab.control().look(|world| world.machine(machine).unwrap().name.clone());
-    pair.operation.call(&name)
+    let call = pair.operation.call(&name);
+    // Of the conditions on a machine, this one looks at the screen.
+    if pair.is_of("wait_for_machine") { call.parameter("until=screen:Applications") } else { call }
 }
 
 async fn with_a_wrong_secret(lab: &Lab, pair: &Pair) -> Answer {
