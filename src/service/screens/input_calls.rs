@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::input_call::{
     BegunInput, CallEnds, InputCall, InputCallsParts, InputDone, InputTerms, NewInput, Until,
 };
+use super::input_lane::LanePlace;
 use super::input_record::ClaimedInput;
 use super::input_run::InputRun;
 use crate::domain::failure::{Failure, FailureKind};
@@ -83,9 +84,12 @@ impl InputCalls {
         list: InputList<Until>,
     ) -> Result<InputDone, Failure> {
         let NewInput { requester, reference, claim, ends, hang_up: _hang_up } = new;
+        let with_machine = |failure: Failure| failure.with_machine(&machine.id, &machine.name);
+        self.0.screens.may_drive(&requester, &machine).map_err(with_machine)?;
+        let place = self.0.lanes.enter(&machine, self.0.clock.elapsed())?;
         let call = InputCall { requester, reference, machine: Arc::clone(&machine), list };
         let parts = Arc::clone(&self.0);
-        let task = async move { parts.perform(&call, &ends, claim.as_ref()).await };
+        let task = async move { parts.perform(&call, place, &ends, claim.as_ref()).await };
         let ended = self.0.supervisor.spawn_isolated("input", task).join().await;
         let result = ended.unwrap_or_else(|_| {
             // The panic hook has logged the message and the place of the panic.
@@ -93,7 +97,7 @@ impl InputCalls {
                           input. Look at the screen, then decide what to type.";
             Err(Failure::new(FailureKind::InputInterrupted, detail))
         });
-        result.map_err(|failure| failure.with_machine(&machine.id, &machine.name))
+        result.map_err(with_machine)
     }
 }
 
@@ -101,12 +105,11 @@ impl InputCallsParts {
     async fn perform(
         &self,
         call: &InputCall,
+        place: LanePlace,
         ends: &CallEnds,
         claim: Option<&KeyClaim>,
     ) -> Result<InputDone, Failure> {
         let InputCall { requester, machine, .. } = call;
-        self.screens.may_drive(requester, machine)?;
-        let place = self.lanes.enter(machine, self.clock.elapsed())?;
         let turn = ends.or(place.turn()).await?;
         let machine = self.current(machine)?;
         let right = self.screens.may_drive(requester, &machine)?;
