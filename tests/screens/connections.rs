@@ -123,7 +123,7 @@ async fn a_restart_of_the_machine_shows_its_new_screen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_refuses_consoles_gives_pictures_and_takes_no_input() {
+async fn a_host_that_refuses_consoles_gives_pictures_and_texts_and_takes_no_input() {
     let lab = Lab::start().await;
     lab.control().show_screen(RUNNING, ScreenStage::Login);
     lab.control().mutate(|world| {
@@ -132,6 +132,11 @@ async fn a_host_that_refuses_consoles_gives_pictures_and_takes_no_input() {
     let picture = lab.get(PICTURE).await.expect(200);
     assert!(decode(&picture.bytes).0 > 0);
     assert_eq!(screen_state(&lab, RUNNING).await["connection"], "fallback");
+    let text = lab.get(&format!("/v1/machines/{RUNNING}/screen/text")).await.expect(200);
+    assert!(text.str("text").contains("Qubes"), "{}", text.text);
+    let login = json!({"any": [{"text": "Log In", "region": "300,300,200,100"}]});
+    let path = format!("/v1/machines/{RUNNING}/screen/wait?wait=10s");
+    assert_eq!(lab.post(&path, login).await.expect(200).json["matched"]["index"], 0);
     let input = json!({"events": [{"text": "a"}]});
     let path = format!("/v1/machines/{RUNNING}/screen/input");
     lab.post(&path, input).await.problem(503, "console-unavailable");

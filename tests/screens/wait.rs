@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use otter::app::Settings;
 use otter::domain::access::{Role, TokenLimits};
 use otter::domain::scope::Scope;
-use otter::simulator::ScreenStage;
+use otter::simulator::{ConsoleEnd, Disruption, ScreenStage};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -208,6 +208,30 @@ async fn the_wait_for_a_machine_takes_a_text() {
     lab.get(&off).await.problem(409, "invalid-power-state");
 }
 
+/// Waits until a text was read, then ends the console of a machine. The host refuses another one.
+async fn lose_console_after_a_read(lab: &Lab, machine: &str) {
+    eventually("a text", async || {
+        let metrics = lab.get("/metrics").await.text;
+        !metrics.contains("otter_screen_read_seconds_count 0\n")
+    })
+    .await;
+    let refused =
+        Disruption::Answer { status: 404, content_type: "text/html", body: String::new() };
+    lab.control().disrupt("/ticket", 0, None, refused);
+    lab.control().end_consoles(machine, ConsoleEnd::Close);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_whose_screen_is_lost_says_why() {
+    let lab = Lab::start().await;
+    let body = json!({"any": [{"text": "Kernel panic", "region": "300,100,220,60"}]});
+    let path = wait_path(ON, "?wait=8s");
+    let (ended, ()) = tokio::join!(lab.post(&path, body), lose_console_after_a_read(&lab, ON));
+    let problem = ended.problem(504, "wait-timeout");
+    assert!(problem.str("detail").contains("cannot be reached"), "{}", problem.text);
+    assert!(problem.str("seen").contains("Qubes"), "the last text: {}", problem.text);
+}
+
 async fn lease(lab: &Lab, until: &str) -> String {
     let body = json!({
         "select": {"machine": OFF},
@@ -255,6 +279,26 @@ async fn the_step_of_a_failed_preparation_has_the_last_text() {
     let jobs = lab.get(&format!("/v1/jobs?lease={id}&kind=lease.prepare")).await.expect(200).json;
     let error = jobs["items"][0]["error"]["detail"].as_str().unwrap();
     assert!(error.contains("Kernel panic") && !error.contains("user"), "{error}");
+    let machine = lab.get(&format!("/v1/machines/{OFF}")).await.expect(200).json;
+    assert!(machine["quarantine"].is_object(), "a guest without the text is at fault: {machine}");
+}
+
+/// The host takes the console away while a lease waits for a text: the machine is not at fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_loses_its_screen_does_not_quarantine_the_machine() {
+    fn impatient(settings: &mut Settings) {
+        settings.jobs.deadlines.prepare = Duration::from_secs(9);
+    }
+    let lab = Lab::with_settings(impatient).await;
+    let id = lease(&lab, "screen:Kernel panic").await;
+    lose_console_after_a_read(&lab, OFF).await;
+    let failed = lab.get(&format!("/v1/leases/{id}/wait?wait=14s")).await;
+    assert_eq!(failed.status, 409, "{}", failed.text);
+    let jobs = lab.get(&format!("/v1/jobs?lease={id}&kind=lease.prepare")).await.expect(200).json;
+    let error = jobs["items"][0]["error"]["detail"].as_str().unwrap();
+    assert!(error.contains("cannot be reached"), "{error}");
+    let machine = lab.get(&format!("/v1/machines/{OFF}")).await.expect(200).json;
+    assert!(machine["quarantine"].is_null(), "{machine}");
 }
 
 /// All callers see the job of a preparation, but not what the screen of its machine showed.

@@ -51,6 +51,16 @@ impl ScreenUser {
         self.published.borrow().connection
     }
 
+    /// Why the host does not show the screen, in sentences. `None` while the host shows it, and if
+    /// nothing failed since a console was last ready.
+    #[must_use]
+    pub fn outage(&self) -> Option<String> {
+        let published = self.published.borrow();
+        let refusal = published.status.refusal.as_ref();
+        let refusal = refusal.filter(|_| !published.frame.is_current())?;
+        Some(self.unavailable(Some(refusal)).detail)
+    }
+
     /// Changes whenever a console becomes ready and whenever it ends. Pass it to
     /// [`ScreenUser::send_on`], so that input of one console never continues on another.
     #[must_use]

@@ -312,9 +312,15 @@ impl ScreenWaits {
         let WaitTerms { conditions, tests_until, .. } = terms;
         let mut state = WatchState::new(conditions, wakes, &user.frame(), began, *tests_until);
         let mut check: Option<BoxFuture<'_, Checked>> = None;
+        let mut had_outage = false;
         loop {
             let now = self.clock.elapsed();
             let frame = user.frame();
+            let outage = user.outage();
+            if outage.is_some() || had_outage {
+                had_outage = outage.is_some();
+                sight.note(|seen| seen.trouble = outage);
+            }
             state.look(&frame, now, self.since(&frame, now));
             if frame.is_current() {
                 sight.note(|seen| seen.frame = Some(Arc::clone(&frame)));

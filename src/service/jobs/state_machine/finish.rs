@@ -307,16 +307,16 @@ impl JobStateMachine {
     /// The failure of a preparation whose deadline passed while it waited for a text on the screen.
     /// The step shows the last text. Logs show the failure, so it does not.
     fn not_shown_failure(&self, text: &ScreenText) -> Failure {
-        let ScreenSight { text: seen, trouble } = &self.screen;
+        let trouble = self.screen.trouble.as_ref();
         let detail = format!(
             "The deadline passed before the screen showed {:?}.{}{}",
             text.as_str(),
-            trouble.as_ref().map_or("", |_| " "),
-            trouble.as_deref().unwrap_or_default()
+            trouble.map_or("", |_| " "),
+            trouble.map_or("", String::as_str)
         );
         let failure = self.deadline_failure(&detail);
-        // Without a screen, the machine is not at fault.
-        if seen.is_none() && trouble.is_some() {
+        // The machine is not at fault if its screen cannot be read, also if it could be read before.
+        if trouble.is_some() {
             Self::caused_by_host(failure, FailureKind::ConsoleUnavailable)
         } else {
             failure

@@ -598,6 +598,10 @@ fn a_preparation_without_a_screen_is_not_a_fault_of_the_machine() {
     let failure = played.job.error.unwrap();
     assert!(failure.detail.contains("The host refuses the console."), "{failure}");
     assert_eq!(failure.origin(), FaultOrigin::Host);
+    // A text was read before, but not when the deadline passed.
+    let lost = [Shows(Ok("GRUB")), Shows(Err("The host closed the console.")), Deadline];
+    let played = check(prepare_until_login(), &[&powered[..], &lost].concat(), late, &[ON]);
+    assert_eq!(played.job.error.unwrap().origin(), FaultOrigin::Host);
     let unsupported = [NoReadiness(FailureKind::NotSupported)];
     let end = Failed(FailureKind::NotSupported);
     check(prepare_until_login(), &[&powered[..], &unsupported].concat(), end, &[ON]);
