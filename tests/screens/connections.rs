@@ -210,6 +210,33 @@ async fn a_host_that_does_not_answer_gets_one_new_connection() {
     }
 }
 
+/// Neither the open console nor the new one answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_stays_silent_has_no_picture() {
+    let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
+    let lab = Lab::with_options(LabOptions { clock: clock.clone(), ..LabOptions::default() }).await;
+    lab.get(PICTURE).await.expect(200);
+    clock.advance(Duration::from_secs(5));
+    let silent = ConsoleQuirks { silent: true, ..ConsoleQuirks::default() };
+    lab.control().apply(HostChange::ConsoleQuirks(silent));
+    let call = tokio::spawn(Answer::from_request(lab.request(Method::GET, PICTURE)));
+    eventually("the call to wait", async || {
+        lab.get("/metrics").await.text.contains("otter_waits_open 1\n")
+    })
+    .await;
+    eventually("the answer", async || {
+        clock.advance(Duration::from_secs(1));
+        for _ in 0..5 {
+            pause().await;
+        }
+        call.is_finished()
+    })
+    .await;
+    let problem = call.await.unwrap().problem(503, "console-unavailable");
+    assert!(problem.str("detail").contains("does not answer"), "{}", problem.text);
+    assert!(lab.control().calls("AcquireTicket") >= 2, "a new console was tried");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn only_so_many_screens_are_open() {
     let lab = Lab::with_settings(|settings| settings.screens.max_open = 1).await;

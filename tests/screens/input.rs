@@ -476,6 +476,7 @@ async fn a_condition_that_does_not_come_true_ends_the_call() {
     let late = send(&lab, body).await.problem(409, "input-interrupted");
     assert_eq!(late.json["sent"], json!({"events": 1, "characters": 2}));
     assert_eq!(late.json["errors"][0]["code"], "wait-timeout");
+    assert!(late.json["links"]["screen"].is_string(), "{}", late.text);
     shows_typed(&lab, "ab").await;
 }
 
@@ -671,30 +672,55 @@ async fn the_commands_type_and_show() {
     assert!(code == Some(0) && text.contains("Terminal"), "{text}");
 }
 
+/// Runs `otter doctor --console` for a host.
+async fn doctor(host: &Simulator, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = otter_command(&["doctor", "--console"]);
+    command.args(arguments);
+    command.env("OTTER_ESX_URL", host.url());
+    command.env("OTTER_ESX_VERIFY", format!("sha256:{}", host.fingerprint()));
+    command.env("OTTER_ESX_USERNAME", "root").env("OTTER_ESX_PASSWORD", "otter");
+    run_to_exit(command).await
+}
+
 /// `otter doctor --console`: each step, and a machine that has no screen.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_doctor_checks_the_way_to_a_screen() {
     let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
     let host = Simulator::start(options).await.unwrap();
-    let doctor = async |arguments: &[&str]| {
-        let mut command = otter_command(&["doctor", "--console"]);
-        command.args(arguments);
-        command.env("OTTER_ESX_URL", host.url());
-        command.env("OTTER_ESX_VERIFY", format!("sha256:{}", host.fingerprint()));
-        command.env("OTTER_ESX_USERNAME", "root").env("OTTER_ESX_PASSWORD", "otter");
-        run_to_exit(command).await
-    };
+    let doctor = async |arguments: &[&str]| doctor(&host, arguments).await;
     let (code, text) = doctor(&[&format!("name:{NAME}")]).await;
     assert_eq!(code, Some(0), "{text}");
     for check in ["ok     machine", "ok     ticket", "ok     frame", "ok     picture"] {
         assert!(text.contains(check), "{check} in {text}");
     }
     assert!(text.contains("800×600") || text.contains("1280×1024"), "{text}");
+    assert!(text.contains("warn   restart"), "it restarts nothing by itself: {text}");
     assert_eq!(host.control().open_consoles(RUNNING), 0, "each console is closed");
     assert_eq!(host.control().sessions(), 0, "doctor logs out");
     let (code, text) = doctor(&["16"]).await;
     assert!(code == Some(1) && text.contains("is not on"), "{text}");
     let (code, text) = doctor(&["none"]).await;
     assert!(code == Some(1) && text.contains("No machine"), "{text}");
+    host.stop().await;
+}
+
+/// With `--restart`, otter resets and reverts the machine, and doctor opens its console after each.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_opens_a_console_after_a_reset_and_a_revert() {
+    let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
+    let host = Simulator::start(SimulatorOptions { pace: Pace::Auto { scale: 0.05 }, ..options })
+        .await
+        .unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_for_host(&host, &state.path().join("state")).await;
+    let url = format!("http://{}", daemon.address());
+    let (code, text) = doctor(&host, &[RUNNING, "--restart", "--url", &url]).await;
+    assert_eq!(code, Some(0), "{text}");
+    for check in ["ok     reset", "ok     revert"] {
+        assert!(text.contains(check), "{check} in {text}");
+    }
+    let jobs = daemon.get(&format!("/v1/jobs?machine={RUNNING}")).await.expect(200);
+    assert_eq!(jobs.items("kind"), ["snapshot.revert", "machine.reset"]);
+    drop(daemon);
     host.stop().await;
 }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use otter::app::Settings;
+use otter::clock::Clock;
 use otter::domain::access::Role;
 use otter::domain::pool::{Pool, Pools, ScreenAccess};
 use otter::domain::scope::Scope;
 use otter::domain::screen::ScreenSize;
-use otter::simulator::Pace;
+use otter::simulator::{ConsoleEnd, Pace, ScreenStage};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -422,11 +423,6 @@ async fn viewers_see_no_signal_while_the_machine_is_off() {
     viewer.update(false).await.unwrap();
     let path = format!("/v1/machines/{MACHINE}/power?wait=30s");
     lab.post(&path, json!({"action": "off"})).await.expect(200);
-    let no_signal = |viewer: &ViewerClient| {
-        let colours = viewer.colours();
-        colours.iter().all(|colour| [[0x28; 3], [0xa0; 3]].contains(colour))
-            && colours.contains(&[0xa0; 3])
-    };
     eventually("the picture of no signal", async || {
         viewer.update(true).await.unwrap();
         no_signal(&viewer)
@@ -444,6 +440,77 @@ async fn viewers_see_no_signal_while_the_machine_is_off() {
         })
         .await;
     }
+}
+
+/// Whether a viewer shows “no signal”.
+fn no_signal(viewer: &ViewerClient) -> bool {
+    let colours = viewer.colours();
+    colours.iter().all(|colour| [[0x28; 3], [0xa0; 3]].contains(colour))
+        && colours.contains(&[0xa0; 3])
+}
+
+/// The WebSocket stays open whatever becomes of the connection to the host and of the guest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_viewer_goes_on_after_a_lost_connection_a_reset_and_a_revert() {
+    const RUNNING: &str = "17";
+    let lab = Lab::start().await;
+    let mut viewer = ViewerClient::open(&lab, &viewer_path(RUNNING, ""), &[]).await.unwrap();
+    viewer.update(false).await.unwrap();
+    for (change, (width, height)) in
+        [("cut", (1280, 1024)), ("reset", (800, 600)), ("revert", (1280, 1024))]
+    {
+        let path = |below: &str| format!("/v1/machines/{RUNNING}/{below}?wait=30s");
+        match change {
+            "cut" => {
+                lab.control().end_consoles(RUNNING, ConsoleEnd::Cut);
+                lab.control().show_screen(RUNNING, ScreenStage::Desktop);
+            }
+            "reset" => {
+                lab.post(&path("power"), json!({"action": "reset"})).await.expect(200);
+            }
+            _ => {
+                lab.post(&path("snapshots/logged%20in/revert"), json!({})).await.expect(200);
+            }
+        }
+        eventually(&format!("the screen after a {change}"), async || {
+            viewer.update(true).await.unwrap();
+            let is_blank = viewer.colours().iter().all(|colour| *colour == [0; 3]);
+            viewer.size == ScreenSize { width, height } && !is_blank && !no_signal(&viewer)
+        })
+        .await;
+    }
+}
+
+/// A viewer that answers no ping is dropped a minute after its last sign, and the others stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_viewer_is_pinged_and_dropped_if_it_is_silent() {
+    const RUNNING: &str = "17";
+    let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
+    let lab = Lab::with_options(LabOptions { clock: clock.clone(), ..LabOptions::default() }).await;
+    let path = viewer_path(RUNNING, "");
+    let mut answering = ViewerClient::open(&lab, &path, &[]).await.unwrap();
+    let mut silent = ViewerClient::open(&lab, &path, &[]).await.unwrap();
+    let open = async || {
+        let state = lab.get(&format!("/v1/machines/{RUNNING}/screen")).await.expect(200).json;
+        state["viewers"].as_array().unwrap().len()
+    };
+    for round in 1..=3 {
+        assert_eq!(open().await, 2, "before round {round}");
+        clock.advance(Duration::from_secs(20));
+        answering.pinged().await;
+        // otter reads the answer to the ping before this request.
+        answering.update(false).await.unwrap();
+    }
+    eventually("the end of the silent viewer", async || open().await == 1).await;
+    answering.update(false).await.unwrap();
+    // otter waits for a moment for the close of the viewer.
+    let closed = tokio::spawn(async move { silent.closed().await });
+    eventually("the end of its connection", async || {
+        clock.advance(Duration::from_secs(1));
+        closed.is_finished()
+    })
+    .await;
+    assert_eq!(closed.await.unwrap().code, None, "no close message for a viewer that reads none");
 }
 
 /// The memory in bytes that 100 viewers may cost that read nothing. One screen has 1.9 MB.
