@@ -162,7 +162,8 @@ impl ScreenUser {
         input: &[ScreenInput],
     ) -> Result<(), InputLost> {
         let (reply, taken) = oneshot::channel();
-        let message = InputMessage { input: input.to_vec(), epoch, reply };
+        let since = self.clock.elapsed();
+        let message = InputMessage { input: input.to_vec(), epoch, since, reply };
         let not_sent = InputLost { maybe_sent: false };
         self.usage.screen().inputs.send(message).await.map_err(|_| not_sent)?;
         // The task replies to each message, unless it panics.

@@ -323,10 +323,9 @@ impl UpstreamTask {
 
     /// Sends input if the console is the right one.
     async fn send_input(&mut self, message: InputMessage) {
-        let InputMessage { input, epoch, reply } = message;
+        let InputMessage { input, epoch, since, reply } = message;
         let is_right = epoch.is_none_or(|epoch| epoch == self.upstream.status().epoch);
         let bytes = self.upstream.encode(&input).filter(|_| is_right);
-        let began = self.clock.elapsed();
         let result = match bytes {
             None => Err(InputLost { maybe_sent: false }),
             Some(bytes) => match self.write(&bytes).await {
@@ -338,7 +337,7 @@ impl UpstreamTask {
             },
         };
         if result.is_ok() {
-            self.metrics.record_input(self.clock.elapsed().saturating_sub(began));
+            self.metrics.record_input(self.clock.elapsed().saturating_sub(since));
         }
         // The sender may have gone.
         let _ = reply.send(result);

@@ -395,3 +395,34 @@ impl Drop for DriveRecord {
         self.audit.record(AuditRecord { at, duration, ..self.record.clone() }.with_detail(detail));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn otter_serves_at_most_256_viewers_of_all_machines() {
+        let viewer = ViewerInfo {
+            id: ViewerId::new(uuid::Uuid::nil()),
+            caller: "ci".to_owned(),
+            mode: ViewerMode::View,
+            since: Timestamp::UNIX_EPOCH,
+            address: None,
+        };
+        let mut machines: HashMap<MachineId, MachineViewers> = HashMap::new();
+        for number in 0..8 {
+            let viewers = vec![viewer.clone(); 32];
+            let of_machine = MachineViewers { viewers, ..MachineViewers::default() };
+            machines.insert(MachineId::from_backend(number.to_string()), of_machine);
+        }
+        let other = Machine::new(MachineId::from_backend("other"));
+        let refused = check_room(&machines, &other, 32).unwrap_err();
+        assert_eq!(refused.kind, FailureKind::TooManyConsoles);
+        assert!(refused.detail.contains("256 viewers"), "{refused}");
+        machines.values_mut().next().unwrap().viewers.pop();
+        assert!(check_room(&machines, &other, 32).is_ok());
+        let full = machines.iter().find(|(_, open)| open.viewers.len() == 32).unwrap().0;
+        let refused = check_room(&machines, &Machine::new(full.clone()), 32).unwrap_err();
+        assert!(refused.detail.contains("screens.max_viewers"), "{refused}");
+    }
+}
