@@ -1,8 +1,11 @@
 //! The upstream step by step: what it asks for, when it gives up, and when it falls back.
 
+use jiff::Timestamp;
+
+use super::super::console::{ANSWER_LIMIT, HANDSHAKE_LIMIT, REPEAT_REQUEST, SILENCE};
 use super::super::*;
 use crate::domain::keyboard::Keysym;
-use crate::domain::screen::ScreenSize;
+use crate::domain::screen::{Region, ScreenSize};
 use crate::rfb::client_messages::update_request;
 
 const SIZE: ScreenSize = ScreenSize::new(40, 20);
