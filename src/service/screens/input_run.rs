@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use tokio::sync::watch;
 
 use super::input_call::{CallEnds, InputCall, InputCallsParts, InputDone, Until};
 use super::input_lane::Turn;
+use super::reverts::Reverts;
 use super::rights::DriveRight;
 use super::screen_input::{InputLost, ScreenInput};
 use super::screen_user::ScreenUser;
@@ -17,7 +17,6 @@ use super::{RightChanges, Screens};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind, InputError};
-use crate::domain::ids::MachineId;
 use crate::domain::input::{
     HeldKeys, InputEvent, InputMessage, InputStroke, Point, SentInput, character_strokes,
     default_interval, key_stroke, pointer_strokes,
@@ -26,20 +25,11 @@ use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
 use crate::fail_points::fail_point;
 use crate::service::idempotency::KeyClaim;
-use crate::service::inventory::Inventory;
 use crate::service::jobs::authorization::Authorization;
 use crate::storage::InputAnswer;
 
 /// How long the release of held keys may take.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
-
-/// The reverts of the machine since the call began. A connection may survive one, and then goes to
-/// another guest than the one for which the input is meant.
-struct Reverts {
-    /// The number when the call began.
-    before: u64,
-    changes: watch::Receiver<()>,
-}
 
 /// The turn of one call.
 pub(super) struct InputRun<'c> {
@@ -462,29 +452,6 @@ impl<'c> InputRun<'c> {
             reference: reference.clone(),
             duration: Some(parts.clock.elapsed().saturating_sub(self.started)),
             ..record
-        }
-    }
-}
-
-impl Reverts {
-    fn since_now(inventory: &Inventory, machine: &MachineId) -> Self {
-        // In this order, so that no revert is missed.
-        let changes = inventory.watch(machine);
-        Self { before: inventory.contents().reverts(machine), changes }
-    }
-
-    /// Whether the machine was reverted since the call began.
-    fn have_grown(&self, inventory: &Inventory, machine: &MachineId) -> bool {
-        inventory.contents().reverts(machine) > self.before
-    }
-
-    /// Waits until the machine is reverted.
-    async fn grown(&mut self, inventory: &Inventory, machine: &MachineId) {
-        while !self.have_grown(inventory, machine) {
-            if self.changes.changed().await.is_err() {
-                // The inventory dropped the watcher between two changes.
-                self.changes = inventory.watch(machine);
-            }
         }
     }
 }

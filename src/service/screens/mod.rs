@@ -25,6 +25,7 @@ pub mod picture_search;
 pub mod png;
 mod prepare_wait;
 mod registry;
+mod reverts;
 pub mod rights;
 mod screen_input;
 mod screen_user;
