@@ -5,6 +5,7 @@
 //! is its pure state machine, `upstream_task` does its I/O. `frame` is the picture. `rights` says
 //! who may look and who may drive.
 
+mod condition_checks;
 pub mod conditions;
 pub mod console_tokens;
 pub mod drive;
@@ -30,6 +31,7 @@ pub mod rights;
 mod screen_input;
 mod screen_user;
 mod shared_screen;
+mod sight;
 pub mod state;
 mod stillness;
 pub mod text_match;

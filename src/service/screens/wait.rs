@@ -10,18 +10,19 @@
 //! changes that come meanwhile cause the next one. Nothing is polled.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, OptionFuture};
 use jiff::SignedDuration;
-use tokio::sync::{Semaphore, watch};
 
-use super::conditions::{Found, ScreenCondition, ScreenConditions, Subject};
+pub use super::condition_checks::Matched;
+pub use super::sight::{Seen, Sight};
+
+use super::condition_checks::{CheckTrouble, Checked, ConditionChecks};
+use super::conditions::ScreenConditions;
 use super::image_memory::ImageMemory;
 use super::last_pictures::LastPictures;
 use super::ocr::{Ocr, OcrError};
-use super::picture_search::SEARCH_LIMIT;
 use super::text_match::ReadText;
 use super::watch_state::WatchState;
 use super::{CONFIRM_LIMIT, Frame, FrameChange, ScreenInput, ScreenUser, Screens, png};
@@ -45,11 +46,9 @@ pub struct ScreenWaits {
     screens: Arc<Screens>,
     inventory: Arc<Inventory>,
     clock: Clock,
-    ocr: Ocr,
+    checks: ConditionChecks,
     pictures: LastPictures,
     images: ImageMemory,
-    /// Permits to search for a picture: one for two processors.
-    searches: Arc<Semaphore>,
 }
 
 /// What [`ScreenWaits`] are made of.
@@ -91,63 +90,12 @@ pub struct ScreenMatch {
     pub frame: Arc<Frame>,
 }
 
-/// The condition that holds.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Matched {
-    /// Its position in `any`.
-    pub index: usize,
-    pub name: Option<String>,
-    pub found: Found,
-}
-
-/// What a wait saw last. Shared between the wait and its caller, who reads it if the time is up.
-#[derive(Debug, Default)]
-pub struct Sight(watch::Sender<Seen>);
-
-/// What was seen last.
-#[derive(Clone, Debug, Default)]
-pub struct Seen {
-    /// The text of the last check.
-    pub text: Option<Arc<str>>,
-    /// The last complete frame.
-    pub frame: Option<Arc<Frame>>,
-    /// Why there is no frame or no text, for the caller. `None` if all is well.
-    pub trouble: Option<String>,
-    /// Whether each condition was tested once.
-    pub is_tested: bool,
-}
-
-impl Sight {
-    /// What was seen last.
-    #[must_use]
-    pub fn seen(&self) -> Seen {
-        self.0.borrow().clone()
-    }
-
-    /// Notifies of each change.
-    #[must_use]
-    pub fn subscribe(&self) -> watch::Receiver<Seen> {
-        self.0.subscribe()
-    }
-
-    /// Waits until each condition was tested once.
-    pub async fn tested(&self) {
-        // The sender is alive as long as `self`.
-        let _ = self.0.subscribe().wait_for(|seen| seen.is_tested).await;
-    }
-
-    fn note(&self, change: impl FnOnce(&mut Seen)) {
-        self.0.send_modify(change);
-    }
-}
-
 impl ScreenWaits {
     #[must_use]
     pub fn new(parts: ScreenWaitsParts) -> Self {
         let ScreenWaitsParts { screens, inventory, clock, ocr, pictures, processors } = parts;
-        let searches = Arc::new(Semaphore::new((processors / 2).max(1)));
-        let images = ImageMemory::default();
-        Self { screens, inventory, clock, ocr, pictures, images, searches }
+        let checks = ConditionChecks::new(clock.clone(), ocr, processors);
+        Self { screens, inventory, clock, checks, pictures, images: ImageMemory::default() }
     }
 
     pub(super) const fn clock(&self) -> &Clock {
@@ -157,7 +105,7 @@ impl ScreenWaits {
     /// Reads text from pictures.
     #[must_use]
     pub const fn ocr(&self) -> &Ocr {
-        &self.ocr
+        self.checks.ocr()
     }
 
     /// The pictures that waits saw last.
@@ -189,7 +137,7 @@ impl ScreenWaits {
         region: Option<Region>,
     ) -> Result<(Arc<Frame>, Arc<ReadText>), Failure> {
         let with_machine = |failure: Failure| failure.with_machine(&machine.id, &machine.name);
-        self.ocr.check_installed().map_err(with_machine)?;
+        self.ocr().check_installed().map_err(with_machine)?;
         let user = self.screens.use_screen(machine)?;
         let frame = user.confirmed(CONFIRM_LIMIT).await?;
         let picture = frame.picture().ok_or_else(|| with_machine(no_picture()))?;
@@ -197,7 +145,7 @@ impl ScreenWaits {
         if !region.is_within(picture.size) {
             return Err(with_machine(outside(region, &frame)));
         }
-        let read = self.ocr.read(picture.crop(region)).await;
+        let read = self.ocr().read(picture.crop(region)).await;
         Ok((frame, read.map_err(|error| with_machine(error.to_failure()))?))
     }
 
@@ -223,7 +171,7 @@ impl ScreenWaits {
         let known = self.known(machine)?;
         if terms.conditions.need_text() {
             let with_machine = |failure: Failure| failure.with_machine(&known.id, &known.name);
-            self.ocr.check_installed().map_err(with_machine)?;
+            self.ocr().check_installed().map_err(with_machine)?;
         }
         self.check_can_come(&known, terms)?;
         let user = if known.power_state == Some(PowerState::On) {
@@ -332,7 +280,7 @@ impl ScreenWaits {
                 match state.begin_check(&frame, now) {
                     Some(due) => {
                         let conditions = Arc::clone(&terms.conditions);
-                        check = Some(Box::pin(self.check(conditions, due, frame, sight)));
+                        check = Some(Box::pin(self.checks.check(conditions, due, frame, sight)));
                     }
                     None if state.is_tested(now) => {
                         sight.note(|seen| seen.is_tested = true);
@@ -415,77 +363,6 @@ impl ScreenWaits {
         }
     }
 
-    /// Checks some conditions against a frame, in their order.
-    async fn check(
-        &self,
-        conditions: Arc<ScreenConditions>,
-        due: Vec<usize>,
-        frame: Arc<Frame>,
-        sight: &Sight,
-    ) -> Checked {
-        let mut checked = Checked { frame, matched: None, failed: Vec::new(), trouble: None };
-        let Some(picture) = checked.frame.picture() else { return checked };
-        for index in due {
-            let Some(condition) = conditions.any.get(index) else { continue };
-            let found = match &condition.subject {
-                Subject::Text(_) | Subject::Regex(_) => {
-                    self.check_text(condition, &picture, sight).await.map_err(CheckTrouble::Ocr)
-                }
-                Subject::Image { .. } => self.check_image(&conditions, index, &picture).await,
-            };
-            match found {
-                Ok(found) if found.is_some() == condition.absent => {}
-                Ok(_) if condition.absent && picture.is_one_colour() => {}
-                Ok(found) => {
-                    let (name, found) = (condition.name.clone(), found.unwrap_or_default());
-                    checked.matched = Some(Matched { index, name, found });
-                    return checked;
-                }
-                Err(trouble) => {
-                    checked.failed.push(index);
-                    checked.trouble = Some(trouble);
-                }
-            }
-        }
-        checked
-    }
-
-    async fn check_text(
-        &self,
-        condition: &ScreenCondition,
-        picture: &Picture,
-        sight: &Sight,
-    ) -> Result<Option<Found>, OcrError> {
-        let part = condition.region.map_or_else(|| picture.clone(), |region| picture.crop(region));
-        let read = self.ocr.read(part).await?;
-        sight.note(|seen| seen.text = Some(Arc::from(read.text())));
-        Ok(condition.find_text(&read))
-    }
-
-    async fn check_image(
-        &self,
-        conditions: &Arc<ScreenConditions>,
-        index: usize,
-        picture: &Picture,
-    ) -> Result<Option<Found>, CheckTrouble> {
-        let (conditions, picture) = (Arc::clone(conditions), picture.clone());
-        let clock = self.clock.clone();
-        let stopped = StopOnDrop::default();
-        let is_stopped = Arc::clone(&stopped.0);
-        // The semaphore is never closed.
-        let permit = Arc::clone(&self.searches).acquire_owned().await;
-        let search = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            let end = clock.elapsed() + SEARCH_LIMIT;
-            let mut is_over = || is_stopped.load(Ordering::Relaxed) || clock.elapsed() >= end;
-            let condition = conditions.any.get(index);
-            condition.map_or(Ok(None), |condition| condition.find_image(&picture, &mut is_over))
-        });
-        let found = search.await;
-        drop(stopped);
-        found.ok().and_then(Result::ok).ok_or(CheckTrouble::SlowSearch(index))
-    }
-
     /// The machine of a wait, as it is now.
     fn known(&self, machine: &MachineIdentity) -> Result<Arc<Machine>, Failure> {
         let contents = self.inventory.contents();
@@ -511,34 +388,6 @@ impl ScreenWaits {
         let age = self.clock.now().duration_since(frame.changed_at);
         let age = Duration::try_from(age.max(SignedDuration::ZERO)).unwrap_or_default();
         now.saturating_sub(age)
-    }
-}
-
-/// The result of one check.
-struct Checked {
-    frame: Arc<Frame>,
-    matched: Option<Matched>,
-    /// The conditions that could not be tested.
-    failed: Vec<usize>,
-    trouble: Option<CheckTrouble>,
-}
-
-/// Why a condition could not be tested.
-#[derive(Debug, thiserror::Error)]
-enum CheckTrouble {
-    #[error("The text could not be read: {0}.")]
-    Ocr(OcrError),
-    #[error("The search for the image of any[{0}] took longer than 2 s; give it a smaller region.")]
-    SlowSearch(usize),
-}
-
-/// Tells a search to stop when the wait is dropped.
-#[derive(Default)]
-struct StopOnDrop(Arc<AtomicBool>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 
