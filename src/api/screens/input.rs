@@ -11,7 +11,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::input_request::{InputRequest, input_list};
+use super::input_check::input_list;
+use super::input_request::InputRequest;
 use super::wait_request::{MAX_BODY, checked};
 use crate::api::extract::{JsonBody, NoParameters, Query, Segment};
 use crate::api::lease_authorization::read_authorization;

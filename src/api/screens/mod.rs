@@ -3,6 +3,7 @@
 
 mod console_tokens;
 mod input;
+mod input_check;
 mod input_request;
 mod kept_picture;
 mod picture;
