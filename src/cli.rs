@@ -85,6 +85,9 @@ enum Subcommands {
     /// Creates and changes nothing.
     CheckConfig(CheckConfigArgs),
     /// Connect to the host once, as `serve` does, and report which steps work and which fail.
+    ///
+    /// Run it where `serve` runs, with the same configuration. It exits with 0 if no check fails; a
+    /// warning is no failure.
     Doctor(Box<DoctorArgs>),
     /// Print the OpenAPI document: `otter openapi >openapi/otter.json`.
     Openapi {

@@ -25,7 +25,11 @@ const REPEATS: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("input").required(true).args(["text", "keys"])))]
+#[command(
+    group(clap::ArgGroup::new("input").required(true).args(["text", "keys"])),
+    override_usage = "otter type [OPTIONS] <MACHINE> <TEXT>\n       \
+        otter type [OPTIONS] <MACHINE> --keys <KEYS>..."
+)]
 pub struct TypeCommand {
     /// The machine: an id, name:<exact>, uuid:<…> or mac:<…>.
     #[arg(value_name = "MACHINE")]
@@ -35,10 +39,10 @@ pub struct TypeCommand {
     #[arg(value_name = "TEXT")]
     text: Option<String>,
     /// Press these keys instead, one after the other, with spaces in between: `ctrl-alt-delete
-    /// enter`. Keys with hyphens between them are pressed together.
+    /// enter`. Keys with hyphens between them are pressed together. GUIDE.md lists the names.
     #[arg(long, value_name = "KEYS", num_args = 1..)]
     keys: Vec<String>,
-    /// Press Enter after the text.
+    /// Press Enter at the end.
     #[arg(long, requires = "text")]
     enter: bool,
     /// The time between two keys: 5ms to 2s. The default is 40ms, and 100ms on a text screen.

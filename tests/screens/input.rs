@@ -670,6 +670,14 @@ async fn the_commands_type_and_show() {
     assert!(code == Some(0) && text.contains("is off"), "{text}");
     let (code, text) = otter(&["screen", RUNNING, "--text", "--wait-text", "Terminal"]).await;
     assert!(code == Some(0) && text.contains("Terminal"), "{text}");
+    // A text that does not appear has an exit code of its own, and the last picture is there.
+    let last = file.path().join("last.png");
+    let last = last.to_str().unwrap();
+    let wait = ["screen", RUNNING, "--wait-text", "Kernel panic", "--timeout", "1s", "-o", last];
+    let (code, text) = otter(&wait).await;
+    assert!(code == Some(75) && text.contains("Terminal"), "{text}");
+    let picture = super::decode(&std::fs::read(last).unwrap());
+    assert_eq!((picture.0, picture.1), (1_280, 1_024));
 }
 
 /// Runs `otter doctor --console` for a host.
@@ -701,6 +709,9 @@ async fn the_doctor_checks_the_way_to_a_screen() {
     assert!(code == Some(1) && text.contains("is not on"), "{text}");
     let (code, text) = doctor(&["none"]).await;
     assert!(code == Some(1) && text.contains("No machine"), "{text}");
+    let (code, text) = doctor(&[RUNNING, "--restart"]).await;
+    assert!(code == Some(1) && text.contains("pass --url"), "{text}");
+    assert!(!text.contains("ok     address"), "it is said before the checks: {text}");
     host.stop().await;
 }
 
