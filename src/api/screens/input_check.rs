@@ -1,5 +1,5 @@
-//! The check of a call that sends input: everything of it is checked before the first key, so that a
-//! mistake leaves the machine untouched.
+//! The check of a call that sends input: everything of it is checked before the first key, so that
+//! a mistake leaves the machine untouched.
 
 use std::sync::Arc;
 use std::time::Duration;

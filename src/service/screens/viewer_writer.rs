@@ -1,5 +1,5 @@
-//! The half of a viewer's session that sends: the handshake, pings, and the parts of the screen that
-//! the viewer lacks and has asked for.
+//! The half of a viewer's session that sends: the handshake, pings, and the parts of the screen
+//! that the viewer lacks and has asked for.
 //!
 //! A viewer that reads slowly costs one small piece: the pixels of the next piece are read from the
 //! newest frame when the last one was sent, and what changed meanwhile is noted as a few regions.

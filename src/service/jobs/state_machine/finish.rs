@@ -315,7 +315,7 @@ impl JobStateMachine {
             trouble.map_or("", String::as_str)
         );
         let failure = self.deadline_failure(&detail);
-        // The machine is not at fault if its screen cannot be read, also if it could be read before.
+        // The machine is not at fault if its screen cannot be read, also if a text was read before.
         if trouble.is_some() {
             Self::caused_by_host(failure, FailureKind::ConsoleUnavailable)
         } else {
