@@ -175,6 +175,10 @@ async fn mistakes_are_found_before_the_first_key() {
         (json!({"text": null}), "/events/1/text", "wrong-type"),
         (json!({"txt": "a"}), "/events/1/txt", "unknown-field"),
         (json!({"click": {"x": 70_000, "y": 1}}), "/events/1/click/x", "wrong-type"),
+        (json!({"move": {"x": 7}}), "/events/1/move/y", "missing"),
+        (json!({"until": {"still": "1s"}}), "/events/1/until/wait", "missing"),
+        (json!({"keys": ["ctrl+c"]}), "/events/1/keys/0", "not-one-of"),
+        (json!({"hold": "ctrl-alt"}), "/events/1/hold", "not-one-of"),
         (json!({"click": {"x": 1_280, "y": 1}}), "/events/1/click", "out-of-range"),
         (
             json!({"drag": {"x": 1, "y": 1, "to_x": 1, "to_y": 1_024}}),

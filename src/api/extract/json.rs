@@ -65,16 +65,16 @@ pub fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T
     serde_path_to_error::deserialize(value).map_err(|error| {
         let at = pointer_to(error.path());
         let inner = error.inner().to_string();
-        match unknown_field(&inner) {
-            Some((unknown, known)) => {
-                let detail = format!(
-                    "The field {} is not known.{}",
-                    shorten(unknown),
-                    suggestion(unknown, &known)
-                );
-                failure_in_body(&at, "unknown-field", detail)
-            }
-            None => failure_in_body(&at, "wrong-type", format!("{at}: {inner}.")),
+        if let Some((unknown, known)) = unknown_field(&inner) {
+            let unknown_is = format!("The field {} is not known.", shorten(unknown));
+            let detail = unknown_is + &suggestion(unknown, &known);
+            failure_in_body(&at, "unknown-field", detail)
+        } else if let Some(missing) = missing_field(&inner) {
+            let detail = format!("{at}: the field {missing} is missing.");
+            failure_in_body(&(at + &pointer(missing)), "missing", detail)
+        } else {
+            let detail = format!("{at}: {}.", in_words_of_json(&inner));
+            failure_in_body(&at, "wrong-type", detail)
         }
     })
 }
@@ -100,7 +100,8 @@ pub fn duration_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Strin
         fn visit_u64<E: serde::de::Error>(self, seconds: u64) -> Result<String, E> {
             let units = duration::format(Duration::from_secs(seconds));
             Err(E::custom(format!(
-                "a duration is a text in quotes, not a number: write \"{units}\" or \"{seconds}\""
+                "a duration is a text in quotes, not a number: write \"{units}\" or \"{seconds}\" for \
+                 {seconds} seconds"
             )))
         }
     }
@@ -153,6 +154,38 @@ fn pointer_to(path: &Path) -> String {
 fn unknown_field(error: &str) -> Option<(&str, Vec<String>)> {
     let (unknown, rest) = error.strip_prefix("unknown field `")?.split_once('`')?;
     Some((unknown, rest.split('`').skip(1).step_by(2).map(str::to_owned).collect()))
+}
+
+/// Parses serde's error about a missing nested field into its name. `None` for other errors.
+fn missing_field(error: &str) -> Option<&str> {
+    error.strip_prefix("missing field `")?.strip_suffix('`')
+}
+
+/// An error of serde with the words of JSON. serde calls an object a map or the name of a Rust type,
+/// and a list a sequence.
+fn in_words_of_json(error: &str) -> String {
+    let Some((found, expected)) = error.rsplit_once(", expected ") else {
+        return error.to_owned();
+    };
+    let found = match found {
+        "invalid type: map" => "invalid type: object",
+        "invalid type: sequence" => "invalid type: list",
+        found => found,
+    };
+    let expected = match expected {
+        "a sequence" => "a list",
+        "a map" => "an object",
+        "a boolean" => "true or false",
+        "f32" | "f64" => "a number",
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" | "u64" | "usize" => "a whole number from 0",
+        "i16" => "a whole number from -32768 to 32767",
+        "i32" | "i64" => "a whole number",
+        expected if expected.starts_with("struct ") => "an object",
+        expected => expected,
+    };
+    format!("{found}, expected {expected}")
 }
 
 /// The JSON Pointer of the first repeated field at any depth. `None` if no field is repeated.
@@ -271,5 +304,33 @@ mod tests {
         assert_eq!(unknown_field("unknown field `x`, expected `a` or `b`").unwrap().1, ["a", "b"]);
         assert_eq!(unknown_field("unknown field `x`, there are no fields").unwrap().1, [""; 0]);
         assert_eq!(unknown_field("invalid type: integer `5`, expected a string"), None);
+    }
+
+    #[test]
+    fn a_missing_field_is_found() {
+        assert_eq!(missing_field("missing field `to_x`"), Some("to_x"));
+        assert_eq!(missing_field("unknown field `x`, expected `a` or `b`"), None);
+    }
+
+    #[test]
+    fn errors_have_the_words_of_json() {
+        for (error, words) in [
+            ("invalid type: map, expected a sequence", "invalid type: object, expected a list"),
+            (
+                "invalid type: string \"a\", expected struct InputEventRequest",
+                "invalid type: string \"a\", expected an object",
+            ),
+            (
+                "invalid type: string \"b, expected u16\", expected a boolean",
+                "invalid type: string \"b, expected u16\", expected true or false",
+            ),
+            (
+                "invalid value: integer `70000`, expected u16",
+                "invalid value: integer `70000`, expected a whole number from 0 to 65535",
+            ),
+            ("a duration is a text in quotes", "a duration is a text in quotes"),
+        ] {
+            assert_eq!(in_words_of_json(error), words);
+        }
     }
 }

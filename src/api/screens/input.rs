@@ -187,16 +187,16 @@ mod tests {
     fn no_error_of_a_body_quotes_a_value() {
         for (detail, shown) in [
             (
-                "/events/0/keys: invalid type: string \"hunter2\", expected a sequence.",
-                "/events/0/keys: wrong type or value, expected a sequence.",
+                "/events/0/keys: invalid type: string \"hunter2\", expected a list.",
+                "/events/0/keys: wrong type or value, expected a list.",
             ),
             (
-                "/events/0/keys: invalid type: string \"a, expected b\", expected a sequence.",
-                "/events/0/keys: wrong type or value, expected a sequence.",
+                "/events/0/keys: invalid type: string \"a, expected b\", expected a list.",
+                "/events/0/keys: wrong type or value, expected a list.",
             ),
             (
-                "/x: invalid value: integer `70000`, expected u16.",
-                "/x: wrong type or value, expected u16.",
+                "/x: invalid value: integer `70000`, expected a whole number.",
+                "/x: wrong type or value, expected a whole number.",
             ),
             ("The body is not JSON: EOF at line 1.", "The body is not JSON: EOF at line 1."),
         ] {

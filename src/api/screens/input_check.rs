@@ -166,13 +166,17 @@ impl Check {
             return Err(failure_in_body(at, "empty", "keys is empty; name a key.".to_owned()));
         }
         let strokes = keys.iter().enumerate().map(|(index, keys)| {
-            keys.parse::<Stroke>().map_err(|error| self.wrong_key(&format!("{at}/{index}"), &error))
+            keys.parse::<Stroke>().map_err(|error| {
+                let is_character = keys.chars().count() == 1;
+                let hint = if is_character { " Characters are typed with text." } else { "" };
+                self.wrong_key(&format!("{at}/{index}"), &error, hint)
+            })
         });
         Ok(InputEvent::Keys(strokes.collect::<Result<_, _>>()?))
     }
 
     fn hold(&mut self, at: &str, name: &str) -> Result<InputEvent<Until>, Failure> {
-        let key = keyboard::key(name).map_err(|error| self.wrong_key(at, &error))?;
+        let key = self.one_key(at, name)?;
         if self.held.contains(&key) {
             let detail = "The key is held already.".to_owned();
             return Err(failure_in_body(at, "not-with-this", detail));
@@ -182,7 +186,7 @@ impl Check {
     }
 
     fn release(&mut self, at: &str, name: &str) -> Result<InputEvent<Until>, Failure> {
-        let key = keyboard::key(name).map_err(|error| self.wrong_key(at, &error))?;
+        let key = self.one_key(at, name)?;
         let known = self.held.len();
         self.held.retain(|held| *held != key);
         if self.held.len() == known {
@@ -192,15 +196,25 @@ impl Check {
         Ok(InputEvent::Release(key))
     }
 
+    /// The key of `hold` and `release`.
+    fn one_key(&self, at: &str, name: &str) -> Result<Keysym, Failure> {
+        keyboard::key(name).map_err(|error| {
+            let is_stroke = name.contains('-');
+            let hint = if is_stroke { " Write an event for each key." } else { "" };
+            self.wrong_key(at, &error, hint)
+        })
+    }
+
     /// # Parameters
     /// - `error`: the mistake, which quotes what the caller wrote.
-    fn wrong_key(&self, at: &str, error: &impl std::fmt::Display) -> Failure {
+    /// - `hint`: a sentence that says more, after a space. May be empty.
+    fn wrong_key(&self, at: &str, error: &impl std::fmt::Display, hint: &str) -> Failure {
         let detail = if self.secret {
             "A name of a key is not known. It is not shown, because secret is true.".to_owned()
         } else {
             let error = error.to_string();
             let end = if error.ends_with('?') { "" } else { "." };
-            format!("{error}{end}")
+            format!("The keys are wrong: {error}{end}{hint}")
         };
         failure_in_body(at, "not-one-of", detail)
     }
@@ -265,8 +279,9 @@ impl Check {
             return Ok(time);
         }
         let longest = duration::format(self.max_wait);
+        let name = at.rsplit('/').next().unwrap_or_default();
         let detail = format!(
-            "{} is out of range: at most {longest}, as long as a call can take.",
+            "{name} is {}, which is out of range: at most {longest}, as long as a call can take.",
             shorten(text)
         );
         Err(failure_in_body(at, "out-of-range", detail))

@@ -60,6 +60,7 @@ pub fn check_region(region: Region, size: ScreenSize) -> Result<(), Failure> {
     if region.is_within(size) {
         return Ok(());
     }
-    let detail = format!("The region {region} is not on the screen, which has {size} pixels.");
+    let detail =
+        format!("The region {region} does not fit on the screen, which has {size} pixels.");
     Err(failure_at(FailureKind::InvalidRequest, "region", "out-of-range", detail))
 }

@@ -21,6 +21,7 @@ use crate::api::openapi_parts::{MachinePath, Problems};
 use crate::api::problem::ApiError;
 use crate::api::{ApiState, links, respond};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
+use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
 use crate::domain::machine::Machine;
@@ -256,7 +257,10 @@ impl ScreenCall<'_> {
         let Seen { frame, .. } = sight.seen();
         let outside = frame.as_ref().and_then(|frame| {
             let region = conditions.region_outside(frame.size)?;
-            Some(format!("The region {region} is not within the screen, which is {}.", frame.size))
+            let size = frame.size;
+            Some(format!(
+                "The region {region} does not fit on the screen, which has {size} pixels."
+            ))
         });
         if let Some(outside) = outside.as_ref().filter(|_| time.is_none()) {
             return self.with_machine(Failure::new(FailureKind::InvalidRequest, outside));
@@ -268,8 +272,8 @@ impl ScreenCall<'_> {
             (count, Some(_)) => format!("was not still with one of {count} conditions met"),
         };
         let when = match time {
-            Some(time) => format!("within {} s; wait again", time.as_secs()),
-            None => "when it was tested once; set wait to wait for it".to_owned(),
+            Some(time) => format!("within {}; wait again", duration::format(time)),
+            None => "when it was tested once; add ?wait=5m to wait for it".to_owned(),
         };
         let name = &self.machine.name;
         let end = outside.map(|outside| format!(" {outside}")).unwrap_or_default();

@@ -310,7 +310,7 @@ fn parse_text(at: &str, text: &str) -> Result<Subject, Failure> {
         return Err(failure_in_body(at, "out-of-range", detail));
     }
     Needle::new(text).map(Subject::Text).ok_or_else(|| {
-        let detail = format!("Nothing of the text {} can be compared.", shorten(text));
+        let detail = format!("text is {}; it has no character to compare.", shorten(text));
         failure_in_body(at, "empty", detail)
     })
 }
@@ -333,7 +333,13 @@ fn parse_image(
     memory: &ImageMemory,
 ) -> Result<(Template, ImageSpace), Failure> {
     let bytes = BASE64_STANDARD.decode(image).map_err(|error| {
-        failure_in_body(at, "not-base64", format!("image is not base64: {error}."))
+        let detail = if image.starts_with("data:") {
+            "image is a data URL; write only what follows \"base64,\" in it.".to_owned()
+        } else {
+            let error = error.to_string();
+            format!("image is not base64 without line breaks: {}.", error.trim_end_matches('.'))
+        };
+        failure_in_body(at, "not-base64", detail)
     })?;
     let not_a_png = |error: PngError| {
         failure_in_body(at, "not-a-png", format!("image is no PNG that otter reads: {error}."))

@@ -15,7 +15,6 @@ use super::screen_user::ScreenUser;
 use super::wait::{ScreenMatch, Sight, WaitTerms};
 use super::{RightChanges, Screens};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
-use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::input::{
     HeldKeys, InputEvent, InputMessage, InputStroke, Point, SentInput, character_strokes,
@@ -218,8 +217,8 @@ impl<'c> InputRun<'c> {
             }
         };
         let Some(ScreenMatch { matched, .. }) = self.unless_ended(wait).await?? else {
-            let time = duration::format(until.wait);
-            let detail = format!("until did not become true on {} within {time}.", machine.name);
+            let time = until.wait;
+            let detail = format!("until did not become true on {} within {time:?}.", machine.name);
             return Err(waits.timed_out(&machine, &requester.caller, &sight, &detail).await);
         };
         let found = matched.and_then(|matched| matched.found.region);
@@ -353,19 +352,18 @@ impl<'c> InputRun<'c> {
     }
 
     fn no_match(&self, index: usize) -> Failure {
-        let detail = format!(
-            "events.{index}.click: the last until found nothing that has a place, so there is \
-             nothing to click on."
-        );
-        self.wrong_event(&format!("/events/{index}/click/last_match"), "not-with-this", detail)
+        let detail = "The last until found nothing that has a place, so there is nothing to click \
+                      on.";
+        let pointer = format!("/events/{index}/click/last_match");
+        self.wrong_event(&pointer, "not-with-this", detail.to_owned())
     }
 
     fn outside(&self, index: usize, field: &str, point: Point) -> Failure {
         let screen = self.user.frame().size;
+        let (Point { x, y }, name) = (point, &self.machine.name);
         let detail = format!(
-            "events.{index}.{field}: the point {},{} is outside the screen of {}, which is \
-             {screen} now.",
-            point.x, point.y, self.machine.name
+            "The point {x},{y} of {field} is outside the screen of {name}, which has {screen} \
+             pixels now."
         );
         self.wrong_event(&format!("/events/{index}/{field}"), "out-of-range", detail)
     }

@@ -410,7 +410,9 @@ fn no_picture() -> Failure {
 }
 
 fn outside(region: Region, frame: &Frame) -> Failure {
-    let detail = format!("The region {region} is not within the screen, which is {}.", frame.size);
+    let size = frame.size;
+    let detail =
+        format!("The region {region} does not fit on the screen, which has {size} pixels.");
     Failure::new(FailureKind::InvalidRequest, detail.clone()).with_error(InputError {
         pointer: None,
         parameter: Some("region".to_owned()),
