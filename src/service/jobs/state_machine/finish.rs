@@ -14,7 +14,6 @@ use crate::domain::origin::Actor;
 use crate::domain::screen_text::ScreenText;
 use crate::service::host_failure::HostFailure;
 use crate::service::jobs::plan;
-use crate::service::jobs::screen_watch::ScreenSight;
 
 const NOT_ANSWERED: &str = "The machine waited for an answer until the deadline; answer its \
                             question, then start again.";
