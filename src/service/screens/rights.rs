@@ -94,8 +94,15 @@ pub(super) fn may_look(
     if pools.iter().any(is_public) {
         return Ok(());
     }
+    // A viewer cannot take a lease.
+    let advice = if caller.role == Role::Viewer {
+        "A viewer may look at machines in pools with screens = \"public\", and at a leased machine \
+         whose lease it sends."
+    } else {
+        "To look at the screen, lease the machine: POST /v1/leases."
+    };
     let detail = format!(
-        "{} is {} and does not hold {}. To look at the screen, lease the machine: POST /v1/leases.",
+        "{} is {} and does not hold {}. {advice}",
         caller.name,
         caller.role.with_article(),
         machine.name
