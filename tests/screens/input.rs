@@ -289,6 +289,21 @@ async fn calls_for_one_machine_take_turns_and_the_ninth_that_waits_is_refused() 
     assert_eq!((before, texts), (&*letters, expected.iter().map(String::as_str).collect()));
 }
 
+/// A program that needs longer than an `until` lasts reads the screen once all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_until_looks_at_the_screen_before_it_gives_up() {
+    let lab = Lab::with_settings(|settings| {
+        let slow = ["sh", "-c", "sleep 1; exec tesseract \"$@\"", "tesseract"];
+        settings.screens.ocr_command = slow.map(str::to_owned).to_vec();
+    })
+    .await;
+    lab.control().show_screen(RUNNING, ScreenStage::Login);
+    let until = json!({"any": [{"text": "Kernel panic"}], "wait": "100ms"});
+    let body = json!({"events": [{"until": until}]});
+    let problem = send(&lab, body).await.problem(504, "wait-timeout");
+    assert!(problem.str("seen").contains("Log In"), "{}", problem.text);
+}
+
 /// Whatever ends a call after its first key: the machine has a beginning of the text, the answer
 /// says how much, no status invites a repeat, and a repeat types nothing.
 async fn is_interrupted(

@@ -359,6 +359,25 @@ async fn only_callers_that_may_look_read_the_last_text_in_a_job() {
     }
 }
 
+/// A step that ended shows the text that ended it, and not the one before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preparation_that_is_over_shows_the_text_that_it_waited_for() {
+    let lab = Lab::start().await;
+    let ask = json!({
+        "select": {"machine": OFF},
+        "ttl": "10m",
+        "prepare": {"power": "on", "until": "screen:Log In"},
+    });
+    let lease = lab.post("/v1/leases", ask).await.expect(201);
+    let path = format!("/v1/leases/{}", lease.str("id"));
+    lab.wait_until(&path, |lease| lease["state"] == "active").await;
+    let jobs = lab.get(&format!("/v1/jobs?lease={}", lease.str("id"))).await.expect(200);
+    let steps = jobs.json["items"][0]["steps"].as_array().unwrap();
+    let text = steps.iter().find_map(|step| step["detail"].as_str()?.split_once("last text on it"));
+    let (_, text) = text.unwrap_or_else(|| panic!("no text: {}", jobs.text));
+    assert!(text.contains("Log In"), "{}", jobs.text);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_tesseract_only_texts_are_refused() {
     fn without_tesseract(settings: &mut Settings) {

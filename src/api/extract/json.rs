@@ -100,8 +100,8 @@ pub fn duration_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Strin
         fn visit_u64<E: serde::de::Error>(self, seconds: u64) -> Result<String, E> {
             let units = duration::format(Duration::from_secs(seconds));
             Err(E::custom(format!(
-                "a duration is a text in quotes, not a number: write \"{units}\" or \"{seconds}\" for \
-                 {seconds} seconds"
+                "a duration is a text in quotes, not a number: write \"{units}\" or \"{seconds}\" \
+                 for {seconds} seconds"
             )))
         }
     }
@@ -161,8 +161,8 @@ fn missing_field(error: &str) -> Option<&str> {
     error.strip_prefix("missing field `")?.strip_suffix('`')
 }
 
-/// An error of serde with the words of JSON. serde calls an object a map or the name of a Rust type,
-/// and a list a sequence.
+/// An error of serde with the words of JSON. serde calls an object a map or the name of a Rust
+/// type, and a list a sequence.
 fn in_words_of_json(error: &str) -> String {
     let Some((found, expected)) = error.rsplit_once(", expected ") else {
         return error.to_owned();

@@ -28,14 +28,12 @@ use crate::domain::machine::Machine;
 use crate::service::callers::Caller;
 use crate::service::jobs::authorization::Requester;
 use crate::service::screens::conditions::ScreenConditions;
-use crate::service::screens::wait::{Matched, RightCheck, ScreenMatch, Seen, Sight, WaitTerms};
+use crate::service::screens::wait::{
+    FIRST_TEST_LIMIT, Matched, RightCheck, ScreenMatch, Seen, Sight, WaitTerms,
+};
 
 /// The longest time of a call that tests once: it may open a connection, and read a text.
 pub const ONCE_LIMIT: Duration = Duration::from_secs(40);
-
-/// A shorter wait may take this long, until each condition was tested once: it takes time to read a
-/// text.
-const FIRST_TEST_LIMIT: Duration = Duration::from_secs(10);
 
 /// The time limit.
 #[derive(Deserialize, IntoParams)]

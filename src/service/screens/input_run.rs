@@ -12,7 +12,7 @@ use super::reverts::Reverts;
 use super::rights::DriveRight;
 use super::screen_input::{InputLost, ScreenInput};
 use super::screen_user::ScreenUser;
-use super::wait::{ScreenMatch, Sight, WaitTerms};
+use super::wait::{FIRST_TEST_LIMIT, ScreenMatch, Sight, WaitTerms};
 use super::{RightChanges, Screens};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::failure::{Failure, FailureKind, InputError};
@@ -204,16 +204,21 @@ impl<'c> InputRun<'c> {
         let terms = WaitTerms {
             conditions: Arc::clone(&until.conditions),
             once: false,
-            tests_until: None,
+            tests_until: Some(clock.elapsed() + until.wait),
             may_look: &may_look,
             wake: None,
             has_job: &|_| false,
         };
         let wait = async {
+            let time_up = async {
+                clock.sleep(until.wait).await;
+                sight.tested().await;
+            };
             tokio::select! {
                 biased;
                 found = waits.wait(&identity, &terms, &sight) => found.map(Some),
-                () = clock.sleep(until.wait) => Ok(None),
+                () = time_up => Ok(None),
+                () = clock.sleep(until.wait.max(FIRST_TEST_LIMIT)) => Ok(None),
             }
         };
         let Some(ScreenMatch { matched, .. }) = self.unless_ended(wait).await?? else {

@@ -41,6 +41,10 @@ const TRY_LIMIT: Duration = Duration::from_secs(10);
 /// The pause before otter tries again to get a frame, or to read a text that could not be read.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
+/// A shorter wait may take this long, until each condition was tested once: it takes time to read a
+/// text.
+pub const FIRST_TEST_LIMIT: Duration = Duration::from_secs(10);
+
 /// Waits for screens, and keeps what they saw last.
 pub struct ScreenWaits {
     screens: Arc<Screens>,
