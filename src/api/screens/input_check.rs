@@ -64,7 +64,7 @@ pub fn input_list(
         ));
     }
     if events.len() > MAX_EVENTS {
-        let detail = format!("events has {} entries; at most {MAX_EVENTS}.", events.len());
+        let detail = format!("events has more than {MAX_EVENTS} entries.");
         return Err(failure_in_body("/events", "out-of-range", detail));
     }
     let interval = interval.map(|text| parse_interval(&text)).transpose()?;

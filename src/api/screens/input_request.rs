@@ -5,8 +5,9 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::wait_request::ConditionRequest;
-use crate::api::extract::{duration_text, some_duration_text};
-use crate::domain::input::Point;
+use crate::api::extract::{bounded_list, duration_text, some_bounded_list, some_duration_text};
+use crate::domain::input::{MAX_EVENTS, Point};
+use crate::service::screens::conditions::MAX_CONDITIONS;
 
 /// Keys, texts and movements of the pointer for a machine.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -14,6 +15,7 @@ use crate::domain::input::Point;
 pub struct InputRequest {
     /// 1 to 1,000 events, with at most 16 KiB of text together.
     #[schema(min_items = 1, max_items = 1000)]
+    #[serde(deserialize_with = "bounded_list::<_, _, MAX_EVENTS>")]
     pub events: Vec<InputEventRequest>,
     /// The time between two keys: `5ms` to `2s`. Default: 40 ms, and 100 ms while the screen is a
     /// text screen of 720×400, because boot loaders drop fast keys.
@@ -157,6 +159,7 @@ pub struct ScrollRequest {
 pub struct UntilRequest {
     /// Waits until one of these conditions holds, as `POST …/screen/wait` does.
     #[schema(nullable = false)]
+    #[serde(default, deserialize_with = "some_bounded_list::<_, _, MAX_CONDITIONS>")]
     pub any: Option<Vec<ConditionRequest>>,
     /// Waits until the screen does not change for this time.
     #[schema(nullable = false, example = "2s")]

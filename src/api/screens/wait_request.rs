@@ -40,6 +40,7 @@ static IMAGE_CHECKS: Semaphore = Semaphore::const_new(2);
 pub struct ScreenWaitRequest {
     /// The wait ends when one of these conditions holds. At most 16, with at most 4 images.
     #[schema(nullable = false, max_items = 16)]
+    #[serde(default, deserialize_with = "some_bounded_list::<_, _, MAX_CONDITIONS>")]
     pub any: Option<Vec<ConditionRequest>>,
     /// The screen, or `region` of it, must not change for this time. With `any`, one of the
     /// conditions must hold on the still screen.
@@ -190,7 +191,7 @@ pub fn screen_conditions(
     }
     let any = any.unwrap_or_default();
     if any.len() > MAX_CONDITIONS {
-        let detail = format!("any has {} conditions; at most {MAX_CONDITIONS}.", any.len());
+        let detail = format!("any has more than {MAX_CONDITIONS} conditions.");
         return Err(failure_in_body(&in_any, "out-of-range", detail));
     }
     let images = any.iter().filter(|condition| condition.image.is_some()).count();
