@@ -129,9 +129,9 @@ pub async fn send_screen_input(
     let (result, is_repeat) = match inputs.begin(terms).await? {
         BegunInput::Repeat(result) => (result, true),
         BegunInput::New(new) => {
-            let has_images = value.has_image();
-            let images = api.services().screen_waits.images().clone();
-            let list = checked(has_images, move || input_list(value, limit, images)).await?;
+            let is_costly = value.is_costly();
+            let memory = api.services().screen_waits.memory().clone();
+            let list = checked(is_costly, move || input_list(value, limit, memory)).await?;
             let view = api.services().machines.resolve(&caller.scope, &reference)?;
             (inputs.run(new, Arc::clone(&view.machine), list).await, false)
         }

@@ -20,9 +20,9 @@ use crate::domain::input::{
 };
 use crate::domain::keyboard::{self, Keysym, Layout, Stroke, type_text};
 use crate::service::machines::shorten;
-use crate::service::screens::conditions::MAX_IMAGES;
-use crate::service::screens::image_memory::ImageMemory;
+use crate::service::screens::conditions::{MAX_IMAGES, MAX_REGEXES};
 use crate::service::screens::input_call::Until;
+use crate::service::screens::wait_memory::WaitMemory;
 
 /// The interval with which the time of a call is estimated, if it sets none.
 const ESTIMATED_INTERVAL: Duration = Duration::from_millis(40);
@@ -45,15 +45,14 @@ enum EventField {
 ///
 /// # Parameters
 /// - `max_wait`: the longest time of a call.
-/// - `images`: has the memory of the images.
+/// - `memory`: of the images and regular expressions.
 ///
 /// # Errors
-/// `invalid-request` with the JSON Pointer of the mistake; `too-many-waits` without memory for the
-/// images.
+/// `invalid-request` with the JSON Pointer of the mistake; `too-many-waits` without memory.
 pub fn input_list(
     request: InputRequest,
     max_wait: Duration,
-    images: ImageMemory,
+    memory: WaitMemory,
 ) -> Result<InputList<Until>, Failure> {
     let InputRequest { events, interval, layout, secret } = request;
     if events.is_empty() {
@@ -75,9 +74,9 @@ pub fn input_list(
             failure_in_body("/layout", "not-one-of", detail)
         })?,
     };
-    check_images(&events)?;
+    check_costly(&events)?;
     let held = Vec::new();
-    let mut check = Check { layout, secret, max_wait, images, bytes: 0, held, found: false };
+    let mut check = Check { layout, secret, max_wait, memory, bytes: 0, held, found: false };
     let events: Vec<InputEvent<Until>> = events
         .into_iter()
         .enumerate()
@@ -92,7 +91,7 @@ struct Check {
     layout: Layout,
     secret: bool,
     max_wait: Duration,
-    images: ImageMemory,
+    memory: WaitMemory,
     /// The bytes of the texts so far.
     bytes: usize,
     /// The keys that are held after the events so far.
@@ -268,7 +267,7 @@ impl Check {
         let UntilRequest { any, still, wait } = until;
         let wait = self.time(&format!("{at}/wait"), &wait, Duration::from_millis(1))?;
         self.found |= any.as_ref().is_some_and(|any| !any.is_empty());
-        let conditions = screen_conditions(at, any, still, &self.images)?;
+        let conditions = screen_conditions(at, any, still, &self.memory)?;
         Ok(InputEvent::Until(Until { conditions: Arc::new(conditions), wait }))
     }
 
@@ -288,17 +287,26 @@ impl Check {
     }
 }
 
-/// Checks the number of images of all conditions, before one of them is decoded: a small PNG can be
-/// a large picture.
-fn check_images(events: &[InputEventRequest]) -> Result<(), Failure> {
-    let conditions = events.iter().filter_map(|event| event.until.as_ref()?.any.as_ref());
-    let images = conditions.flatten().filter(|condition| condition.has_image()).count();
-    if images <= MAX_IMAGES {
-        return Ok(());
+/// Checks the numbers of images and regular expressions of all conditions, before one of them is
+/// decoded or compiled: a small PNG can be a large picture.
+fn check_costly(events: &[InputEventRequest]) -> Result<(), Failure> {
+    let untils = events.iter().filter_map(|event| event.until.as_ref());
+    let conditions = untils.filter_map(|until| until.any.as_ref()).flatten();
+    let (mut images, mut regexes) = (0, 0);
+    for condition in conditions {
+        images += usize::from(condition.has_image());
+        regexes += usize::from(condition.has_regex());
     }
-    let detail =
-        format!("The conditions of all events have {images} images; at most {MAX_IMAGES}.");
-    Err(failure_in_body("/events", "out-of-range", detail))
+    for (count, most, what) in
+        [(images, MAX_IMAGES, "images"), (regexes, MAX_REGEXES, "regular expressions")]
+    {
+        if count > most {
+            let detail =
+                format!("The conditions of all events have {count} {what}; at most {most}.");
+            return Err(failure_in_body("/events", "out-of-range", detail));
+        }
+    }
+    Ok(())
 }
 
 /// The field of an event that is set.
@@ -390,7 +398,7 @@ mod tests {
     const MAX_WAIT: Duration = Duration::from_mins(10);
 
     fn check(body: Value) -> Result<InputList<Until>, Failure> {
-        input_list(serde_json::from_value(body).unwrap(), MAX_WAIT, ImageMemory::default())
+        input_list(serde_json::from_value(body).unwrap(), MAX_WAIT, WaitMemory::default())
     }
 
     fn event(event: &Value) -> Result<InputList<Until>, Failure> {
@@ -463,6 +471,9 @@ mod tests {
             assert_eq!(found, (format!("/events/0{pointer}").as_str(), code), "{wrong}");
         }
         let image = json!({"until": {"any": [{"image": ""}], "wait": "1s"}});
+        let regexes =
+            |count| json!({"until": {"any": vec![json!({"regex": "a"}); count], "wait": "1s"}});
+        assert!(check(json!({"events": vec![regexes(16); 4]})).is_ok());
         for (wrong, pointer) in [
             (json!({"events": []}), "/events"),
             (json!({"events": [{"pause": "1s"}], "interval": "4ms"}), "/interval"),
@@ -471,6 +482,7 @@ mod tests {
             (json!({"events": vec![json!({"pause": "0s"}); 1001]}), "/events"),
             (json!({"events": [{"hold": "a"}, {"hold": "A"}]}), "/events/1/hold"),
             (json!({"events": vec![image; 5]}), "/events"),
+            (json!({"events": vec![regexes(13); 5]}), "/events"),
         ] {
             assert_eq!(mistake(&wrong).0, pointer);
         }

@@ -13,7 +13,8 @@ use crate::service::screens::conditions::MAX_CONDITIONS;
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InputRequest {
-    /// 1 to 1,000 events, with at most 16 KiB of text together.
+    /// 1 to 1,000 events. Together they have at most 16 KiB of text, 4 images and 64 regular
+    /// expressions.
     #[schema(min_items = 1, max_items = 1000)]
     #[serde(deserialize_with = "bounded_list::<_, _, MAX_EVENTS>")]
     pub events: Vec<InputEventRequest>,
@@ -172,10 +173,10 @@ pub struct UntilRequest {
 }
 
 impl InputRequest {
-    /// Whether a condition of an event has an image.
-    pub fn has_image(&self) -> bool {
+    /// Whether its check takes much time and memory.
+    pub fn is_costly(&self) -> bool {
         let conditions = self.events.iter().filter_map(|event| event.until.as_ref()?.any.as_ref());
-        conditions.flatten().any(ConditionRequest::has_image)
+        conditions.flatten().any(ConditionRequest::is_costly)
     }
 }
 

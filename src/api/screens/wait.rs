@@ -125,9 +125,9 @@ pub async fn wait_for_screen(
     let version = api.services().event_stream.version();
     let requester = read_authorization(&api, &caller, &headers)?;
     let wake = value.wake;
-    let has_images = value.has_image();
-    let images = api.services().screen_waits.images().clone();
-    let conditions = Arc::new(checked(has_images, move || value.conditions(&images)).await?);
+    let is_costly = value.is_costly();
+    let memory = api.services().screen_waits.memory().clone();
+    let conditions = Arc::new(checked(is_costly, move || value.conditions(&memory)).await?);
     let longest = api.settings().max_wait;
     let time = query.wait.map(|Parsed(wait)| wait.min(longest));
     let view = api.services().machines.resolve(&caller.scope, &reference)?;

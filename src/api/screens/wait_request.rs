@@ -17,10 +17,10 @@ use crate::service::screens::conditions::{
     DEFAULT_TOLERANCE, MAX_CONDITIONS, MAX_IMAGES, MAX_TEXT, ScreenCondition, ScreenConditions,
     StillCondition, Subject, compile_regex,
 };
-use crate::service::screens::image_memory::{ImageMemory, ImageSpace};
 use crate::service::screens::picture_search::{DEFAULT_SIMILARITY, Template};
 use crate::service::screens::png::{self, PngError};
 use crate::service::screens::text_match::Needle;
+use crate::service::screens::wait_memory::{WaitMemory, WaitSpace};
 
 /// The largest body of a wait, in bytes.
 pub const MAX_BODY: usize = 4 * 1024 * 1024;
@@ -31,8 +31,9 @@ const MAX_NAME: usize = 64;
 /// The largest margin of an image, in pixels.
 const MAX_MARGIN: u16 = ScreenSize::MAX_SIDE;
 
-/// Permits to check requests with images: to decode them takes much time and memory.
-static IMAGE_CHECKS: Semaphore = Semaphore::const_new(2);
+/// Permits to check requests with images and regular expressions: to decode and to compile them
+/// takes much time and memory.
+static COSTLY_CHECKS: Semaphore = Semaphore::const_new(2);
 
 /// What to wait for. At least one of `any` and `still` is set.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -98,25 +99,35 @@ pub struct ConditionRequest {
 }
 
 impl ConditionRequest {
-    /// Whether it has an image, which takes much memory.
+    /// Whether it has an image.
     pub const fn has_image(&self) -> bool {
         self.image.is_some()
     }
+
+    /// Whether it has a regular expression.
+    pub const fn has_regex(&self) -> bool {
+        self.regex.is_some()
+    }
+
+    /// Whether its check takes much time and memory.
+    pub const fn is_costly(&self) -> bool {
+        self.has_image() || self.has_regex()
+    }
 }
 
-/// Checks a request. With images, the check runs on a thread that may block.
+/// Checks a request. A costly check runs on a thread that may block.
 ///
 /// # Errors
 /// Those of the check.
 pub async fn checked<T: Send + 'static>(
-    has_images: bool,
+    is_costly: bool,
     check: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
-    if !has_images {
+    if !is_costly {
         return check();
     }
     // The semaphore is never closed. The check keeps the permit, also if its caller hangs up.
-    let permit = IMAGE_CHECKS.acquire().await.ok();
+    let permit = COSTLY_CHECKS.acquire().await.ok();
     let checking = tokio::task::spawn_blocking(move || {
         let _permit = permit;
         check()
@@ -127,20 +138,19 @@ pub async fn checked<T: Send + 'static>(
 }
 
 impl ScreenWaitRequest {
-    /// Whether a condition has an image.
-    pub fn has_image(&self) -> bool {
-        self.any.iter().flatten().any(ConditionRequest::has_image)
+    /// Whether its check takes much time and memory.
+    pub fn is_costly(&self) -> bool {
+        self.any.iter().flatten().any(ConditionRequest::is_costly)
     }
 
     /// Checks the request. `wake` is for the caller.
     ///
     /// # Parameters
-    /// - `images`: has the memory of the images.
+    /// - `memory`: of the images and regular expressions.
     ///
     /// # Errors
-    /// `invalid-request` with the JSON Pointer of the mistake; `too-many-waits` without memory for
-    /// the images.
-    pub fn conditions(self, images: &ImageMemory) -> Result<ScreenConditions, Failure> {
+    /// `invalid-request` with the JSON Pointer of the mistake; `too-many-waits` without memory.
+    pub fn conditions(self, memory: &WaitMemory) -> Result<ScreenConditions, Failure> {
         let Self { any, still, tolerance, region, wake: _ } = self;
         if still.is_none() {
             let not_alone = |field: &str| {
@@ -154,7 +164,7 @@ impl ScreenWaitRequest {
                 return not_alone("region");
             }
         }
-        let mut conditions = screen_conditions("", any, still, images)?;
+        let mut conditions = screen_conditions("", any, still, memory)?;
         let tolerance = tolerance.map(|share| parse_share("/tolerance", share)).transpose()?;
         let region = region.map(|region| parse_region("/region", &region)).transpose()?;
         if let Some(still) = &mut conditions.still {
@@ -169,7 +179,7 @@ impl ScreenWaitRequest {
 ///
 /// # Parameters
 /// - `at`: the JSON Pointer of the object that has the fields `any` and `still`.
-/// - `memory`: has the memory of the images.
+/// - `memory`: of the images and regular expressions.
 ///
 /// # Errors
 /// As [`ScreenWaitRequest::conditions`].
@@ -177,7 +187,7 @@ pub fn screen_conditions(
     at: &str,
     any: Option<Vec<ConditionRequest>>,
     still: Option<String>,
-    memory: &ImageMemory,
+    memory: &WaitMemory,
 ) -> Result<ScreenConditions, Failure> {
     let in_any = format!("{at}/any");
     let still = still.map(|text| parse_still(&format!("{at}/still"), &text)).transpose()?;
@@ -247,7 +257,7 @@ fn parse_share(at: &str, share: f64) -> Result<f64, Failure> {
 fn parse_condition(
     at: &str,
     condition: ConditionRequest,
-    memory: &ImageMemory,
+    memory: &WaitMemory,
 ) -> Result<ScreenCondition, Failure> {
     let ConditionRequest { name, text, regex, image, region, similarity, margin, absent } =
         condition;
@@ -282,7 +292,7 @@ fn parse_condition(
     let subject = if let Some(text) = text {
         parse_text(&format!("{at}/text"), &text)?
     } else if let Some(regex) = regex {
-        parse_regex(&format!("{at}/regex"), &regex)?
+        parse_regex(&format!("{at}/regex"), &regex, memory)?
     } else {
         let similarity =
             similarity.map(|share| parse_share(&format!("{at}/similarity"), share)).transpose()?;
@@ -316,23 +326,24 @@ fn parse_text(at: &str, text: &str) -> Result<Subject, Failure> {
     })
 }
 
-fn parse_regex(at: &str, regex: &str) -> Result<Subject, Failure> {
+fn parse_regex(at: &str, regex: &str, memory: &WaitMemory) -> Result<Subject, Failure> {
     if regex.is_empty() {
         let detail = "regex is empty, so that it is everywhere.".to_owned();
         return Err(failure_in_body(at, "empty", detail));
     }
-    compile_regex(regex).map(Subject::Regex).map_err(|error| {
+    let (regex, bytes) = compile_regex(regex).map_err(|error| {
         let detail = format!("regex is {}: {error}.", shorten(regex));
         failure_in_body(at, "not-a-regex", detail)
-    })
+    })?;
+    Ok(Subject::Regex { regex, _space: memory.reserve(bytes)? })
 }
 
 /// Decodes an image. Its memory is reserved before.
 fn parse_image(
     at: &str,
     image: &str,
-    memory: &ImageMemory,
-) -> Result<(Template, ImageSpace), Failure> {
+    memory: &WaitMemory,
+) -> Result<(Template, WaitSpace), Failure> {
     let bytes = BASE64_STANDARD.decode(image).map_err(|error| {
         let detail = if image.starts_with("data:") {
             "image is a data URL; write only what follows \"base64,\" in it.".to_owned()
@@ -345,7 +356,7 @@ fn parse_image(
     let not_a_png = |error: PngError| {
         failure_in_body(at, "not-a-png", format!("image is no PNG that otter reads: {error}."))
     };
-    let space = memory.reserve(png::size(&bytes).map_err(not_a_png)?)?;
+    let space = memory.reserve(png::size(&bytes).map_err(not_a_png)?.bytes())?;
     let picture = png::decode(&bytes).map_err(not_a_png)?;
     Ok((Template::new(picture), space))
 }
@@ -359,7 +370,7 @@ mod tests {
 
     fn check(body: serde_json::Value) -> Result<ScreenConditions, (String, String)> {
         let request: ScreenWaitRequest = serde_json::from_value(body).unwrap();
-        request.conditions(&ImageMemory::default()).map_err(|failure| {
+        request.conditions(&WaitMemory::default()).map_err(|failure| {
             let error = failure.errors.into_iter().next().unwrap();
             (error.pointer.unwrap(), error.code.into_owned())
         })
@@ -426,8 +437,8 @@ mod tests {
     }
 
     #[test]
-    fn the_images_of_all_waits_share_a_memory() {
-        let memory = ImageMemory::new(3 * ScreenSize::new(20, 10).bytes());
+    fn the_images_and_regular_expressions_of_all_waits_share_a_memory() {
+        let memory = WaitMemory::new(3 * ScreenSize::new(20, 10).bytes());
         let wait = |images: usize| {
             let body = json!({"any": vec![json!({"image": png_text(20, 10)}); images]});
             let request: ScreenWaitRequest = serde_json::from_value(body).unwrap();
@@ -438,6 +449,17 @@ mod tests {
         wait(1).expect("a refused wait keeps nothing");
         drop(waiting);
         wait(3).expect("a wait that ended keeps nothing");
+        // A short regular expression takes 16 KiB.
+        let memory = WaitMemory::new(20_000);
+        let wait = || {
+            let body = json!({"any": [{"regex": "a"}]});
+            let request: ScreenWaitRequest = serde_json::from_value(body).unwrap();
+            request.conditions(&memory)
+        };
+        let waiting = wait().unwrap();
+        assert_eq!(wait().unwrap_err().kind, FailureKind::TooManyWaits);
+        drop(waiting);
+        wait().expect("a wait that ended keeps nothing");
     }
 
     #[test]

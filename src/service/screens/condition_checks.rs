@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Semaphore;
 
 use super::Frame;
-use super::conditions::{Found, ScreenCondition, ScreenConditions, Subject};
+use super::conditions::{Found, ScreenConditions, Subject};
 use super::ocr::{Ocr, OcrError};
 use super::picture_search::SEARCH_LIMIT;
 use super::sight::Sight;
@@ -17,7 +17,7 @@ use crate::domain::screen::Picture;
 pub struct ConditionChecks {
     clock: Clock,
     ocr: Ocr,
-    /// Permits to search for a picture: one for two processors.
+    /// Permits to search for a picture or a regular expression: one for two processors.
     searches: Arc<Semaphore>,
 }
 
@@ -79,8 +79,8 @@ impl ConditionChecks {
         for index in due {
             let Some(condition) = conditions.any.get(index) else { continue };
             let found = match &condition.subject {
-                Subject::Text(_) | Subject::Regex(_) => {
-                    self.check_text(condition, &picture, sight).await.map_err(CheckTrouble::Ocr)
+                Subject::Text(_) | Subject::Regex { .. } => {
+                    self.check_text(&conditions, index, &picture, sight).await
                 }
                 Subject::Image { .. } => self.check_image(&conditions, index, &picture).await,
             };
@@ -103,14 +103,28 @@ impl ConditionChecks {
 
     async fn check_text(
         &self,
-        condition: &ScreenCondition,
+        conditions: &Arc<ScreenConditions>,
+        index: usize,
         picture: &Picture,
         sight: &Sight,
-    ) -> Result<Option<Found>, OcrError> {
+    ) -> Result<Option<Found>, CheckTrouble> {
+        let Some(condition) = conditions.any.get(index) else { return Ok(None) };
         let part = condition.region.map_or_else(|| picture.clone(), |region| picture.crop(region));
-        let read = self.ocr.read(part).await?;
+        let read = self.ocr.read(part).await.map_err(CheckTrouble::Ocr)?;
         sight.note(|seen| seen.text = Some(Arc::from(read.text())));
-        Ok(condition.find_text(&read))
+        if let Subject::Text(_) = condition.subject {
+            return Ok(condition.find_text(&read));
+        }
+        // A large regular expression searches for longer than a task may take.
+        let conditions = Arc::clone(conditions);
+        // The semaphore is never closed.
+        let permit = Arc::clone(&self.searches).acquire_owned().await;
+        let search = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            conditions.any.get(index)?.find_text(&read)
+        });
+        // The panic hook has logged the message and the place of a panic.
+        Ok(search.await.unwrap_or_default())
     }
 
     async fn check_image(

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use regex::{Regex, RegexBuilder};
 
-use super::image_memory::ImageSpace;
 use super::picture_search::{self, SearchArea, SearchTooLong, Template};
 use super::text_match::{Needle, ReadText};
+use super::wait_memory::WaitSpace;
 use crate::domain::screen::{Picture, Region, ScreenSize};
 use crate::domain::screen_text::ScreenText;
 
@@ -17,14 +17,19 @@ pub const MAX_CONDITIONS: usize = 16;
 /// The largest number of conditions of one wait that search for an image.
 pub const MAX_IMAGES: usize = 4;
 
+/// The largest number of regular expressions of one call of input. All are compiled before its
+/// first key.
+pub const MAX_REGEXES: usize = 64;
+
 /// The largest regular expression, in bytes.
 pub const MAX_REGEX: usize = 1024;
 
 /// The largest text of a condition, in characters.
 pub const MAX_TEXT: usize = 1024;
 
-/// The largest compiled regular expression, in bytes. The time of a search grows with it.
-const MAX_COMPILED_REGEX: usize = 1024 * 1024;
+/// The sizes of compiled regular expressions, in bytes. Each gets the smallest one that it fits
+/// into. The time of a search grows with it.
+const COMPILED_SIZES: [usize; 3] = [8 << 10, 64 << 10, 1 << 20];
 
 /// The share of the pixels that may change while a region counts as still.
 pub const DEFAULT_TOLERANCE: f64 = 0.005;
@@ -69,7 +74,11 @@ pub enum Subject {
     /// A text, compared after both sides were folded.
     Text(Needle),
     /// A regular expression over the text as OCR read it.
-    Regex(Regex),
+    Regex {
+        regex: Regex,
+        /// Its memory.
+        _space: WaitSpace,
+    },
     /// A picture.
     Image {
         template: Template,
@@ -78,7 +87,7 @@ pub enum Subject {
         /// How far outside `region` it may be, in pixels.
         margin: u16,
         /// The memory of the picture.
-        _space: ImageSpace,
+        _space: WaitSpace,
     },
 }
 
@@ -126,7 +135,7 @@ impl ScreenCondition {
     /// Whether a check needs OCR.
     #[must_use]
     pub const fn needs_text(&self) -> bool {
-        matches!(self.subject, Subject::Text(_) | Subject::Regex(_))
+        matches!(self.subject, Subject::Text(_) | Subject::Regex { .. })
     }
 
     /// The part of the screen that the condition depends on. `None` if the screen does not have the
@@ -139,7 +148,7 @@ impl ScreenCondition {
         }
         match self.subject {
             Subject::Image { margin, .. } => Some(region.grow(margin, size)),
-            Subject::Text(_) | Subject::Regex(_) => Some(region),
+            Subject::Text(_) | Subject::Regex { .. } => Some(region),
         }
     }
 
@@ -151,7 +160,7 @@ impl ScreenCondition {
     pub fn find_text(&self, read: &ReadText) -> Option<Found> {
         let found = match &self.subject {
             Subject::Text(needle) => read.find(needle)?,
-            Subject::Regex(regex) => read.find_regex(regex)?,
+            Subject::Regex { regex, .. } => read.find_regex(regex)?,
             Subject::Image { .. } => return None,
         };
         let (left, top) = self.region.map_or((0, 0), |region| (region.x, region.y));
@@ -190,35 +199,39 @@ impl ScreenCondition {
 
 /// Compiles a regular expression of a caller, with the limits that keep its searches fast.
 ///
+/// # Returns
+/// The regular expression, and the bytes that it takes at most, with those of its searches.
+///
 /// # Errors
 /// The first line that says what is wrong with it.
-pub fn compile_regex(pattern: &str) -> Result<Regex, String> {
+pub fn compile_regex(pattern: &str) -> Result<(Regex, usize), String> {
     if pattern.len() > MAX_REGEX {
         return Err(format!("it has {} bytes, and {MAX_REGEX} are allowed", pattern.len()));
     }
-    let built = RegexBuilder::new(pattern)
-        .size_limit(MAX_COMPILED_REGEX)
-        .dfa_size_limit(MAX_COMPILED_REGEX)
-        .nest_limit(50)
-        .build();
-    built.map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => {
-            "it is too large once its repetitions are counted; use smaller ones".to_owned()
+    for size in COMPILED_SIZES {
+        let mut builder = RegexBuilder::new(pattern);
+        let built = builder.size_limit(size).dfa_size_limit(size).nest_limit(50).build();
+        match built {
+            Ok(regex) => return Ok((regex, 2 * size)),
+            Err(regex::Error::CompiledTooBig(_)) => {}
+            Err(error) => return Err(reason(&error)),
         }
-        // The parser draws the pattern and the place over several lines; the last one is the
-        // reason.
-        error => {
-            let text = error.to_string();
-            let last = text.lines().rev().find(|line| !line.trim().is_empty());
-            last.unwrap_or(&text).trim().trim_start_matches("error: ").to_owned()
-        }
-    })
+    }
+    Err("it is too large once its repetitions are counted; use smaller ones".to_owned())
+}
+
+/// The reason of a syntax error. The parser draws the pattern and the place over several lines, and
+/// the last one is the reason.
+fn reason(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let last = text.lines().rev().find(|line| !line.trim().is_empty());
+    last.unwrap_or(&text).trim().trim_start_matches("error: ").to_owned()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::image_memory::ImageMemory;
     use super::super::text_match::Word;
+    use super::super::wait_memory::WaitMemory;
     use super::*;
 
     const SIZE: ScreenSize = ScreenSize { width: 800, height: 600 };
@@ -248,7 +261,9 @@ mod tests {
     #[test]
     fn a_regular_expression_sees_the_text_as_it_was_read() {
         let find = |pattern: &str| {
-            condition(Subject::Regex(compile_regex(pattern).unwrap()), None).find_text(&read())
+            let (regex, bytes) = compile_regex(pattern).unwrap();
+            let space = WaitMemory::default().reserve(bytes).unwrap();
+            condition(Subject::Regex { regex, _space: space }, None).find_text(&read())
         };
         assert_eq!(find("(?i)log in"), None, "nothing is folded");
         assert_eq!(find(r"L\dg In\nus").unwrap().text.as_deref(), Some("L0g In\nus"));
@@ -264,10 +279,17 @@ mod tests {
     }
 
     #[test]
+    fn a_regular_expression_takes_as_much_memory_as_it_needs() {
+        let bytes = |pattern: &str| compile_regex(pattern).unwrap().1;
+        let sizes = ["Terminal|Konsole", r"\w+", r"\w{20}"].map(bytes);
+        assert_eq!(sizes, COMPILED_SIZES.map(|size| 2 * size));
+    }
+
+    #[test]
     fn the_area_of_an_image_has_its_margin() {
         let size = ScreenSize { width: 10, height: 10 };
         let template = Template::new(Picture::blank(size));
-        let space = ImageMemory::default().reserve(size).unwrap();
+        let space = WaitMemory::default().reserve(size.bytes()).unwrap();
         let subject = Subject::Image { template, similarity: 0.96, margin: 50, _space: space };
         let region = Region { x: 20, y: 100, width: 10, height: 10 };
         let condition = condition(subject, Some(region));

@@ -12,7 +12,6 @@ pub mod drive;
 mod due_check;
 pub mod encoded;
 pub mod frame;
-pub mod image_memory;
 pub mod input_call;
 pub mod input_calls;
 pub mod input_lane;
@@ -46,6 +45,7 @@ pub mod viewer_session;
 mod viewer_writer;
 pub mod viewers;
 pub mod wait;
+pub mod wait_memory;
 mod watch_state;
 
 use std::sync::Arc;

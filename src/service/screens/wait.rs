@@ -20,10 +20,10 @@ pub use super::sight::{Seen, Sight};
 
 use super::condition_checks::{CheckTrouble, Checked, ConditionChecks};
 use super::conditions::ScreenConditions;
-use super::image_memory::ImageMemory;
 use super::last_pictures::LastPictures;
 use super::ocr::{Ocr, OcrError};
 use super::text_match::ReadText;
+use super::wait_memory::WaitMemory;
 use super::watch_state::WatchState;
 use super::{CONFIRM_LIMIT, Frame, FrameChange, ScreenInput, ScreenUser, Screens, png};
 use crate::clock::Clock;
@@ -52,7 +52,7 @@ pub struct ScreenWaits {
     clock: Clock,
     checks: ConditionChecks,
     pictures: LastPictures,
-    images: ImageMemory,
+    memory: WaitMemory,
 }
 
 /// What [`ScreenWaits`] are made of.
@@ -99,7 +99,7 @@ impl ScreenWaits {
     pub fn new(parts: ScreenWaitsParts) -> Self {
         let ScreenWaitsParts { screens, inventory, clock, ocr, pictures, processors } = parts;
         let checks = ConditionChecks::new(clock.clone(), ocr, processors);
-        Self { screens, inventory, clock, checks, pictures, images: ImageMemory::default() }
+        Self { screens, inventory, clock, checks, pictures, memory: WaitMemory::default() }
     }
 
     pub(super) const fn clock(&self) -> &Clock {
@@ -118,10 +118,10 @@ impl ScreenWaits {
         &self.pictures
     }
 
-    /// The memory of the images that waits search for.
+    /// The memory of what waits search for.
     #[must_use]
-    pub const fn images(&self) -> &ImageMemory {
-        &self.images
+    pub const fn memory(&self) -> &WaitMemory {
+        &self.memory
     }
 
     /// Reads the text of a confirmed frame.
