@@ -20,18 +20,19 @@ pub use super::sight::{Seen, Sight};
 
 use super::condition_checks::{CheckTrouble, Checked, ConditionChecks};
 use super::conditions::ScreenConditions;
+use super::encoded::{EncodedPicture, PictureRequest};
 use super::last_pictures::LastPictures;
 use super::ocr::{Ocr, OcrError};
 use super::text_match::ReadText;
 use super::wait_memory::WaitMemory;
 use super::watch_state::WatchState;
-use super::{CONFIRM_LIMIT, Frame, FrameChange, ScreenInput, ScreenUser, Screens, png};
+use super::{CONFIRM_LIMIT, Frame, FrameChange, ScreenInput, ScreenUser, Screens};
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind, InputError, SeenScreen};
 use crate::domain::keyboard;
 use crate::domain::machine::{Machine, MachineIdentity};
 use crate::domain::power::PowerState;
-use crate::domain::screen::{Picture, Region};
+use crate::domain::screen::Region;
 use crate::service::callers::Caller;
 use crate::service::inventory::Inventory;
 
@@ -205,11 +206,13 @@ impl ScreenWaits {
         detail: &str,
     ) -> Failure {
         let Seen { text, frame, trouble, .. } = sight.seen();
-        let picture = frame.and_then(|frame| frame.picture());
-        let encode = |picture: Picture| tokio::task::spawn_blocking(move || png::encode(&picture));
-        let encoded = OptionFuture::from(picture.map(encode)).await;
-        let encoded = encoded.and_then(Result::ok).and_then(Result::ok);
-        let kept = encoded.and_then(|png| self.pictures.keep(&machine.identity(), caller, png));
+        let encoded = match &frame {
+            Some(frame) => frame.png(PictureRequest::default()).await.ok().flatten(),
+            None => None,
+        };
+        let keep =
+            |picture: EncodedPicture| self.pictures.keep(&machine.identity(), caller, picture.png);
+        let kept = encoded.and_then(keep);
         let detail = match trouble {
             Some(trouble) => format!("{detail} {trouble}"),
             None => detail.to_owned(),
