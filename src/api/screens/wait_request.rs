@@ -8,7 +8,9 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
-use crate::api::extract::{check_printable_field, failure_in_body, some_duration_text};
+use crate::api::extract::{
+    check_printable_field, failure_in_body, some_bounded_list, some_duration_text,
+};
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::screen::{Region, ScreenSize};

@@ -54,8 +54,8 @@ impl EncodedPictures {
     ) -> Result<EncodedPicture, Failure> {
         let cell = self.cell(request);
         let encode = async {
-            // The semaphore is never closed. The encoding keeps the permit, also if its caller hangs
-            // up.
+            // The semaphore is never closed. The encoding keeps the permit, also if its caller
+            // hangs up.
             let permit = ENCODINGS.acquire().await.ok();
             // Encoding takes some milliseconds, which would delay the other tasks of the thread.
             let encoding = tokio::task::spawn_blocking(move || {
