@@ -160,6 +160,17 @@ pub enum InputMessage {
     },
 }
 
+impl InputMessage {
+    /// Whether it presses a key or a button.
+    #[must_use]
+    pub const fn presses(&self) -> bool {
+        match self {
+            Self::Key { down, .. } => *down,
+            Self::Pointer { buttons, .. } => *buttons != 0,
+        }
+    }
+}
+
 /// Messages that are sent in one write, so that a key that a slow network delays is not repeated
 /// by the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]

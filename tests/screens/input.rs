@@ -375,6 +375,19 @@ async fn power_off_suspend_and_revert_interrupt() {
     }
 }
 
+/// A guest keeps the keys of a console that was cut.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_over_a_lost_connection_is_released_on_the_next_one() {
+    for how in [ConsoleEnd::Cut, ConsoleEnd::Close] {
+        let lab = terminal().await;
+        let body = json!({"events": [{"hold": "shift"}, {"text": LONG}], "interval": "100ms"});
+        let call = begun(&lab, &[], body).await;
+        lab.control().end_consoles(RUNNING, how);
+        call.await.unwrap().problem(409, "input-interrupted");
+        is_released(&lab).await;
+    }
+}
+
 /// A host may keep a console open over a revert. The rest of the input is meant for another guest.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revert_that_the_connection_survives_interrupts() {

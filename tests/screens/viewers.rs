@@ -199,6 +199,21 @@ async fn the_seat_is_free_when_its_driver_has_left() {
     eventually("the key to be released", async || held_keys(&lab).is_empty()).await;
 }
 
+/// A guest keeps the keys of a console that was cut.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_leaves_after_a_lost_connection_holds_nothing() {
+    let lab = lab().await;
+    let path = viewer_path(MACHINE, "?mode=drive");
+    let mut driver = ViewerClient::open(&lab, &path, &[]).await.unwrap();
+    driver.key(SHIFT.0, true).await;
+    eventually("the key", async || held_keys(&lab) == [SHIFT.1]).await;
+    lab.control().end_consoles(MACHINE, ConsoleEnd::Cut);
+    // What otter sends before it sees the end of the console is lost.
+    eventually("the end", async || screen_state(&lab).await["connection"] != "open").await;
+    driver.leave().await;
+    eventually("the key to be released", async || held_keys(&lab).is_empty()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_driver_is_refused_or_takes_over() {
     let lab = lab().await;

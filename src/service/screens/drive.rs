@@ -259,8 +259,14 @@ impl DriverInput {
         let (keys, all) = (number(keys), number(input.len()));
         self.counts.keys += keys;
         self.counts.pointer_events += all - keys;
-        if let Err(InputLost { .. }) = user.send(&input).await {
+        if let Err(InputLost { maybe_sent }) = user.send(&input).await {
             self.counts.lost += all;
+            if maybe_sent {
+                // Perhaps only a part arrived, without what releases its keys.
+                for pressed in input.into_iter().filter(presses) {
+                    self.held.note(pressed);
+                }
+            }
         }
     }
 
@@ -288,13 +294,20 @@ impl Drop for DriverInput {
         let sending = async move {
             // The next driver waits for this one alone, so this one waits for the one before.
             seat.ready().await;
-            if !releases.is_empty() {
-                // If the connection to the host is lost, nothing can be released on it.
-                let _ = user.send(&releases).await;
+            if !releases.is_empty() && !user.release(&releases).await {
+                tracing::debug!("the keys of a driver were not released");
             }
             drop(seat);
         };
         drop(self.supervisor.spawn_isolated("release of keys", sending));
+    }
+}
+
+/// Whether input presses a key or a button.
+const fn presses(input: &ScreenInput) -> bool {
+    match input {
+        ScreenInput::Key { down, .. } => *down,
+        ScreenInput::Pointer { buttons, .. } => *buttons != 0,
     }
 }
 

@@ -27,9 +27,6 @@ use crate::service::idempotency::KeyClaim;
 use crate::service::jobs::authorization::Authorization;
 use crate::storage::InputAnswer;
 
-/// How long the release of held keys may take.
-const RELEASE_LIMIT: Duration = Duration::from_secs(5);
-
 /// The turn of one call.
 pub(super) struct InputRun<'c> {
     parts: &'c InputCallsParts,
@@ -106,22 +103,16 @@ impl<'c> InputRun<'c> {
         self.begin().await
     }
 
-    /// Releases the keys and buttons that the call holds, as far as the connection stands.
+    /// Releases the keys and buttons that the call holds, also those that its last stroke may have
+    /// pressed on a connection that was lost.
     pub(super) async fn release(&mut self) {
         let releases = self.held.releases();
         if releases.is_empty() {
             return;
         }
         let messages: Vec<ScreenInput> = releases.iter().copied().map(screen_input).collect();
-        tokio::select! {
-            biased;
-            sent = self.user.send_on(self.epoch, &messages) => {
-                if sent.is_err() {
-                    // The host releases the keys of a connection that ends.
-                    tracing::debug!(machine = %self.machine.id, "held keys were not released");
-                }
-            }
-            () = self.parts.clock.sleep(RELEASE_LIMIT) => {}
+        if !self.user.release(&messages).await {
+            tracing::debug!(machine = %self.machine.id, "held keys were not released");
         }
         self.held.record(&releases);
     }
@@ -256,14 +247,18 @@ impl<'c> InputRun<'c> {
             right = self.check_now()?;
         }
         self.record_override(right);
-        // Recorded before: a message that may have arrived counts.
-        self.held.record(&messages);
         let inputs: Vec<ScreenInput> = messages.iter().copied().map(screen_input).collect();
         let sent = self.user.send_on(self.epoch, &inputs).await;
         self.has_begun |= !matches!(sent, Err(InputLost { maybe_sent: false }));
-        if sent.is_err() {
+        if let Err(InputLost { maybe_sent }) = sent {
+            if maybe_sent {
+                // Perhaps only a part arrived, without what releases its keys.
+                let pressed = messages.into_iter().filter(InputMessage::presses);
+                self.held.record(&pressed.collect::<Vec<_>>());
+            }
             return Err(self.screen_lost());
         }
+        self.held.record(&messages);
         self.turn.stroke_sent(self.parts.clock.elapsed());
         self.sent.characters += characters;
         Ok(())

@@ -18,6 +18,9 @@ use crate::hypervisor::HostErrorKind;
 /// new connection.
 pub const CONFIRM_LIMIT: Duration = Duration::from_secs(25);
 
+/// How long the release of held keys may take, with the time for one new connection.
+const RELEASE_LIMIT: Duration = Duration::from_secs(5);
+
 /// A caller that waits for a frame gives up after so many failures of the connection: the one that
 /// was open or being opened, and one more.
 const FAILURES: u64 = 2;
@@ -154,6 +157,28 @@ impl ScreenUser {
     /// [`InputLost`] as for [`ScreenUser::send`], and if another console is open.
     pub async fn send_on(&self, epoch: u64, input: &[ScreenInput]) -> Result<(), InputLost> {
         self.send_message(Some(epoch), input).await
+    }
+
+    /// Releases keys and buttons. Those that were down on a console that was lost stay down in the
+    /// guest, so they are released on the next one, if it opens in time. To release a key twice does
+    /// no harm.
+    ///
+    /// # Parameters
+    /// - `releases`: only keys that come up, and pointers without buttons.
+    ///
+    /// # Returns
+    /// Whether a console took it.
+    pub async fn release(&self, releases: &[ScreenInput]) -> bool {
+        let released = async {
+            let is_sent = self.send(releases).await.is_ok();
+            is_sent
+                || (self.opened(RELEASE_LIMIT).await.is_ok() && self.send(releases).await.is_ok())
+        };
+        tokio::select! {
+            biased;
+            released = released => released,
+            () = self.clock.sleep(RELEASE_LIMIT) => false,
+        }
     }
 
     async fn send_message(
