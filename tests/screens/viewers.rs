@@ -207,9 +207,14 @@ async fn a_driver_that_leaves_after_a_lost_connection_holds_nothing() {
     let mut driver = ViewerClient::open(&lab, &path, &[]).await.unwrap();
     driver.key(SHIFT.0, true).await;
     eventually("the key", async || held_keys(&lab) == [SHIFT.1]).await;
+    let tickets = lab.control().calls("AcquireTicket");
     lab.control().end_consoles(MACHINE, ConsoleEnd::Cut);
     // What otter sends before it sees the end of the console is lost.
-    eventually("the end", async || screen_state(&lab).await["connection"] != "open").await;
+    eventually("the end of the console", async || {
+        let is_open = screen_state(&lab).await["connection"] == "open";
+        !is_open || lab.control().calls("AcquireTicket") > tickets
+    })
+    .await;
     driver.leave().await;
     eventually("the key to be released", async || held_keys(&lab).is_empty()).await;
 }
