@@ -160,8 +160,8 @@ impl ScreenUser {
     }
 
     /// Releases keys and buttons. Those that were down on a console that was lost stay down in the
-    /// guest, so they are released on the next one, if it opens in time. To release a key twice does
-    /// no harm.
+    /// guest, so they are released on the next one, if it opens in time. To release a key twice
+    /// does no harm.
     ///
     /// # Parameters
     /// - `releases`: only keys that come up, and pointers without buttons.
