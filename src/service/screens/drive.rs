@@ -263,7 +263,7 @@ impl DriverInput {
             self.counts.lost += all;
             if maybe_sent {
                 // Perhaps only a part arrived, without what releases its keys.
-                for pressed in input.into_iter().filter(presses) {
+                for pressed in input.into_iter().filter(|input| presses(*input)) {
                     self.held.note(pressed);
                 }
             }
@@ -304,10 +304,10 @@ impl Drop for DriverInput {
 }
 
 /// Whether input presses a key or a button.
-const fn presses(input: &ScreenInput) -> bool {
+const fn presses(input: ScreenInput) -> bool {
     match input {
-        ScreenInput::Key { down, .. } => *down,
-        ScreenInput::Pointer { buttons, .. } => *buttons != 0,
+        ScreenInput::Key { down, .. } => down,
+        ScreenInput::Pointer { buttons, .. } => buttons != 0,
     }
 }
 

@@ -169,14 +169,14 @@ impl ScreenUser {
     /// # Returns
     /// Whether a console took it.
     pub async fn release(&self, releases: &[ScreenInput]) -> bool {
-        let released = async {
+        let sending = async {
             let is_sent = self.send(releases).await.is_ok();
             is_sent
                 || (self.opened(RELEASE_LIMIT).await.is_ok() && self.send(releases).await.is_ok())
         };
         tokio::select! {
             biased;
-            released = released => released,
+            is_sent = sending => is_sent,
             () = self.clock.sleep(RELEASE_LIMIT) => false,
         }
     }
