@@ -119,6 +119,14 @@ async fn a_login_is_typed_and_its_window_waited_for() {
         BASE64_STANDARD.encode(lab.get(&path).await.expect(200).bytes)
     };
     let button = picture("340,330,120,40").await;
+    for (outside, by) in [("dx", -500), ("dx", 500), ("dy", -400), ("dy", 400)] {
+        let body = json!({"events": [
+            {"until": {"any": [{"image": button}], "wait": "10s"}},
+            {"click": {"last_match": true, outside: by}},
+        ]});
+        let refused = send(&lab, body).await.problem(400, "invalid-request");
+        assert_eq!(refused.json["errors"][0]["pointer"], "/events/1/click", "{}", refused.text);
+    }
     let body = json!({"events": [
         {"until": {"any": [{"image": button}], "wait": "10s"}},
         {"text": "otter"},

@@ -344,8 +344,10 @@ impl<'c> InputRun<'c> {
             if let InputMessage::Pointer { at, .. } = message
                 && !at.is_on(screen)
             {
-                let field = event.points().first().map_or("click", |(field, _)| *field);
-                return Err(self.outside(index, field, *at));
+                return Err(match event.points().first() {
+                    Some((field, _)) => self.outside(index, field, *at),
+                    None => self.match_outside(index),
+                });
             }
         }
         Ok(())
@@ -356,6 +358,15 @@ impl<'c> InputRun<'c> {
                       on.";
         let pointer = format!("/events/{index}/click/last_match");
         self.wrong_event(&pointer, "not-with-this", detail.to_owned())
+    }
+
+    fn match_outside(&self, index: usize) -> Failure {
+        let (screen, name) = (self.user.frame().size, &self.machine.name);
+        let detail = format!(
+            "The point that is dx and dy from the last match is outside the screen of {name}, \
+             which has {screen} pixels now."
+        );
+        self.wrong_event(&format!("/events/{index}/click"), "out-of-range", detail)
     }
 
     fn outside(&self, index: usize, field: &str, point: Point) -> Failure {
