@@ -180,10 +180,19 @@ async fn mistakes_are_refused_with_their_place() {
         problem.problem(400, "invalid-request").points_at(place, code);
     }
     wait_for(&lab, "?wait=soon", json!({"still": "1s"})).await.problem(400, "invalid-request");
-    let outside = json!({"any": [{"text": "a", "region": "700,0,200,50"}]});
-    wait_for(&lab, "", outside).await.problem(400, "invalid-request");
+    for (outside, place) in [
+        (json!({"any": [{"text": "a", "region": "700,0,200,50"}]}), "/any/0/region"),
+        (json!({"still": "1s", "region": "0,0,8192,8192"}), "/region"),
+    ] {
+        let problem = wait_for(&lab, "", outside).await.problem(400, "invalid-request");
+        problem.points_at(place, "out-of-range");
+    }
     let large = json!({"any": [{"image": "A".repeat(10 * 1024 * 1024)}]});
     wait_for(&lab, "?wait=5s", large).await.problem(413, "payload-too-large");
+    // Each would take a hundred times its text.
+    let small = json!({"any": vec![json!({}); 1_000_000]});
+    let problem = wait_for(&lab, "?wait=5s", small).await.problem(400, "invalid-request");
+    problem.points_at("", "out-of-range");
     // Larger than the usual limit of bodies, but not than that of waits.
     let image = json!({"any": [{"image": "A".repeat(3 * 1024 * 1024)}]});
     let problem = wait_for(&lab, "?wait=5s", image).await.problem(400, "invalid-request");

@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::LookHeaders;
 use super::wait_request::{MAX_BODY, ScreenWaitRequest, checked};
-use crate::api::extract::{JsonBody, NoParameters, Parsed, Query, Segment};
+use crate::api::extract::{JsonBody, NoParameters, Parsed, Query, Segment, failure_in_body};
 use crate::api::lease_authorization::read_authorization;
 use crate::api::long_poll::{WaitEnd, WaitMode, WaitPermit};
 use crate::api::openapi_parts::{MachinePath, Problems};
@@ -254,14 +254,14 @@ impl ScreenCall<'_> {
     ) -> Failure {
         let Seen { frame, .. } = sight.seen();
         let outside = frame.as_ref().and_then(|frame| {
-            let region = conditions.region_outside(frame.size)?;
+            let (pointer, region) = conditions.region_outside(frame.size)?;
             let size = frame.size;
-            Some(format!(
-                "The region {region} does not fit on the screen, which has {size} pixels."
-            ))
+            let detail =
+                format!("The region {region} does not fit on the screen, which has {size} pixels.");
+            Some(failure_in_body(&pointer, "out-of-range", detail))
         });
         if let Some(outside) = outside.as_ref().filter(|_| time.is_none()) {
-            return self.with_machine(Failure::new(FailureKind::InvalidRequest, outside));
+            return self.with_machine(outside.clone());
         }
         let what = match (conditions.any.len(), conditions.still) {
             (0, _) => "was not still".to_owned(),
@@ -274,7 +274,7 @@ impl ScreenCall<'_> {
             None => "when it was tested once; add ?wait=5m to wait for it".to_owned(),
         };
         let name = &self.machine.name;
-        let end = outside.map(|outside| format!(" {outside}")).unwrap_or_default();
+        let end = outside.map(|outside| format!(" {}", outside.detail)).unwrap_or_default();
         let detail = format!("The screen of {name} {what} {when}.{end}");
         let waits = &self.api.services().screen_waits;
         waits.timed_out(self.machine, &self.requester.caller, sight, &detail).await

@@ -252,7 +252,7 @@ fn parse_share(at: &str, share: f64) -> Result<f64, Failure> {
         return Ok(share);
     }
     let name = at.rsplit('/').next().unwrap_or_default();
-    let detail = format!("{name} is {share}; write a number from 0 to 1.");
+    let detail = format!("{name} must be a number from 0 to 1.");
     Err(failure_in_body(at, "out-of-range", detail))
 }
 

@@ -122,12 +122,15 @@ impl ScreenConditions {
         self.any.iter().any(ScreenCondition::needs_text)
     }
 
-    /// The first region that is not within a screen of this size.
+    /// The first region that is not within a screen of this size, after its JSON Pointer in the
+    /// request.
     #[must_use]
-    pub fn region_outside(&self, size: ScreenSize) -> Option<Region> {
-        let of_conditions = self.any.iter().filter_map(|condition| condition.region);
-        let of_still = self.still.and_then(|still| still.region);
-        of_conditions.chain(of_still).find(|region| !region.is_within(size))
+    pub fn region_outside(&self, size: ScreenSize) -> Option<(String, Region)> {
+        let of_conditions = self.any.iter().enumerate().filter_map(|(index, condition)| {
+            Some((format!("/any/{index}/region"), condition.region?))
+        });
+        let of_still = self.still.and_then(|still| Some(("/region".to_owned(), still.region?)));
+        of_conditions.chain(of_still).find(|(_, region)| !region.is_within(size))
     }
 }
 
