@@ -460,6 +460,7 @@ async fn the_end_of_the_lease_interrupts_and_releases_what_is_held() {
         answer.text
     );
     assert_eq!(answer.json["sent"]["events"], 3);
+    assert!(!answer.text.contains("nothing was done"), "{}", answer.text);
     eventually("the release of all keys", async || holds_nothing(&lab, LEASED)).await;
 }
 
@@ -499,6 +500,7 @@ async fn a_client_that_hangs_up_stops_its_input() {
     shows_typed(&lab, &format!("{shown}!")).await;
     let again = send_with_key(&lab, "k", body).await.problem(409, "input-interrupted");
     assert_eq!(characters(&again), shown.len());
+    assert_eq!(again.json["errors"][0]["code"], "hung-up", "{}", again.text);
 }
 
 #[tokio::test(flavor = "multi_thread")]

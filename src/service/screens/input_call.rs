@@ -14,7 +14,7 @@ use super::input_record::InputRecords;
 use super::overrides::Overrides;
 use super::wait::ScreenWaits;
 use crate::clock::Clock;
-use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::input::{InputList, SentInput};
 use crate::domain::machine::Machine;
 use crate::service::callers::{Callers, Credential};
@@ -150,8 +150,16 @@ impl CallEnds {
     /// The failure if the call must end now.
     pub(super) fn failure(&self) -> Option<Failure> {
         if self.hung_up.is_cancelled() {
-            let detail = "The client hung up.";
-            return Some(Failure::new(FailureKind::ShuttingDown, detail));
+            // No kind of failure is for a caller that is not there. The repeat of the call shows the
+            // error.
+            let detail = "The client hung up.".to_owned();
+            let failure = Failure::new(FailureKind::ShuttingDown, detail.clone());
+            return Some(failure.with_error(InputError {
+                pointer: None,
+                parameter: None,
+                code: "hung-up".into(),
+                detail,
+            }));
         }
         if self.shutdown.is_cancelled() {
             let detail = "otter is shutting down; try again when it is back.";

@@ -419,23 +419,26 @@ impl<'c> InputRun<'c> {
     fn interrupted(&self, cause: Failure) -> Failure {
         let SentInput { events, characters } = self.sent;
         let all = self.call.list.events.len();
+        let reason = reason_after_input(&cause.detail);
+        let mut errors = cause.errors.clone();
+        if errors.is_empty() {
+            errors.push(InputError {
+                pointer: None,
+                parameter: None,
+                code: cause.kind.code().into(),
+                detail: reason.clone(),
+            });
+        }
+        let code = errors.first().map_or(cause.kind.code(), |error| &*error.code);
         let detail = format!(
             "{} got {events} of {all} events and {characters} characters, then the input ended \
-             ({}). {} Look at the screen before you type on.",
+             ({code}). {reason} Look at the screen before you type on.",
             self.machine.name,
-            cause.kind.code(),
-            cause.detail
         );
-        let error = InputError {
-            pointer: None,
-            parameter: None,
-            code: cause.kind.code().into(),
-            detail: cause.detail.clone(),
-        };
         Failure {
             kind: FailureKind::InputInterrupted,
             detail,
-            errors: if cause.errors.is_empty() { vec![error] } else { cause.errors.clone() },
+            errors,
             retry_after: None,
             sent: Some(self.sent),
             ..cause
@@ -463,6 +466,14 @@ impl<'c> InputRun<'c> {
             ..record
         }
     }
+}
+
+/// The detail of a failure that ended a call after its first key, without what holds only for a call
+/// that is refused.
+fn reason_after_input(detail: &str) -> String {
+    let of_refusals =
+        ["; nothing was done", " Nothing was typed or clicked.", "; try again when it is back"];
+    of_refusals.iter().fold(detail.to_owned(), |detail, words| detail.replace(words, ""))
 }
 
 /// Waits until the caller has no longer the right to drive.
