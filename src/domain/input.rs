@@ -163,10 +163,10 @@ pub enum InputMessage {
 impl InputMessage {
     /// Whether it presses a key or a button.
     #[must_use]
-    pub const fn presses(&self) -> bool {
+    pub const fn presses(self) -> bool {
         match self {
-            Self::Key { down, .. } => *down,
-            Self::Pointer { buttons, .. } => *buttons != 0,
+            Self::Key { down, .. } => down,
+            Self::Pointer { buttons, .. } => buttons != 0,
         }
     }
 }

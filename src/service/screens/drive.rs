@@ -263,7 +263,7 @@ impl DriverInput {
             self.counts.lost += all;
             if maybe_sent {
                 // Perhaps only a part arrived, without what releases its keys.
-                for pressed in input.into_iter().filter(|input| presses(*input)) {
+                for pressed in input.into_iter().filter(|one| presses(*one)) {
                     self.held.note(pressed);
                 }
             }

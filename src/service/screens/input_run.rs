@@ -253,7 +253,7 @@ impl<'c> InputRun<'c> {
         if let Err(InputLost { maybe_sent }) = sent {
             if maybe_sent {
                 // Perhaps only a part arrived, without what releases its keys.
-                let pressed = messages.into_iter().filter(InputMessage::presses);
+                let pressed = messages.into_iter().filter(|message| message.presses());
                 self.held.record(&pressed.collect::<Vec<_>>());
             }
             return Err(self.screen_lost());
