@@ -16,8 +16,8 @@ use toml::de::{DeTable, DeValue};
 use super::changes::ConfigValues;
 use super::problem::ConfigProblem;
 use super::sections::{
-    Audit, Config, ConfigDraft, Deadlines, Esx, Http, Jobs, Leases, Log, Machines, Password,
-    Screens, Snapshots, State,
+    Artifacts, Audit, Config, ConfigDraft, Deadlines, Esx, Http, Jobs, Leases, Log, Machines,
+    Password, Screens, Snapshots, State,
 };
 use super::values;
 use crate::domain::answers::AnswerRules;
@@ -25,6 +25,7 @@ use crate::domain::duration;
 use crate::domain::lease::{Prepare, Readiness, Release};
 use crate::domain::pool::{Pool, RunningLimits, ScreenAccess};
 use crate::domain::power::PowerState;
+use crate::domain::recording::{PortChoice, Record};
 
 /// The range of deadlines that callers and operators can set.
 const DEADLINES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(7 * 24);
@@ -81,6 +82,7 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
         answers,
         pools,
         screens,
+        artifacts,
         audit,
         state,
         log,
@@ -134,6 +136,8 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
     table.set("ocr_command", ocr_command, command);
     table.finish();
 
+    artifacts_section(root.table("artifacts"), artifacts);
+
     let Audit { retention_days, max_bytes } = audit;
     let mut table = root.table("audit");
     table.set("retention_days", retention_days, days);
@@ -172,6 +176,15 @@ fn leases_section(mut table: Table<'_>, leases: &mut Leases) {
     table.set("quarantine_retry", quarantine_retry, any_duration);
     table.set("question_grace", question_grace, timeout);
     table.set("retention_days", retention_days, days);
+    table.finish();
+}
+
+fn artifacts_section(mut table: Table<'_>, artifacts: &mut Artifacts) {
+    let Artifacts { max_bytes, max_total, retention_days, recording_bytes } = artifacts;
+    table.set("max_bytes", max_bytes, bytes);
+    table.set("max_total", max_total, bytes);
+    table.set("retention_days", retention_days, days);
+    table.set("recording_bytes", recording_bytes, bytes);
     table.finish();
 }
 
@@ -262,6 +275,13 @@ fn pool_section(table: &mut Table<'_>) -> Pool {
     inner.set("snapshot", &mut release.snapshot, |value| values::not_empty(text(value)?).map(Some));
     inner.finish();
     pool.release = present.then_some(release);
+    let present = table.has("record");
+    let mut inner = table.table("record");
+    let mut record = Record::default();
+    inner.set("screen", &mut record.screen, boolean);
+    inner.set("serial", &mut record.serial, port_choices);
+    inner.finish();
+    pool.record = present.then_some(record);
     pool.answers = answer_rules(table.table("answers"));
     pool
 }
@@ -560,6 +580,12 @@ fn parsed_list<T: FromStr<Err: Display>>(value: &DeValue<'_>) -> Result<Vec<T>, 
     texts(value)?.into_iter().map(parse).collect()
 }
 
+fn port_choices(value: &DeValue<'_>) -> Result<Vec<PortChoice>, String> {
+    let parse =
+        |text: String| PortChoice::parse(&text).map_err(|error| format!("{text:?} {error}"));
+    texts(value)?.into_iter().map(parse).collect()
+}
+
 fn integer<T: TryFrom<i64>>(value: &DeValue<'_>, range: RangeInclusive<i64>) -> Result<T, String> {
     let expected = || format!("expected a number from {} to {}", range.start(), range.end());
     let integer =
@@ -577,6 +603,11 @@ fn count(value: &DeValue<'_>) -> Result<usize, String> {
 
 fn days(value: &DeValue<'_>) -> Result<u32, String> {
     integer(value, 1..=36_500)
+}
+
+/// Reads a size in bytes.
+fn bytes(value: &DeValue<'_>) -> Result<u64, String> {
+    integer(value, 1..=i64::MAX)
 }
 
 /// Reads the maximum size of the audit. The smallest allowed size has room for the refused calls of

@@ -37,6 +37,7 @@ pub struct Config {
     /// `[pools.<name>]`: the pools of machines.
     pub pools: BTreeMap<String, Pool>,
     pub screens: Screens,
+    pub artifacts: Artifacts,
     pub audit: Audit,
     pub state: State,
     pub log: Log,
@@ -211,6 +212,30 @@ impl Default for Screens {
             max_open: 128,
             max_viewers: 32,
             ocr_command: vec!["tesseract".to_owned()],
+        }
+    }
+}
+
+/// `[artifacts]`: the files that belong to leases, and the recordings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Artifacts {
+    /// The maximum size of one artifact in bytes.
+    pub max_bytes: u64,
+    /// The maximum size of all artifacts together in bytes. If it is reached, the oldest artifacts
+    /// of ended leases are deleted.
+    pub max_total: u64,
+    pub retention_days: u32,
+    /// The maximum size of one recording in bytes: of the screen, or of one serial port.
+    pub recording_bytes: u64,
+}
+
+impl Default for Artifacts {
+    fn default() -> Self {
+        Self {
+            max_bytes: 1024 * 1024 * 1024,
+            max_total: 20 * 1024 * 1024 * 1024,
+            retention_days: 14,
+            recording_bytes: 256 * 1024 * 1024,
         }
     }
 }

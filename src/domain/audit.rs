@@ -76,6 +76,12 @@ stable_words! {
         DriverStarted = "screen.driver_started",
         /// The detail says why, and counts the keys and the pointer events.
         DriverEnded = "screen.driver_ended",
+        /// The detail has the name and the size of the artifact.
+        ArtifactStored = "artifact.stored",
+        ArtifactDeleted = "artifact.deleted",
+        RecordingStarted = "recording.started",
+        /// The detail says why the recording ended.
+        RecordingEnded = "recording.ended",
         RequestRefused = "request.refused",
         TokenCreated = "token.created",
         TokenRevoked = "token.revoked",

@@ -48,6 +48,8 @@ failure_kinds! {
     RequestTimeout = "request-timeout",
     AmbiguousName = "ambiguous-name",
     InvalidPowerState = "invalid-power-state",
+    /// The lease has another artifact with this name.
+    ArtifactExists = "artifact-exists",
     MachineBusy = "machine-busy",
     MachineGone = "machine-gone",
     SelfProtection = "self-protection",
@@ -64,9 +66,13 @@ failure_kinds! {
     JobStillRunning = "job-still-running",
     /// The answer of the host was lost, or the store did not confirm a commit.
     OutcomeUnknown = "outcome-unknown",
+    /// The request has a body, and does not say how long it is.
+    LengthRequired = "length-required",
     PayloadTooLarge = "payload-too-large",
     UriTooLong = "uri-too-long",
     UnsupportedMediaType = "unsupported-media-type",
+    /// The asked part lies outside of the bytes that there are.
+    OffsetOutOfRange = "offset-out-of-range",
     HeadersTooLarge = "headers-too-large",
     IdempotencyMismatch = "idempotency-mismatch",
     /// Input to a machine ended after its first key. A repeat could type keys twice.

@@ -9,6 +9,7 @@ use super::lease::{Prepare, Release};
 use super::machine::{Machine, Question};
 use super::machine_pattern::MachinePattern;
 use super::machine_reference::ReferencedMachine;
+use super::recording::Record;
 
 /// The beginning of a line in an annotation that names a pool of the machine.
 const ANNOTATION_PREFIX: &str = "otter.pool:";
@@ -51,6 +52,8 @@ pub struct Pool {
     pub prepare: Option<Prepare>,
     /// The release of a machine after a lease that does not ask for one.
     pub release: Option<Release>,
+    /// What otter records during a lease that does not ask for a recording.
+    pub record: Option<Record>,
     /// The maximum duration that a lease of a machine in this pool may ask for.
     pub max_ttl: Option<Duration>,
     /// Whether a runner may take a lease whose release does not power the machine off.

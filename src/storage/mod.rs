@@ -1,6 +1,7 @@
 //! The storage of everything that outlives a restart: a trait with its contract, and the types of
 //! the trait's parameters and results.
 
+mod artifacts;
 mod audit;
 mod error;
 mod inputs;
@@ -23,6 +24,7 @@ use crate::domain::lease::Lease;
 use crate::domain::machine::MachineIdentity;
 use crate::telemetry::audit as audit_log;
 
+pub use artifacts::{ArtifactFilter, ArtifactOrder, ArtifactStorage};
 pub use audit::{AuditCursor, AuditEntry, AuditFilter, AuditPage, InvalidAuditCursor};
 pub use error::StorageError;
 pub use inputs::{InputAnswer, StoredInput};

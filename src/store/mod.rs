@@ -9,6 +9,7 @@
 //! what PostgreSQL also understands.
 
 mod archive;
+mod artifacts;
 mod audit;
 mod backup;
 #[cfg(test)]
