@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::artifact::Artifact;
 use super::failure::{Failure, FailureKind};
 use super::ids::{JobId, LeaseId, MachineId};
 use super::job::{Job, JobState};
@@ -275,6 +276,20 @@ impl AuditRecord {
             reference: lease.reference.clone(),
             ..self
         }
+    }
+
+    /// Adds an artifact with its name and its size, its lease, and the machine of the lease.
+    #[must_use]
+    pub fn with_artifact(self, artifact: &Artifact) -> Self {
+        let Artifact { name, lease, machine, machine_name, reference, bytes, .. } = artifact;
+        let machine_name = || machine_name.clone().unwrap_or_default();
+        Self {
+            machine: machine.as_ref().map(|machine| (machine.id.clone(), machine_name())),
+            lease: Some(*lease),
+            reference: reference.clone(),
+            ..self
+        }
+        .with_detail(format!("{name}, {bytes} bytes"))
     }
 
     /// Adds the code and the detail of a failure, if the action failed.

@@ -1,6 +1,7 @@
 //! The rules of otter, one module for each subject. The API calls these modules, and they know
 //! nothing of HTTP.
 
+pub mod artifacts;
 pub mod audit;
 pub mod callers;
 pub mod datastores;

@@ -18,6 +18,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::artifacts::ArtifactMetrics;
 use super::leases::LeaseMetrics;
 use super::screens::ScreenMetrics;
 
@@ -45,6 +46,7 @@ struct Inner {
     jobs_ended: Family<JobEndLabels, Histogram, fn() -> Histogram>,
     leases: LeaseMetrics,
     screens: ScreenMetrics,
+    artifacts: ArtifactMetrics,
     unmatched_patterns: Family<SettingLabels, Gauge>,
     soap: Family<SoapLabels, Histogram, fn() -> Histogram>,
     session_up: Gauge,
@@ -216,6 +218,7 @@ impl Default for Metrics {
         );
         let leases = LeaseMetrics::register(&mut table);
         let screens = ScreenMetrics::register(&mut table);
+        let artifacts = ArtifactMetrics::register(&mut table);
         let unmatched_patterns = Family::default();
         table.register(
             "unmatched_patterns",
@@ -257,6 +260,7 @@ impl Default for Metrics {
             jobs_ended,
             leases,
             screens,
+            artifacts,
             unmatched_patterns,
             soap,
             session_up,
@@ -335,6 +339,12 @@ impl Metrics {
     #[must_use]
     pub fn screens(&self) -> &ScreenMetrics {
         &self.0.screens
+    }
+
+    /// The metrics of artifacts and of recordings.
+    #[must_use]
+    pub fn artifacts(&self) -> &ArtifactMetrics {
+        &self.0.artifacts
     }
 
     /// Records a call to the host.

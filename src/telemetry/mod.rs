@@ -1,5 +1,6 @@
 //! Logs, metrics, and the log lines of audit records.
 
+pub mod artifacts;
 pub mod audit;
 pub mod leases;
 pub mod logs;
