@@ -455,6 +455,7 @@ impl StepName {
         Self::Wait(ReadinessKind::Address),
         Self::Wait(ReadinessKind::Tools),
         Self::Wait(ReadinessKind::Screen),
+        Self::Wait(ReadinessKind::Serial),
         Self::Settle,
     ];
 
@@ -472,6 +473,7 @@ impl StepName {
             Self::Wait(ReadinessKind::Address) => "wait_ip",
             Self::Wait(ReadinessKind::Tools) => "wait_tools",
             Self::Wait(ReadinessKind::Screen) => "wait_screen",
+            Self::Wait(ReadinessKind::Serial) => "wait_serial",
             Self::Settle => "settle",
         }
     }

@@ -20,6 +20,8 @@ pub mod protection;
 pub mod questions;
 pub mod retention;
 pub mod screens;
+pub mod seats;
+pub mod serial;
 pub mod snapshots;
 pub mod storage_watch;
 pub mod visibility;

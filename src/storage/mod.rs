@@ -9,6 +9,7 @@ mod jobs;
 mod keys;
 mod leases;
 mod retention;
+mod serial;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +33,7 @@ pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
 pub use keys::{IdempotencyKey, KeyOwner, StoredKey};
 pub use leases::{ChangedLease, LeaseFilter, LeaseTransaction, StoredMachine};
 pub use retention::{AuditRetention, Purged, PurgedAudit, RecordRetention, Retention};
+pub use serial::{SerialStorage, StoredSerialPort};
 pub use tokens::{StoredToken, TokenUse};
 
 /// Jobs, leases, idempotency keys, answers of input, tokens and the audit.

@@ -21,6 +21,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::artifacts::ArtifactMetrics;
 use super::leases::LeaseMetrics;
 use super::screens::ScreenMetrics;
+use super::serial::SerialMetrics;
 
 /// The media type of the text that [`Metrics::text`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -46,6 +47,7 @@ struct Inner {
     jobs_ended: Family<JobEndLabels, Histogram, fn() -> Histogram>,
     leases: LeaseMetrics,
     screens: ScreenMetrics,
+    serial: SerialMetrics,
     artifacts: ArtifactMetrics,
     unmatched_patterns: Family<SettingLabels, Gauge>,
     soap: Family<SoapLabels, Histogram, fn() -> Histogram>,
@@ -218,6 +220,7 @@ impl Default for Metrics {
         );
         let leases = LeaseMetrics::register(&mut table);
         let screens = ScreenMetrics::register(&mut table);
+        let serial = SerialMetrics::register(&mut table);
         let artifacts = ArtifactMetrics::register(&mut table);
         let unmatched_patterns = Family::default();
         table.register(
@@ -260,6 +263,7 @@ impl Default for Metrics {
             jobs_ended,
             leases,
             screens,
+            serial,
             artifacts,
             unmatched_patterns,
             soap,
@@ -333,6 +337,12 @@ impl Metrics {
     #[must_use]
     pub fn leases(&self) -> &LeaseMetrics {
         &self.0.leases
+    }
+
+    /// The metrics of serial ports.
+    #[must_use]
+    pub fn serial(&self) -> &SerialMetrics {
+        &self.0.serial
     }
 
     /// The metrics of screens.

@@ -6,3 +6,4 @@ pub mod leases;
 pub mod logs;
 pub mod metrics;
 pub mod screens;
+pub mod serial;

@@ -117,6 +117,7 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
         authorizer: Arc::clone(&published_leases) as _,
         snapshots: Arc::new(snapshots),
         screens: Arc::new(NoScreens),
+        serial: Arc::new(NoScreens),
     });
     let machines = Machines::new(
         Arc::clone(&inventory),

@@ -29,6 +29,7 @@ use otter::domain::recording::{PortChoice, Record};
 use otter::domain::scope::Scope;
 use otter::domain::screen_text::ScreenText;
 use otter::domain::serial::SerialText;
+use otter::domain::serial::SerialText;
 
 /// The first time of the tests.
 pub fn start() -> Timestamp {

@@ -284,13 +284,13 @@ fn parse_prepare(request: PrepareRequest) -> Result<Prepare, Failure> {
     let until = until.map(|name| {
         Readiness::parse(&name).map_err(|error| {
             let detail = format!(
-                "prepare.until is {}, which {error}; write power_state:on, ip, tools or \
-                 screen:<text>.",
+                "prepare.until is {}, which {error}; write power_state:on, ip, tools, \
+                 screen:<text> or serial:<text>.",
                 shorten(&name)
             );
             let code = match error {
                 InvalidReadiness::Unknown => "not-one-of",
-                InvalidReadiness::Screen(_) => "invalid-text",
+                InvalidReadiness::Text(_) => "invalid-text",
             };
             failure_in_body("/prepare/until", code, detail)
         })

@@ -7,8 +7,7 @@
 //! ```
 //! A driver that takes over sends nothing before the keys of the earlier one are released.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +18,7 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{MachineId, ViewerId};
 use crate::domain::keyboard::Keysym;
 use crate::domain::machine::Machine;
+use crate::service::seats::{Seat, Seats};
 use crate::supervisor::Supervisor;
 
 /// The most keys that a driver can hold at the same time. Further ones are ignored: no keyboard has
@@ -27,34 +27,16 @@ const MAX_HELD: usize = 32;
 
 /// The drivers of all machines.
 #[derive(Default)]
-pub struct Drivers {
-    seats: Mutex<HashMap<MachineId, Seat>>,
-}
-
-/// The seat of a driver, as the table has it.
-struct Seat {
-    viewer: ViewerId,
-    info: DriverInfo,
-    taken_over: CancellationToken,
-    vacated: CancellationToken,
-}
+pub struct Drivers(Arc<Seats<MachineId, DriverInfo>>);
 
 /// The right of one viewer to send input, until this value is dropped or another viewer takes over.
-pub struct DriverSeat {
-    drivers: Arc<Drivers>,
-    machine: MachineId,
-    viewer: ViewerId,
-    taken_over: CancellationToken,
-    vacated: CancellationToken,
-    /// Ends when the driver before this one has released its keys. `None` if there was none.
-    earlier: Option<CancellationToken>,
-}
+pub type DriverSeat = Seat<MachineId, DriverInfo>;
 
 impl Drivers {
     /// The driver of a machine.
     #[must_use]
     pub fn of(&self, machine: &MachineId) -> Option<DriverInfo> {
-        self.seats().get(machine).map(|seat| seat.info.clone())
+        self.0.of(machine)
     }
 
     /// Checks that a viewer could drive now.
@@ -62,8 +44,8 @@ impl Drivers {
     /// # Errors
     /// `console-busy` if another viewer drives and `force` is not set.
     pub fn check(&self, machine: &Machine, force: bool) -> Result<(), Failure> {
-        match self.seats().get(&machine.id) {
-            Some(seat) if !force => Err(busy(machine, &seat.info)),
+        match self.0.of(&machine.id) {
+            Some(driver) if !force => Err(busy(machine, &driver)),
             _ => Ok(()),
         }
     }
@@ -76,34 +58,14 @@ impl Drivers {
     /// # Errors
     /// `console-busy` if another viewer drives and `force` is not set.
     pub fn take(
-        self: &Arc<Self>,
+        &self,
         machine: &Machine,
         viewer: ViewerId,
         info: DriverInfo,
         force: bool,
     ) -> Result<DriverSeat, Failure> {
-        let (taken_over, vacated) = (CancellationToken::new(), CancellationToken::new());
-        let seat = Seat { viewer, info, taken_over: taken_over.clone(), vacated: vacated.clone() };
-        let mut seats = self.seats();
-        if let Some(held) = seats.get(&machine.id).filter(|_| !force) {
-            return Err(busy(machine, &held.info));
-        }
-        let earlier = seats.insert(machine.id.clone(), seat).map(|earlier| {
-            earlier.taken_over.cancel();
-            earlier.vacated
-        });
-        Ok(DriverSeat {
-            drivers: Arc::clone(self),
-            machine: machine.id.clone(),
-            viewer,
-            taken_over,
-            vacated,
-            earlier,
-        })
-    }
-
-    fn seats(&self) -> MutexGuard<'_, HashMap<MachineId, Seat>> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+        let taken = self.0.take(&machine.id, viewer, info, force);
+        taken.map_err(|driver| busy(machine, &driver))
     }
 }
 
@@ -113,32 +75,6 @@ fn busy(machine: &Machine, driver: &DriverInfo) -> Failure {
         driver.caller, machine.name, driver.since
     );
     Failure::new(FailureKind::ConsoleBusy, detail).with_machine(&machine.id, &machine.name)
-}
-
-impl DriverSeat {
-    /// Ends when another viewer takes over.
-    #[must_use]
-    pub fn taken_over(&self) -> CancellationToken {
-        self.taken_over.clone()
-    }
-
-    /// Waits until the driver before this one has released its keys.
-    pub async fn ready(&mut self) {
-        if let Some(earlier) = &self.earlier {
-            earlier.cancelled().await;
-            self.earlier = None;
-        }
-    }
-}
-
-impl Drop for DriverSeat {
-    fn drop(&mut self) {
-        self.vacated.cancel();
-        let mut seats = self.drivers.seats();
-        if seats.get(&self.machine).is_some_and(|seat| seat.viewer == self.viewer) {
-            seats.remove(&self.machine);
-        }
-    }
 }
 
 /// The keys and buttons that a driver holds down.

@@ -113,7 +113,7 @@ impl InputCallsParts {
 
 /// The answer of a repeat.
 fn replayed(answer: InputAnswer, machine: &Machine) -> Result<InputDone, Failure> {
-    let InputAnswer { sent, finished_at, interruption } = answer;
+    let InputAnswer { sent, finished_at, interruption, result: _ } = answer;
     match interruption {
         None => Ok(InputDone { sent, finished_at, replayed: true }),
         Some(detail) => Err(Failure {

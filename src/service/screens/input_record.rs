@@ -138,6 +138,7 @@ mod tests {
             sent: SentInput { events: 1, characters: 5 },
             finished_at: Timestamp::UNIX_EPOCH,
             interruption: None,
+            result: None,
         }
     }
 

@@ -133,6 +133,7 @@ impl<'c> InputRun<'c> {
             sent: self.sent,
             finished_at,
             interruption: interruption.as_ref().map(|failure| failure.detail.clone()),
+            result: None,
         };
         let record = self.audit_record(interruption.as_ref());
         self.parts.records.finish(self.claim, answer, record).await;

@@ -11,10 +11,9 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::job::{JobKind, JobRequest, JobResult, JobState, JobStepState, StepName};
 use crate::domain::lease::{Readiness, ReadinessKind};
 use crate::domain::origin::Actor;
-use crate::domain::screen_text::ScreenText;
 use crate::service::host_failure::HostFailure;
 use crate::service::jobs::plan;
-use crate::service::jobs::screen_watch::ScreenSight;
+use crate::service::jobs::text_watch::TextSight;
 
 const NOT_ANSWERED: &str = "The machine waited for an answer until the deadline; answer its \
                             question, then start again.";
@@ -234,8 +233,10 @@ impl JobStateMachine {
         for step in self.job.steps.iter_mut().filter(|step| step.state == JobStepState::Running) {
             step.state = state;
             step.finished_at = Some(now);
-            // The step of a wait for the screen keeps the text that it waits for and the last one.
-            if detail.is_some() || step.name != StepName::Wait(ReadinessKind::Screen) {
+            // The step of a wait for a text keeps the text that it waits for and the last one.
+            let awaits_text =
+                matches!(step.name, StepName::Wait(ReadinessKind::Screen | ReadinessKind::Serial));
+            if detail.is_some() || !awaits_text {
                 step.detail = detail.map(str::to_owned);
             }
         }
@@ -297,24 +298,32 @@ impl JobStateMachine {
             Some(Readiness::On) => "the machine was on",
             Some(Readiness::Address) => "the machine had an address",
             Some(Readiness::Tools) => "the tools of the guest ran",
-            Some(Readiness::Screen(text)) => return self.not_shown_failure(text),
+            Some(Readiness::Screen(text)) => {
+                return self.not_seen_failure(&format!("the screen showed {:?}", text.as_str()));
+            }
+            Some(Readiness::Serial(text)) => {
+                let (port, text) = (text.port(), text.as_str());
+                return self.not_seen_failure(&format!("the serial port {port} output {text:?}"));
+            }
             None => "the settle time was over",
         };
         self.deadline_failure(&format!("The deadline passed before {missing}."))
     }
 
-    /// The failure of a preparation whose deadline passed while it waited for a text on the screen.
-    /// The step shows the last text. Logs show the failure, so it does not.
-    fn not_shown_failure(&self, text: &ScreenText) -> Failure {
-        let ScreenSight { text: seen, trouble } = &self.screen;
+    /// The failure of a preparation whose deadline passed while it waited for a text on the screen
+    /// or on a serial port. The step shows the last text. Logs show the failure, so it does not.
+    ///
+    /// # Parameters
+    /// - `missing`: what did not happen, as a clause.
+    fn not_seen_failure(&self, missing: &str) -> Failure {
+        let TextSight { text: seen, trouble } = &self.sight;
         let detail = format!(
-            "The deadline passed before the screen showed {:?}.{}{}",
-            text.as_str(),
+            "The deadline passed before {missing}.{}{}",
             trouble.as_ref().map_or("", |_| " "),
             trouble.as_deref().unwrap_or_default()
         );
         let failure = self.deadline_failure(&detail);
-        // Without a screen, the machine is not at fault.
+        // Without a screen or a port, the machine is not at fault.
         if seen.is_none() && trouble.is_some() {
             Self::caused_by_host(failure, FailureKind::ConsoleUnavailable)
         } else {

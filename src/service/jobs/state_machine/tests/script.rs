@@ -14,7 +14,7 @@ use crate::domain::job::{Job, JobRequest, JobState, JobStepState};
 use crate::domain::origin::Actor;
 use crate::hypervisor::{Accepted, HostErrorKind};
 use crate::service::host_failure::HostFailure;
-use crate::service::jobs::screen_watch::ScreenSight;
+use crate::service::jobs::text_watch::TextSight;
 use crate::service::jobs::state_machine::{
     CallResult, Effect, GuestObservation, GuestWatchResult, Input, Interrupt, JobStateMachine,
     ObservedMachine, OtherJobs, TaskEnd,
@@ -329,7 +329,7 @@ impl Play {
         }
         let text = shown.ok().map(Arc::from);
         let trouble = shown.err().map(str::to_owned);
-        self.state_machine.see_screen(ScreenSight { text, trouble }, self.now());
+        self.state_machine.see_text(TextSight { text, trouble }, self.now());
         true
     }
 
