@@ -16,7 +16,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::condition_text::InvalidConditionText;
-use super::condition_text::InvalidConditionText;
 use super::failure::{Failure, FailureKind};
 use super::ids::{JobId, LeaseId, TokenId};
 use super::mac::MacAddress;
@@ -545,7 +544,6 @@ impl Readiness {
             Self::Tools => ReadinessKind::Tools,
             Self::Screen(_) => ReadinessKind::Screen,
             Self::Serial(_) => ReadinessKind::Serial,
-            Self::Serial(_) => ReadinessKind::Serial,
         }
     }
 
@@ -556,9 +554,6 @@ impl Readiness {
     pub fn parse(name: &str) -> Result<Self, InvalidReadiness> {
         if let Some(text) = ScreenText::from_condition(name) {
             return Ok(Self::Screen(text?));
-        }
-        if let Some(text) = SerialText::from_condition(name) {
-            return Ok(Self::Serial(text?));
         }
         if let Some(text) = SerialText::from_condition(name) {
             return Ok(Self::Serial(text?));
@@ -580,7 +575,6 @@ impl fmt::Display for Readiness {
             Self::Address => formatter.write_str("ip"),
             Self::Tools => formatter.write_str("tools"),
             Self::Screen(text) => text.fmt(formatter),
-            Self::Serial(text) => text.fmt(formatter),
             Self::Serial(text) => text.fmt(formatter),
         }
     }

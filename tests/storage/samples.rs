@@ -29,7 +29,6 @@ use otter::domain::recording::{PortChoice, Record};
 use otter::domain::scope::Scope;
 use otter::domain::screen_text::ScreenText;
 use otter::domain::serial::SerialText;
-use otter::domain::serial::SerialText;
 
 /// The first time of the tests.
 pub fn start() -> Timestamp {
