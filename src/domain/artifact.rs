@@ -118,6 +118,24 @@ impl ArtifactName {
         Ok(name)
     }
 
+    /// The name of the recording of a screen.
+    #[must_use]
+    pub fn screen_recording() -> Self {
+        Self("screen.apng".to_owned())
+    }
+
+    /// The name of the picture that a screen showed last.
+    #[must_use]
+    pub fn last_picture() -> Self {
+        Self("screen-last.png".to_owned())
+    }
+
+    /// The name of the text that a screen showed last.
+    #[must_use]
+    pub fn last_text() -> Self {
+        Self("screen-last.txt".to_owned())
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -214,6 +232,14 @@ mod tests {
         for name in ["screen.apng", "SCREEN-last.png", "screenshot.png", "run.cast", "x.CAST"] {
             assert!(ArtifactName::parse(name).is_ok(), "{name}");
             assert_eq!(ArtifactName::of_caller(name), Err(InvalidArtifactName::Reserved), "{name}");
+        }
+        for own in [
+            ArtifactName::screen_recording(),
+            ArtifactName::last_picture(),
+            ArtifactName::last_text(),
+        ] {
+            assert_eq!(ArtifactName::parse(own.as_str()), Ok(own.clone()));
+            assert_eq!(ArtifactName::of_caller(own.as_str()), Err(InvalidArtifactName::Reserved));
         }
         for name in ["ttyS0.log", "ttys12.LOG", "serial-9000.log"] {
             assert_eq!(ArtifactName::of_caller(name), Err(InvalidArtifactName::Reserved), "{name}");

@@ -276,12 +276,7 @@ impl Artifacts {
     /// another length; `insufficient-resources`; `storage-unavailable`.
     pub async fn begin(&self, new: NewArtifact, announced: u64) -> Result<Upload, Failure> {
         if announced > self.settings.max_bytes {
-            let detail = format!(
-                "The artifact has {announced} bytes, and one artifact may have {} \
-                 (artifacts.max_bytes).",
-                self.settings.max_bytes
-            );
-            return Err(Failure::new(FailureKind::PayloadTooLarge, detail));
+            return Err(self.too_large(announced));
         }
         if let Some(existing) = self.named(new.lease.id, &new.name).await? {
             if existing.bytes != announced {
@@ -330,7 +325,12 @@ impl Artifacts {
         });
         let written = writing.await.map_err(|_| WriteError::Store(panicked()))?;
         let part = written.map_err(WriteError::Write)?;
-        let part = part.map_err(|error| WriteError::Store(unwritable(&error.into_error())))?;
+        let part = part.map_err(|error| {
+            let error = error.into_error();
+            let is_too_large = error.kind() == io::ErrorKind::FileTooLarge;
+            let too_large = || self.too_large(self.settings.max_bytes.saturating_add(1));
+            WriteError::Store(if is_too_large { too_large() } else { unwritable(&error) })
+        })?;
         self.store_part(new, id, part, reservation).await.map_err(WriteError::Store)
     }
 
@@ -634,6 +634,15 @@ impl Artifacts {
             None => !caller.scope.is_restricted(),
         };
         caller.role >= Role::Operator && sees_machine
+    }
+
+    fn too_large(&self, bytes: u64) -> Failure {
+        let detail = format!(
+            "The artifact has {bytes} bytes or more, and one artifact may have {} \
+             (artifacts.max_bytes).",
+            self.settings.max_bytes
+        );
+        Failure::new(FailureKind::PayloadTooLarge, detail)
     }
 
     fn no_room(&self) -> Failure {

@@ -20,6 +20,7 @@ use crate::service::audit::Audit;
 use crate::service::inventory::Inventory;
 use crate::service::jobs::authorization::{Authorization, Requester};
 use crate::service::leases::Leases;
+use crate::service::recordings::pauses::RecordingPauses;
 use crate::storage::IdempotencyKey;
 use crate::supervisor::Supervisor;
 
@@ -31,6 +32,8 @@ pub struct InputCallsParts {
     pub leases: Leases,
     pub records: InputRecords,
     pub lanes: InputLanes,
+    /// Pauses the recordings of a machine while a secret is typed into it.
+    pub pauses: RecordingPauses,
     pub audit: Arc<Audit>,
     pub supervisor: Supervisor,
     pub clock: Clock,

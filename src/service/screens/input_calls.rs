@@ -92,6 +92,8 @@ impl InputCallsParts {
         let user = self.screens.use_screen(&machine)?;
         let limit = OPEN_LIMIT.min(ends.left());
         ends.or(&machine, user.opened(limit)).await??;
+        // Recordings of the machine leave a secret out, from before its first key on.
+        let _secret = call.list.secret.then(|| self.pauses.begin(&machine.id));
         let mut run = InputRun::new(self, call, machine, right, user, &turn, &ends, claim.as_ref());
         let result = run.send_all().await;
         run.release().await;

@@ -32,7 +32,7 @@ mod stillness;
 pub mod text_match;
 mod upstream;
 mod upstream_task;
-mod viewer_damage;
+pub mod viewer_damage;
 pub mod viewer_end;
 mod viewer_pieces;
 mod viewer_rights;
@@ -45,6 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
 pub use self::frame::{Frame, FrameChange};
 pub use self::rights::{DriveRight, RightChanges};
@@ -63,7 +64,7 @@ use super::leases::published::PublishedLeases;
 use super::live_settings::LiveSettings;
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::SnapshotId;
+use crate::domain::ids::{MachineId, SnapshotId};
 use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
 use crate::hypervisor::{Capability, HostErrorKind, ScreenObject};
@@ -240,6 +241,12 @@ impl Screens {
     pub fn join_screen(&self, machine: &Machine) -> Result<ScreenUser, Failure> {
         self.hosts.with_capability(Capability::Screens, machine)?;
         self.registry.join(machine)
+    }
+
+    /// Whether the screen of a machine was used at or after this time, as far as this process knows.
+    #[must_use]
+    pub fn was_used_since(&self, machine: &MachineId, since: Timestamp) -> bool {
+        self.registry.was_used_since(machine, since)
     }
 
     /// The picture that the host took with a memory snapshot, as PNG.

@@ -1,0 +1,212 @@
+//! Records a serial port: its bytes with their offsets and times, and where bytes are missing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::pauses::RecordingPauses;
+use super::rec_file::{Entry, RecError, Recorded};
+use super::serial_source::{SerialBytes, SerialPiece, SerialSource};
+use super::status::RecordingState;
+use super::track::{TrackEnd, TrackFile, TrackParts};
+use crate::domain::failure::Failure;
+use crate::domain::machine::{Machine, SerialPort};
+
+/// How long bytes are collected in memory before they are written.
+const COLLECT_FOR: Duration = Duration::from_millis(100);
+
+/// The number of bytes that are collected before they are written at once.
+const COLLECT_BYTES: usize = 64 * 1024;
+
+/// The time before the next try to read a port that cannot be read.
+const REOPEN_AFTER: Duration = Duration::from_secs(2);
+
+/// The recorder of one serial port.
+pub struct SerialTrack {
+    pub source: Arc<dyn SerialSource>,
+    pub machine: Arc<Machine>,
+    pub port: SerialPort,
+    /// The offset of the first byte. `None`: the next byte that comes.
+    pub from: Option<u64>,
+    pub pauses: RecordingPauses,
+    pub parts: TrackParts,
+    pub file: TrackFile,
+    pub stop: CancellationToken,
+}
+
+/// What came and is not written yet.
+#[derive(Default)]
+struct Collected {
+    entries: Vec<Entry>,
+    bytes: usize,
+    write_at: Option<Duration>,
+}
+
+/// Whether the recorder leaves bytes out.
+#[derive(Default)]
+struct Omission {
+    is_paused: bool,
+    /// Whether bytes came during the pause.
+    has_bytes: bool,
+}
+
+impl SerialTrack {
+    /// Records until the track is stopped or cannot go on.
+    ///
+    /// # Returns
+    /// The file, which is synced but not ended.
+    pub async fn run(mut self) -> (TrackFile, TrackEnd) {
+        let end = loop {
+            let reading = self.source.read(&self.machine, &self.port, self.from);
+            let opened = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break TrackEnd::Stopped,
+                opened = reading => opened,
+            };
+            let failure = match opened {
+                Err(failure) => {
+                    break TrackEnd::Failed { label: "serial", detail: failure.detail };
+                }
+                Ok(bytes) => match self.follow(bytes).await {
+                    Ok(None) => break TrackEnd::Stopped,
+                    Ok(Some(failure)) => failure,
+                    Err(error) => break error.into(),
+                },
+            };
+            tracing::debug!(lease = %self.parts.lease, detail = failure.detail, "a port ended");
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break TrackEnd::Stopped,
+                () = self.parts.clock.sleep(REOPEN_AFTER) => {}
+            }
+        };
+        let end = match (end, self.file.sync().await) {
+            (TrackEnd::Stopped, Err(error)) => error.into(),
+            (end, _) => end,
+        };
+        (self.file, end)
+    }
+
+    /// Records what one reader reads. Returns why the reader ended. `None` if the track is stopped.
+    async fn follow(
+        &mut self,
+        mut bytes: Box<dyn SerialBytes>,
+    ) -> Result<Option<Failure>, RecError> {
+        let mut collected = Collected::default();
+        let mut omission = Omission::default();
+        let ended = loop {
+            let now = self.parts.clock.elapsed();
+            let is_paused = self.pauses.is_paused(&self.machine.id);
+            self.set_paused(&mut omission, &mut collected, is_paused).await?;
+            if collected.is_due(now) {
+                self.write(&mut collected).await?;
+                continue;
+            }
+            let sync_at = self.file.sync_at();
+            if sync_at.is_some_and(|sync_at| now >= sync_at) {
+                self.file.sync().await?;
+                continue;
+            }
+            let wake_at = collected.write_at.into_iter().chain(sync_at).min();
+            let sleep = wake_at.map(|wake_at| wake_at.saturating_sub(now));
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break None,
+                () = self.pauses.wait(&self.machine.id, !is_paused) => {}
+                () = self.parts.clock.sleep(sleep.unwrap_or_default()), if sleep.is_some() => {}
+                piece = bytes.next() => match piece {
+                    Ok(piece) => self.take(&mut omission, &mut collected, piece),
+                    Err(failure) => break Some(failure),
+                },
+            }
+        };
+        self.write(&mut collected).await?;
+        Ok(ended)
+    }
+
+    /// Collects a piece, unless the recording pauses.
+    fn take(&mut self, omission: &mut Omission, collected: &mut Collected, piece: SerialPiece) {
+        let (offset, end) = match &piece {
+            SerialPiece::Bytes { offset, bytes } => {
+                (*offset, offset.saturating_add(bytes.len() as u64))
+            }
+            SerialPiece::Gap { offset, .. } => (*offset, *offset),
+        };
+        self.from = Some(end);
+        // A secret may have begun since the loop looked.
+        if omission.is_paused || self.pauses.is_paused(&self.machine.id) {
+            omission.has_bytes = true;
+            return;
+        }
+        let at = self.file.at();
+        let now = self.parts.clock.elapsed();
+        match piece {
+            SerialPiece::Bytes { bytes, .. } => collected.add_bytes(at, offset, &bytes),
+            SerialPiece::Gap { reason, .. } => {
+                collected.entries.push(Entry { at, what: Recorded::Gap { offset, reason } });
+            }
+        }
+        collected.write_at.get_or_insert(now + COLLECT_FOR);
+    }
+
+    async fn set_paused(
+        &mut self,
+        omission: &mut Omission,
+        collected: &mut Collected,
+        is_paused: bool,
+    ) -> Result<(), RecError> {
+        if omission.is_paused == is_paused {
+            return Ok(());
+        }
+        omission.is_paused = is_paused;
+        // What came before the pause is older than the secret.
+        self.write(collected).await?;
+        if is_paused {
+            return self.mark(Recorded::Paused, RecordingState::Paused).await;
+        }
+        self.mark(Recorded::Resumed, RecordingState::Recording).await?;
+        if std::mem::take(&mut omission.has_bytes)
+            && let Some(offset) = self.from
+        {
+            let reason = "a secret was being typed".to_owned();
+            self.file.append(Recorded::Gap { offset, reason }).await?;
+        }
+        Ok(())
+    }
+
+    async fn mark(&mut self, what: Recorded, state: RecordingState) -> Result<(), RecError> {
+        self.parts.statuses.update(self.parts.lease, |status| status.state = state);
+        self.file.append(what).await
+    }
+
+    async fn write(&mut self, collected: &mut Collected) -> Result<(), RecError> {
+        let Collected { entries, .. } = std::mem::take(collected);
+        if entries.is_empty() {
+            return Ok(());
+        }
+        self.file
+            .write(move |writer| entries.iter().try_for_each(|entry| writer.append(entry)))
+            .await
+    }
+}
+
+impl Collected {
+    fn is_due(&self, now: Duration) -> bool {
+        self.bytes >= COLLECT_BYTES || self.write_at.is_some_and(|write_at| now >= write_at)
+    }
+
+    /// Adds bytes. They join the bytes before them if no byte is missing in between.
+    fn add_bytes(&mut self, at: u64, offset: u64, new: &[u8]) {
+        self.bytes += new.len();
+        if let Some(Entry { what: Recorded::Serial { offset: first, bytes }, .. }) =
+            self.entries.last_mut()
+            && *first + bytes.len() as u64 == offset
+        {
+            bytes.extend_from_slice(new);
+            return;
+        }
+        let what = Recorded::Serial { offset, bytes: new.to_vec() };
+        self.entries.push(Entry { at, what });
+    }
+}
