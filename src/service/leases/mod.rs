@@ -447,6 +447,16 @@ impl Leases {
         let _ = self.0.submit(LeaseCommand::RecordAnswer { id, what }).await;
     }
 
+    /// The lease that holds a machine, if the screen of the machine is being recorded for it.
+    #[must_use]
+    pub fn recording_of_screen(&self, machine: &Machine) -> Option<LeaseId> {
+        let LeaseActor { parts, .. } = &*self.0;
+        let holder = parts.published.load().holder_of(&machine.identity())?.lease.id;
+        let is_recorded =
+            parts.recordings.is_recording(holder) && parts.recordings.has_screen(holder);
+        is_recorded.then_some(holder)
+    }
+
     /// Records in the history of a lease what happens with its recording.
     ///
     /// # Parameters
