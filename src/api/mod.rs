@@ -3,6 +3,8 @@
 
 mod about;
 mod access_log;
+mod artifacts;
+mod attachment;
 mod audit;
 mod base_path;
 mod client_address;
@@ -140,6 +142,7 @@ pub struct HttpSettings {
         (name = "datastores", description = "Datastores that hold the files of machines"),
         (name = "jobs", description = "Operations on machines, each from acceptance to its end"),
         (name = "leases", description = "Exclusive use of a machine for a limited time"),
+        (name = "artifacts", description = "Files that belong to leases, such as recordings"),
         (name = "screens", description = "What machines show, and their keyboard and mouse"),
         (name = "events", description = "A stream of all changes"),
         (name = "audit", description = "The record of who did what, for admins"),
@@ -255,6 +258,7 @@ fn routes() -> Routes {
         .merge(jobs::routes())
         .merge(events::routes())
         .merge(leases::routes())
+        .merge(artifacts::routes())
         .merge(screens::routes())
         .merge(audit::routes())
         .merge(about::routes())

@@ -101,6 +101,9 @@ const TABLE: &[ProblemRow] = &[
         "The machine's power state does not allow this operation, or makes the condition \
          impossible.",
         "Change the power state first: POST /v1/machines/{machine}/power."),
+    row(Kind::ArtifactExists, Status::CONFLICT, Retry::No, "The artifact exists",
+        "The lease has an artifact with this name and other bytes.",
+        "Choose another name, or delete the artifact first."),
     row(Kind::MachineBusy, Status::CONFLICT, Retry::No, "The machine is busy",
         "Another task of the host kept the machine busy until the job's deadline.",
         "Wait for that task or kill the machine, then start again."),
@@ -145,9 +148,13 @@ const TABLE: &[ProblemRow] = &[
          otter could not confirm that it stored the job or the lease.",
         "Check the machine, and the job or the lease that `links` names, then decide. A revert to \
          a snapshot restores a known state."),
+    row(Kind::LengthRequired, Status::LENGTH_REQUIRED, Retry::No, "The length is missing",
+        "The request has a file as its body and no `Content-Length`, so otter cannot tell whether \
+         all of it arrived.",
+        "Send `Content-Length`. curl does so for a file: `curl -T FILE URL`."),
     row(Kind::PayloadTooLarge, Status::PAYLOAD_TOO_LARGE, Retry::No, "The body is too large",
         "The body is larger than otter accepts.",
-        "Send a smaller body."),
+        "Send a smaller body, or raise `http.body_limit`, or `artifacts.max_bytes` for artifacts."),
     row(Kind::UriTooLong, Status::URI_TOO_LONG, Retry::No, "The URL is too long",
         "The path and query are longer than otter accepts.",
         "Use shorter names, or ids."),
@@ -156,6 +163,11 @@ const TABLE: &[ProblemRow] = &[
          or a request without a body has another `Content-Type`.",
         "Send `Content-Type: application/json` with a body, and no `Content-Type` without one. Do \
          not send `Content-Encoding`."),
+    row(Kind::OffsetOutOfRange, Status::RANGE_NOT_SATISFIABLE, Retry::No,
+        "The part is out of range",
+        "The part that the request wants has no byte that otter has; the detail says which bytes \
+         there are.",
+        "Ask for a part of these bytes."),
     row(Kind::HeadersTooLarge, Status::REQUEST_HEADER_FIELDS_TOO_LARGE, Retry::No,
         "The headers are too large",
         "The request has more or longer headers than otter accepts.",
@@ -257,9 +269,10 @@ const TABLE: &[ProblemRow] = &[
          possible.",
         "Check the machine, then start again, with a longer `deadline` if necessary."),
     row(Kind::InsufficientResources, Status::INSUFFICIENT_STORAGE, Retry::No,
-        "The host lacks resources",
-        "The host does not have enough memory, disk or another resource; `fault` says which.",
-        "Free resources, for example power other machines off."),
+        "Resources are missing",
+        "The host does not have enough memory, disk or another resource; `fault` says which. Or \
+         the artifacts of otter have reached `artifacts.max_total`.",
+        "Free resources: power other machines off, or delete artifacts."),
 ];
 
 /// An invalid part of a request, or the failure of the job that the request started.

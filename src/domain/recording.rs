@@ -1,23 +1,25 @@
 //! What otter records while a lease is active: the screen of its machine, and its serial ports.
 
+use std::fmt;
+
 use super::machine::SerialPort;
+use super::serial::PortName;
 
 /// The word for every serial port of the machine.
 const EVERY_PORT: &str = "*";
 
 /// What otter records from the moment a lease is active until its release begins.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     pub screen: bool,
     pub serial: Vec<PortChoice>,
 }
 
 /// The serial ports that a recording names with one word.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortChoice {
     Every,
-    /// The port with this name in a Linux guest, for example `ttyS0`, or with this key.
-    Named(String),
+    Named(PortName),
 }
 
 /// The error for a word that names no serial port. The text of the error is the rest of a sentence
@@ -32,35 +34,29 @@ impl PortChoice {
     /// # Errors
     /// [`InvalidPortChoice`]
     pub fn parse(word: &str) -> Result<Self, InvalidPortChoice> {
-        let is_number = |text: &str| {
-            (1..=9).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
-        };
         match word {
             EVERY_PORT => Ok(Self::Every),
-            word if is_number(word.strip_prefix("ttyS").unwrap_or(word)) => {
-                Ok(Self::Named(word.to_owned()))
-            }
-            _ => Err(InvalidPortChoice),
-        }
-    }
-
-    /// The word of this choice.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Every => EVERY_PORT,
-            Self::Named(name) => name,
+            word => word.parse().map(Self::Named).map_err(|_| InvalidPortChoice),
         }
     }
 
     /// Whether this choice names a port of a machine.
     #[must_use]
-    pub fn includes(&self, port: &SerialPort) -> bool {
+    pub fn includes(self, port: &SerialPort) -> bool {
         match self {
             Self::Every => true,
-            Self::Named(name) => {
-                port.linux_device.as_ref() == Some(name) || port.key.to_string() == *name
-            }
+            Self::Named(PortName::Key(key)) => port.key == key,
+            Self::Named(name) => port.linux_device.as_deref() == Some(&name.to_string()),
+        }
+    }
+}
+
+/// The word of the choice.
+impl fmt::Display for PortChoice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Every => formatter.write_str(EVERY_PORT),
+            Self::Named(name) => name.fmt(formatter),
         }
     }
 }
@@ -103,9 +99,9 @@ mod tests {
     #[test]
     fn a_choice_is_a_star_a_name_or_a_key() {
         for word in ["*", "ttyS0", "ttyS12", "9000"] {
-            assert_eq!(PortChoice::parse(word).unwrap().as_str(), word);
+            assert_eq!(PortChoice::parse(word).unwrap().to_string(), word);
         }
-        for word in ["", "ttyS", "ttyS-1", "ttyUSB0", "../ttyS0", "ttyS0 ", "1234567890", "**"] {
+        for word in ["", "ttyS", "ttyS-1", "ttyUSB0", "../ttyS0", "ttyS0 ", "99999999999", "**"] {
             assert_eq!(PortChoice::parse(word), Err(InvalidPortChoice), "{word}");
         }
     }

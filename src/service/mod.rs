@@ -18,6 +18,7 @@ pub mod machines;
 pub mod patterns;
 pub mod protection;
 pub mod questions;
+pub mod recordings;
 pub mod retention;
 pub mod screens;
 pub mod seats;
@@ -28,6 +29,7 @@ pub mod visibility;
 
 use std::sync::Arc;
 
+use self::artifacts::Artifacts;
 use self::audit::Audit;
 use self::callers::Callers;
 use self::event_stream::EventStream;
@@ -54,6 +56,7 @@ pub struct Services {
     pub leases: Leases,
     pub storage: StorageWatch,
     pub audit: Arc<Audit>,
+    pub artifacts: Arc<Artifacts>,
     pub screens: Arc<Screens>,
     /// Waits for what screens show.
     pub screen_waits: Arc<ScreenWaits>,

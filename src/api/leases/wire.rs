@@ -578,7 +578,7 @@ impl LeasePrepare {
 impl LeaseRecord {
     fn from_domain(record: &Record) -> Self {
         let Record { screen, serial } = record;
-        let serial = serial.iter().map(|port| port.as_str().to_owned()).collect();
+        let serial = serial.iter().map(ToString::to_string).collect();
         Self { screen: *screen, serial }
     }
 }

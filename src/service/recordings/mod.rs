@@ -15,7 +15,6 @@ pub mod last_picture;
 pub mod pauses;
 mod rec_file;
 mod screen_track;
-pub mod serial_source;
 mod serial_text;
 mod serial_track;
 pub mod status;
@@ -38,7 +37,6 @@ use self::apng::{Outline, RenderError};
 use self::pauses::RecordingPauses;
 use self::rec_file::RecError;
 use self::screen_track::{Pace, ScreenTrack};
-use self::serial_source::SerialSource;
 use self::serial_track::SerialTrack;
 use self::status::{RecordingState, RecordingStatus, RecordingStatuses};
 use self::track::{TrackEnd, TrackFile, TrackParts};
@@ -58,6 +56,7 @@ use crate::service::inventory::Inventory;
 use crate::service::leases::Leases;
 use crate::service::leases::published::PublishedLeases;
 use crate::service::screens::Screens;
+use crate::service::serial::Serial;
 use crate::storage::{Storage, StorageError};
 use crate::supervisor::Supervisor;
 use crate::telemetry::artifacts::ArtifactMetrics;
@@ -87,7 +86,7 @@ pub struct RecordingsParts {
     pub published: Arc<PublishedLeases>,
     pub store: Arc<dyn Storage>,
     pub screens: Arc<Screens>,
-    pub serial: Arc<dyn SerialSource>,
+    pub serial: Arc<Serial>,
     pub inventory: Arc<Inventory>,
     pub artifacts: Arc<Artifacts>,
     pub pauses: RecordingPauses,
@@ -402,7 +401,7 @@ impl Recordings {
             let name = port_file_stem(&port);
             if let Some((file, from)) = tracks.open(&folder, &name, &parts).await {
                 let track = SerialTrack {
-                    source: Arc::clone(&self.parts.serial),
+                    serial: Arc::clone(&self.parts.serial),
                     machine: Arc::clone(machine),
                     port,
                     from,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::rec_file::{Entry, RecReader, Recorded};
 
-/// Writes the bytes of a port. A line says where bytes are missing, and why.
+/// Writes the bytes of a port. A line says where bytes may be missing, and why.
 ///
 /// # Errors
 /// Fails if a file cannot be read or written.
@@ -18,7 +18,7 @@ pub fn write_log(path: &Path, out: &mut dyn Write) -> io::Result<()> {
         match what {
             Recorded::Serial { bytes, .. } => out.write_all(&bytes)?,
             Recorded::Gap { reason, .. } => {
-                write!(out, "\r\n[otter: bytes are missing here: {reason}]\r\n")?;
+                write!(out, "\r\n[otter: bytes may be missing here: {reason}]\r\n")?;
             }
             _ => {}
         }
@@ -44,7 +44,7 @@ pub fn write_cast(path: &Path, title: &str, out: &mut dyn Write) -> io::Result<(
         }
         let event = match what {
             Recorded::Serial { bytes, .. } => Some(("o", decoder.decode(&bytes))),
-            Recorded::Gap { reason, .. } => Some(("m", format!("bytes are missing: {reason}"))),
+            Recorded::Gap { reason, .. } => Some(("m", format!("bytes may be missing: {reason}"))),
             _ => None,
         };
         if let Some((kind, data)) = event.filter(|(_, data)| has_header && !data.is_empty()) {
@@ -139,7 +139,8 @@ mod tests {
         ]);
         let mut log = Vec::new();
         write_log(&path, &mut log).unwrap();
-        let expected = b"login: \xc3\xa4\x1b[0m\xff\r\n[otter: bytes are missing here: the host \
+        let expected =
+            b"login: \xc3\xa4\x1b[0m\xff\r\n[otter: bytes may be missing here: the host \
                          dropped the line]\r\n#\r\n";
         assert_eq!(log, expected);
 
@@ -163,7 +164,7 @@ mod tests {
                 header,
                 serde_json::json!([0.25, "o", "login: "]),
                 serde_json::json!([1.5, "o", "ä\u{1b}[0m\u{fffd}"]),
-                serde_json::json!([2.0, "m", "bytes are missing: the host dropped the line"]),
+                serde_json::json!([2.0, "m", "bytes may be missing: the host dropped the line"]),
                 serde_json::json!([3.25, "o", "#\r\n"]),
             ]
         );

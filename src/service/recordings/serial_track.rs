@@ -7,11 +7,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::pauses::RecordingPauses;
 use super::rec_file::{Entry, RecError, Recorded};
-use super::serial_source::{SerialBytes, SerialPiece, SerialSource};
 use super::status::RecordingState;
 use super::track::{TrackEnd, TrackFile, TrackParts};
-use crate::domain::failure::Failure;
+use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::machine::{Machine, SerialPort};
+use crate::domain::serial::GapReason;
+use crate::service::serial::{ReadFrom, Serial, SerialPiece, SerialReader};
 
 /// How long bytes are collected in memory before they are written.
 const COLLECT_FOR: Duration = Duration::from_millis(100);
@@ -24,7 +25,7 @@ const REOPEN_AFTER: Duration = Duration::from_secs(2);
 
 /// The recorder of one serial port.
 pub struct SerialTrack {
-    pub source: Arc<dyn SerialSource>,
+    pub serial: Arc<Serial>,
     pub machine: Arc<Machine>,
     pub port: SerialPort,
     /// The offset of the first byte. `None`: the next byte that comes.
@@ -58,23 +59,29 @@ impl SerialTrack {
     /// The file, which is synced but not ended.
     pub async fn run(mut self) -> (TrackFile, TrackEnd) {
         let end = loop {
-            let reading = self.source.read(&self.machine, &self.port, self.from);
+            let reading = self.read();
             let opened = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break TrackEnd::Stopped,
                 opened = reading => opened,
             };
-            let failure = match opened {
-                Err(failure) => {
-                    break TrackEnd::Failed { label: "serial", detail: failure.detail };
-                }
-                Ok(bytes) => match self.follow(bytes).await {
-                    Ok(None) => break TrackEnd::Stopped,
-                    Ok(Some(failure)) => failure,
-                    Err(error) => break error.into(),
-                },
+            let followed = match opened {
+                Ok(reader) => self.follow(reader).await,
+                Err(failure) => Ok(Some(failure)),
             };
-            tracing::debug!(lease = %self.parts.lease, detail = failure.detail, "a port ended");
+            let failure = match followed {
+                Ok(None) => break TrackEnd::Stopped,
+                Ok(Some(failure)) => failure,
+                Err(error) => break error.into(),
+            };
+            if failure.kind == FailureKind::NotSupported {
+                break TrackEnd::Failed { label: "serial", detail: failure.detail };
+            }
+            tracing::debug!(
+                lease = %self.parts.lease,
+                detail = failure.detail,
+                "a serial port cannot be recorded at the moment"
+            );
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break TrackEnd::Stopped,
@@ -88,13 +95,27 @@ impl SerialTrack {
         (self.file, end)
     }
 
+    /// Begins to read where the file ends.
+    async fn read(&self) -> Result<SerialReader, Failure> {
+        let (machine, key) = (&*self.machine, self.port.key);
+        let from = self.from.map_or(ReadFrom::BeforeEnd(0), ReadFrom::Offset);
+        match self.serial.subscribe(machine, key, from).await {
+            // The bytes that follow the file are gone.
+            Err(failure) if failure.kind == FailureKind::OffsetOutOfRange => {
+                self.serial.subscribe(machine, key, ReadFrom::First).await
+            }
+            opened => opened,
+        }
+    }
+
     /// Records what one reader reads. Returns why the reader ended. `None` if the track is stopped.
-    async fn follow(
-        &mut self,
-        mut bytes: Box<dyn SerialBytes>,
-    ) -> Result<Option<Failure>, RecError> {
+    async fn follow(&mut self, mut reader: SerialReader) -> Result<Option<Failure>, RecError> {
         let mut collected = Collected::default();
         let mut omission = Omission::default();
+        if self.from.is_some_and(|from| from != reader.position()) {
+            let (offset, reason) = (reader.position(), GapReason::Overflow);
+            self.take(&mut omission, &mut collected, SerialPiece::Gap { offset, reason });
+        }
         let ended = loop {
             let now = self.parts.clock.elapsed();
             let is_paused = self.pauses.is_paused(&self.machine.id);
@@ -115,7 +136,7 @@ impl SerialTrack {
                 () = self.stop.cancelled() => break None,
                 () = self.pauses.wait(&self.machine.id, !is_paused) => {}
                 () = self.parts.clock.sleep(sleep.unwrap_or_default()), if sleep.is_some() => {}
-                piece = bytes.next() => match piece {
+                piece = reader.next() => match piece {
                     Ok(piece) => self.take(&mut omission, &mut collected, piece),
                     Err(failure) => break Some(failure),
                 },
@@ -144,6 +165,7 @@ impl SerialTrack {
         match piece {
             SerialPiece::Bytes { bytes, .. } => collected.add_bytes(at, offset, &bytes),
             SerialPiece::Gap { reason, .. } => {
+                let reason = text_of(reason).to_owned();
                 collected.entries.push(Entry { at, what: Recorded::Gap { offset, reason } });
             }
         }
@@ -188,6 +210,17 @@ impl SerialTrack {
         self.file
             .write(move |writer| entries.iter().try_for_each(|entry| writer.append(entry)))
             .await
+    }
+}
+
+/// A reason as the end of a sentence.
+const fn text_of(reason: GapReason) -> &'static str {
+    match reason {
+        GapReason::Reconnect => "the connection to the port was lost and made again",
+        GapReason::Closed => "otter was not connected to the port",
+        GapReason::Restart => "otter was restarted",
+        GapReason::Crash => "otter died",
+        GapReason::Overflow => "there were too many bytes",
     }
 }
 

@@ -538,7 +538,7 @@ impl From<ReleaseDocument> for Release {
 impl From<&Record> for RecordDocument {
     fn from(record: &Record) -> Self {
         let Record { screen, serial } = record;
-        let serial = serial.iter().map(|choice| choice.as_str().to_owned()).collect();
+        let serial = serial.iter().map(ToString::to_string).collect();
         Self { screen: *screen, serial }
     }
 }
