@@ -34,6 +34,7 @@ use crate::esx::{EsxHypervisor, EsxOptions};
 use crate::fail_points::fail_point;
 use crate::hypervisor::{Hypervisor, Observer};
 use crate::service::Services;
+use crate::service::artifacts::{ArtifactFolder, ArtifactSettings, Artifacts, ArtifactsParts};
 use crate::service::audit::Audit;
 use crate::service::callers::Callers;
 use crate::service::event_stream::{EventStream, EventStreamSettings};
@@ -47,6 +48,10 @@ use crate::service::live_settings::{LiveSettings, ReloadableSettings};
 use crate::service::machines::{Machines, Protection};
 use crate::service::patterns::PatternWatch;
 use crate::service::questions::QuestionWatch;
+use crate::service::recordings::last_picture::{LastPictureParts, LastPictureTaker};
+use crate::service::recordings::pauses::RecordingPauses;
+use crate::service::recordings::status::RecordingStatuses;
+use crate::service::recordings::{Recordings, RecordingsParts};
 use crate::service::retention;
 use crate::service::screens::input_call::InputCallsParts;
 use crate::service::screens::input_calls::InputCalls;
@@ -58,6 +63,7 @@ use crate::service::screens::wait::{ScreenWaits, ScreenWaitsParts};
 use crate::service::screens::{ScreenSettings, Screens, ScreensParts};
 use crate::service::snapshots::{SnapshotProtection, SnapshotSettings};
 use crate::service::storage_watch::StorageWatch;
+use crate::service::visibility::Visibility;
 use crate::storage::{AuditRetention, RecordRetention, Retention, Storage};
 use crate::store::Store;
 use crate::supervisor::{PassedSocket, Shutdown, Signals, Supervisor};
@@ -98,6 +104,7 @@ pub struct Settings {
     /// The rules that answer the questions of all machines. The rules of pools take precedence.
     pub answers: AnswerRules,
     pub screens: ScreenSettings,
+    pub artifacts: ArtifactSettings,
     pub http: HttpSettings,
     pub event_stream: EventStreamSettings,
     /// How long tasks have time to finish in a shutdown, before they are dropped.
@@ -146,6 +153,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
         answers,
         pools,
         screens,
+        artifacts,
         audit,
         state,
         log,
@@ -212,6 +220,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
         pools: Pools(pools),
         answers,
         screens: screen_settings(screens),
+        artifacts: artifact_settings(&artifacts),
         listen: http.listen.clone(),
         socket_access: SocketAccess { mode: http.socket_mode, group: http.socket_group.clone() },
         passed_sockets: Vec::new(),
@@ -252,6 +261,11 @@ fn http_settings(http: config::Http, access_log: bool, tls_verified: bool) -> Ht
 fn screen_settings(screens: config::Screens) -> ScreenSettings {
     let config::Screens { idle, max_open, max_viewers, ocr_command } = screens;
     ScreenSettings { idle, max_open, max_viewers, ocr_command }
+}
+
+fn artifact_settings(artifacts: &config::Artifacts) -> ArtifactSettings {
+    let config::Artifacts { max_bytes, max_total, retention_days, recording_bytes } = *artifacts;
+    ArtifactSettings { max_bytes, max_total, retention: days(retention_days), recording_bytes }
 }
 
 /// The waits for screens.
@@ -324,6 +338,8 @@ pub struct App {
     supervisor: Supervisor,
     store: Store,
     services: Services,
+    recordings: Arc<Recordings>,
+    folder: ArtifactFolder,
     listeners: Vec<Listener>,
     live: LiveSettings,
     tls: Option<Tls>,
@@ -368,6 +384,7 @@ impl App {
             leases,
             retention,
             screens,
+            artifacts,
             mut http,
             event_stream,
             grace,
@@ -402,6 +419,29 @@ impl App {
             settings: screens,
         }));
         let screen_waits = Arc::new(screen_waits(&screens, &inventory, &published_leases, &clock));
+        let folder = ArtifactFolder::new(state_dir.as_deref(), &clock);
+        let artifacts = Artifacts::open(ArtifactsParts {
+            store: Arc::new(store.clone()),
+            leases: Arc::clone(&published_leases),
+            visibility: Visibility::new(Arc::clone(&inventory), live.clone()),
+            clock: clock.clone(),
+            metrics: metrics.artifacts().clone(),
+            settings: artifacts,
+            folder: folder.clone(),
+        });
+        let artifacts = Arc::new(artifacts.await?);
+        let pauses = RecordingPauses::new(clock.clone());
+        let recording_statuses = RecordingStatuses::default();
+        let last_pictures = LastPictureTaker::new(LastPictureParts {
+            screens: Arc::clone(&screens),
+            waits: Arc::clone(&screen_waits),
+            inventory: Arc::clone(&inventory),
+            artifacts: Arc::clone(&artifacts),
+            pauses: pauses.clone(),
+            statuses: recording_statuses.clone(),
+            supervisor: supervisor.clone(),
+            clock: clock.clone(),
+        });
         let jobs = Jobs::new(JobsParts {
             store: Arc::clone(&storage),
             hosts: hosts.clone(),
@@ -433,12 +473,14 @@ impl App {
             inventory: Arc::clone(&inventory),
             jobs: jobs.clone(),
             machines: Arc::clone(&machines),
-            published: published_leases,
+            published: Arc::clone(&published_leases),
             settings: live.clone(),
             rules: leases,
             secrets,
             supervisor: supervisor.clone(),
             metrics: metrics.clone(),
+            recordings: recording_statuses.clone(),
+            before_release: Arc::new(last_pictures),
         })
         .await?;
         let inputs = Arc::new(InputCalls::new(InputCallsParts {
@@ -448,10 +490,28 @@ impl App {
             leases: leases.clone(),
             records: InputRecords::new(Arc::clone(&storage), input_key),
             lanes: InputLanes::default(),
+            pauses: pauses.clone(),
             audit: Arc::clone(&audit),
             supervisor: supervisor.clone(),
             clock: clock.clone(),
         }));
+        let recordings = Recordings::open(RecordingsParts {
+            leases: leases.clone(),
+            published: published_leases,
+            store: Arc::clone(&storage),
+            screens: Arc::clone(&screens),
+            serial: Arc::clone(&serial),
+            inventory: Arc::clone(&inventory),
+            artifacts: Arc::clone(&artifacts),
+            pauses,
+            statuses: recording_statuses,
+            audit: Arc::clone(&audit),
+            supervisor: supervisor.clone(),
+            clock: clock.clone(),
+            metrics: metrics.artifacts().clone(),
+            folder: folder.recordings(),
+        });
+        let recordings = Arc::new(recordings.await?);
         let services = Services {
             callers,
             event_stream,
@@ -462,6 +522,7 @@ impl App {
             leases,
             storage: StorageWatch::new(storage, clock.clone()),
             audit,
+            artifacts,
             screens,
             screen_waits,
             inputs,
@@ -473,6 +534,8 @@ impl App {
             supervisor,
             store,
             services,
+            recordings,
+            folder,
             listeners,
             live,
             tls,
@@ -538,8 +601,19 @@ impl App {
     /// Fails if the unfinished jobs cannot be read from the store.
     pub async fn run(self, signals: Signals) -> anyhow::Result<Shutdown> {
         let service = self.service()?;
-        let Self { clock, supervisor, store, services, listeners, live, http, retention, .. } =
-            self;
+        let Self {
+            clock,
+            supervisor,
+            store,
+            services,
+            recordings,
+            folder,
+            listeners,
+            live,
+            http,
+            retention,
+            ..
+        } = self;
         let (purged, purge_clock): (Arc<dyn Storage>, _) = (Arc::new(store.clone()), clock.clone());
         // The store stops last, because the other services commit to it until they end. The audit
         // stops just before the store, because it counts refused calls until then.
@@ -586,6 +660,9 @@ impl App {
         let questions = QuestionWatch::new(live, &services, clock.clone());
         supervisor.spawn("questions", |stop| questions.run(stop));
         supervisor.spawn("leases", |stop| services.leases.clone().run(stop));
+        let artifacts = Arc::clone(&services.artifacts);
+        supervisor.spawn("artifacts", |stop| artifacts.run(stop));
+        supervisor.spawn("recordings", |stop| recordings.run(stop));
         supervisor.spawn("deadlines", |stop| services.jobs.clone().expire(stop));
         supervisor.spawn("wall clock", |stop| services.jobs.clone().follow_wall_clock(stop));
         supervisor.spawn("storage", |stop| services.storage.clone().watch(stop));
@@ -595,7 +672,9 @@ impl App {
         let own = supervisor.clone();
         supervisor.spawn("http", |stop| serve(listeners, service, http, clock, own, stop));
         supervisor.ready();
-        Ok(supervisor.run(signals).await)
+        let shutdown = supervisor.run(signals).await;
+        folder.remove_if_temporary();
+        Ok(shutdown)
     }
 }
 

@@ -34,6 +34,7 @@ use otter::domain::verify::Verify;
 use otter::domain::web_origin::Scheme;
 use otter::esx::EsxOptions;
 use otter::hypervisor::Hypervisor;
+use otter::service::artifacts::ArtifactSettings;
 use otter::service::event_stream::EventStreamSettings;
 use otter::service::jobs::{Deadlines, JobSettings, Jobs};
 use otter::service::leases::lease_table::LeaseRules;
@@ -418,6 +419,7 @@ pub fn settings(url: &str) -> Settings {
         pools: Pools::default(),
         answers: AnswerRules::default(),
         screens: ScreenSettings::default(),
+        artifacts: ArtifactSettings::default(),
         http: HttpSettings {
             max_wait: Duration::from_mins(10),
             max_waits: 20_000,

@@ -1,12 +1,16 @@
 //! Jobs without screens and serial ports: a preparation that waits for a text there fails.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use otter::domain::failure::{Failure, FailureKind};
 use otter::domain::ids::JobId;
+use otter::domain::lease::Lease;
 use otter::domain::machine::MachineIdentity;
 use otter::domain::screen_text::ScreenText;
 use otter::domain::serial::SerialText;
 use otter::service::jobs::text_watch::{ScreenWatch, SerialWatch, TextSight};
+use otter::service::leases::before_release::BeforeRelease;
 use tokio::sync::watch;
 
 /// No machine has a screen or a serial port.
@@ -38,4 +42,9 @@ impl SerialWatch for NoScreens {
         let detail = "The machines of this test have no serial ports.";
         Err(Failure::new(FailureKind::NotSupported, detail))
     }
+}
+
+#[async_trait]
+impl BeforeRelease for NoScreens {
+    async fn before_release(&self, _: &Arc<Lease>) {}
 }

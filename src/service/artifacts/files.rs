@@ -17,8 +17,6 @@ const PART: &str = ".part";
 #[derive(Debug)]
 pub struct ArtifactFiles {
     directory: PathBuf,
-    /// The folder that is removed when otter ends, with everything in it.
-    temporary: Option<PathBuf>,
 }
 
 /// A file of the folder, as it is found when otter starts.
@@ -30,12 +28,9 @@ pub struct FoundFile {
 
 impl ArtifactFiles {
     /// Keeps the files in this folder, which is made before the first file.
-    ///
-    /// # Parameters
-    /// - `temporary`: a folder that is removed when otter ends, with everything in it.
     #[must_use]
-    pub const fn new(directory: PathBuf, temporary: Option<PathBuf>) -> Self {
-        Self { directory, temporary }
+    pub const fn new(directory: PathBuf) -> Self {
+        Self { directory }
     }
 
     /// The folder.
@@ -115,18 +110,6 @@ impl ArtifactFiles {
     }
 }
 
-impl Drop for ArtifactFiles {
-    fn drop(&mut self) {
-        if let Some(folder) = &self.temporary
-            && let Err(error) = std::fs::remove_dir_all(folder)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            let folder = folder.display();
-            tracing::warn!(%error, %folder, "a temporary folder cannot be removed");
-        }
-    }
-}
-
 /// Makes a folder that only its owner can enter, if it does not exist.
 ///
 /// # Errors
@@ -163,7 +146,7 @@ mod tests {
     #[test]
     fn a_file_has_its_name_only_once_it_is_complete() {
         let state = tempfile::tempdir().unwrap();
-        let files = ArtifactFiles::new(state.path().join("artifacts"), None);
+        let files = ArtifactFiles::new(state.path().join("artifacts"));
         assert_eq!(files.list().unwrap(), []);
         let mut part = files.begin(id(1), 100).unwrap();
         part.write_all(b"one ").unwrap();
@@ -188,7 +171,7 @@ mod tests {
     #[test]
     fn an_abandoned_or_too_large_file_leaves_nothing() {
         let state = tempfile::tempdir().unwrap();
-        let files = ArtifactFiles::new(state.path().to_owned(), None);
+        let files = ArtifactFiles::new(state.path().to_owned());
         drop(files.begin(id(1), 3).unwrap());
         let mut part = files.begin(id(1), 3).unwrap();
         part.write_all(b"abc").unwrap();
@@ -196,19 +179,5 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
         drop(part);
         assert_eq!(files.list().unwrap(), []);
-    }
-
-    #[test]
-    fn a_temporary_folder_disappears() {
-        let state = tempfile::tempdir().unwrap();
-        let folder = state.path().join("temporary");
-        let new = || ArtifactFiles::new(folder.join("artifacts"), Some(folder.clone()));
-        drop(new());
-        let files = new();
-        let part = files.begin(id(1), 3).unwrap();
-        files.keep(id(1), part).unwrap();
-        assert!(folder.exists());
-        drop(files);
-        assert!(!folder.exists());
     }
 }

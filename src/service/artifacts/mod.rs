@@ -129,10 +129,15 @@ impl ArtifactFolder {
         self.is_temporary
     }
 
-    /// The folder itself.
-    #[must_use]
-    pub fn root(&self) -> &Path {
-        &self.root
+    /// Removes the folder, with everything in it, if it is temporary. Nothing may use it any more.
+    pub fn remove_if_temporary(&self) {
+        if self.is_temporary
+            && let Err(error) = std::fs::remove_dir_all(&self.root)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            let folder = self.root.display();
+            tracing::warn!(%error, %folder, "a temporary folder cannot be removed");
+        }
     }
 
     /// The folder of the recordings that run.
@@ -142,8 +147,7 @@ impl ArtifactFolder {
     }
 
     fn files(&self) -> ArtifactFiles {
-        let temporary = self.is_temporary.then(|| self.root.clone());
-        ArtifactFiles::new(self.root.join("artifacts"), temporary)
+        ArtifactFiles::new(self.root.join("artifacts"))
     }
 }
 
@@ -215,8 +219,10 @@ impl Artifacts {
     /// # Errors
     /// Fails if the store cannot be read.
     pub async fn open(parts: ArtifactsParts) -> Result<Self, StorageError> {
-        let ArtifactsParts { store, leases, visibility, clock, metrics, settings, folder } = parts;
+        let ArtifactsParts { store, leases, visibility, clock, metrics, mut settings, folder } =
+            parts;
         if folder.is_temporary() {
+            settings = settings.without_state_directory();
             tracing::info!(
                 bytes = settings.max_total,
                 "no state directory: artifacts and recordings are temporary files, and end with \

@@ -20,6 +20,9 @@ const COLLECT_FOR: Duration = Duration::from_millis(100);
 /// The number of bytes that are collected before they are written at once.
 const COLLECT_BYTES: usize = 64 * 1024;
 
+/// The most pieces that are read when the lease ends.
+const LAST_PIECES: usize = 32;
+
 /// The time before the next try to read a port that cannot be read.
 const REOPEN_AFTER: Duration = Duration::from_secs(2);
 
@@ -116,6 +119,7 @@ impl SerialTrack {
             let (offset, reason) = (reader.position(), GapReason::Overflow);
             self.take(&mut omission, &mut collected, SerialPiece::Gap { offset, reason });
         }
+        self.from = Some(reader.position());
         let ended = loop {
             let now = self.parts.clock.elapsed();
             let is_paused = self.pauses.is_paused(&self.machine.id);
@@ -142,6 +146,13 @@ impl SerialTrack {
                 },
             }
         };
+        if ended.is_none() {
+            // What came before the end of the lease belongs to it.
+            for _ in 0..LAST_PIECES {
+                let Some(piece) = reader.available(COLLECT_BYTES).await else { break };
+                self.take(&mut omission, &mut collected, piece);
+            }
+        }
         self.write(&mut collected).await?;
         Ok(ended)
     }
