@@ -79,13 +79,13 @@ pub async fn put_artifact(
         let detail = format!("The name {} {error}.", shorten(&name));
         failure_at(FailureKind::InvalidRequest, "name", "not-a-name", detail)
     })?;
+    let version = api.services().event_stream.version();
+    let view = api.services().leases.get_for(&caller, id).await?;
+    let lease = view.ok_or_else(|| unknown_lease(&lease))?.lease;
     check_secret(&api, &caller, &headers, id)?;
     let content_type = header(&headers, "content-type")?;
     let content_type = content_type.map_or(ContentType::Bytes, ContentType::of);
     let announced = announced(&headers)?;
-    let version = api.services().event_stream.version();
-    let view = api.services().leases.get_for(&caller, id).await?;
-    let lease = view.ok_or_else(|| unknown_lease(&lease))?.lease;
     check_takes_artifacts(&api, &lease)?;
     let (source, actor) = (ArtifactSource::Caller, caller.actor());
     let new = NewArtifact { name, lease: Arc::clone(&lease), content_type, source, actor };

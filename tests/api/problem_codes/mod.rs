@@ -9,6 +9,7 @@
 //! /openapi.json ──► pairs ──► recipe of each ──► its lab ──► responses ──► as expected? ──► count
 //! ```
 
+mod artifacts;
 mod away;
 pub mod call;
 mod gone;
@@ -55,6 +56,23 @@ const RECIPES: &[Recipe] = &[
     for_all(&["unauthenticated"], |pairs| Box::pin(leases::without_a_token(pairs))),
     for_all(&["too-many-requests"], |pairs| Box::pin(leases::over_a_limit(pairs))),
     for_operations(&["wait-timeout"], &["end_lease"], |pairs| Box::pin(leases::by_a_lease(pairs))),
+    for_operations(
+        &[
+            "artifact-exists",
+            "insufficient-resources",
+            "lease-ended",
+            "lease-not-active",
+            "length-required",
+            "machine-leased",
+            "offset-out-of-range",
+            "payload-too-large",
+            "request-timeout",
+            "shutting-down",
+            "storage-unavailable",
+        ],
+        &["put_artifact", "get_artifact_content", "delete_artifact"],
+        |pairs| Box::pin(artifacts::of_files(pairs)),
+    ),
     for_operations(
         &[
             "idempotency-mismatch",
