@@ -3,6 +3,7 @@
 #![cfg(test)] // by which clippy knows that helpers, too, may unwrap
 
 mod api;
+mod artifacts;
 #[cfg(feature = "interop")]
 mod bench;
 mod conformance;

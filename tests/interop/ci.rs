@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use otter::clock::Clock;
 use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -63,12 +64,17 @@ impl CiJob {
         assert_eq!(self.open_leases().await, Vec::<Value>::new());
     }
 
-    /// Waits until the recording of the only open lease has a picture.
+    /// Waits until the recording of the only open lease has the picture that its machine shows.
     async fn wait_for_picture(&self) {
-        eventually("the recording to have a picture", async || {
+        let picture = "/v1/machines/16/screen.png";
+        let is_shown = async || self.daemon.get(picture).await.status == 200;
+        eventually("the machine to show something", is_shown).await;
+        let now = Clock::system().now();
+        eventually("the picture to be recorded", async || {
             let leases = self.open_leases().await;
-            let bytes = leases.first().and_then(|lease| lease["recording"]["bytes"].as_u64());
-            bytes.is_some_and(|bytes| bytes > 1_000)
+            let synced_at =
+                leases.first().and_then(|lease| lease["recording"]["synced_at"].as_str());
+            synced_at.is_some_and(|at| at.parse::<jiff::Timestamp>().unwrap() > now)
         })
         .await;
     }

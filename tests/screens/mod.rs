@@ -18,7 +18,7 @@ use crate::harness::Lab;
 const RUNNING: &str = "17";
 
 /// The picture of a PNG: its width, its height, and blue, green and red of each pixel.
-fn decode(png: &[u8]) -> (u32, u32, Vec<[u8; 3]>) {
+pub fn decode(png: &[u8]) -> (u32, u32, Vec<[u8; 3]>) {
     let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().unwrap();
     let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
     let info = reader.next_frame(&mut pixels).unwrap();
@@ -28,7 +28,7 @@ fn decode(png: &[u8]) -> (u32, u32, Vec<[u8; 3]>) {
 }
 
 /// What the guest of a machine shows now, as [`decode`] gives it.
-fn guest_picture(lab: &Lab, machine: &str) -> (u32, u32, Vec<[u8; 3]>) {
+pub fn guest_picture(lab: &Lab, machine: &str) -> (u32, u32, Vec<[u8; 3]>) {
     let screen = lab.control().screen(machine).unwrap();
     let pixels = screen.pixels.chunks_exact(4).map(|bgr| [bgr[0], bgr[1], bgr[2]]).collect();
     (screen.width.into(), screen.height.into(), pixels)

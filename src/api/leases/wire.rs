@@ -221,7 +221,8 @@ pub struct LeaseRecording {
     /// The names of the recorded serial ports.
     pub serial: Vec<String>,
     pub started_at: Timestamp,
-    /// Until when the recording is certainly on the disk of otter. Null before the first write.
+    /// Until when the recording is certainly on the disk of otter. Null before the first write, and
+    /// once the recording has ended.
     #[schema(required)]
     pub synced_at: Option<Timestamp>,
     /// The number of bytes of the recording on the disk of otter.
@@ -585,7 +586,8 @@ impl LeaseRecord {
 
 impl LeaseRecording {
     fn from_status(status: &RecordingStatus) -> Self {
-        let RecordingStatus { state, screen, serial, started_at, synced_at, bytes, reason } =
+        let synced_at = status.synced_at();
+        let RecordingStatus { state, screen, serial, started_at, synced: _, bytes, reason } =
             status.clone();
         let state = state.as_str().to_owned();
         Self { state, screen, serial, started_at, synced_at, bytes, reason }

@@ -42,7 +42,7 @@ pub struct InputRequest {
     layout: Option<String>,
     /// Whether the texts are secret: no error shows a part of one. otter never writes a text to its
     /// log, its store, its metrics or the audit in any case. What the guest then shows on its
-    /// screen is not masked.
+    /// screen is not masked, but recordings of the machine leave it out until 2 s after the call.
     #[serde(default)]
     secret: bool,
 }

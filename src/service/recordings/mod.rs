@@ -372,8 +372,9 @@ impl Recordings {
             tracks.failed = names.into_iter().map(|name| (name, end.clone())).collect();
             return tracks;
         }
-        let parts = TrackParts {
+        let parts_of = |name: &str| TrackParts {
             lease: lease.id,
+            name: name.to_owned(),
             clock: self.parts.clock.clone(),
             statuses: self.parts.statuses.clone(),
             metrics: self.parts.metrics.clone(),
@@ -381,13 +382,14 @@ impl Recordings {
         };
         if with_screen {
             let name = SCREEN.to_owned();
-            if let Some((file, _)) = tracks.open(&folder, &name, &parts).await {
+            let parts = parts_of(&name);
+            if let Some((file, _)) = tracks.open(&folder, &parts).await {
                 let track = ScreenTrack {
                     screens: Arc::clone(&self.parts.screens),
                     machine: Arc::clone(machine),
                     pauses: self.parts.pauses.clone(),
                     pace: self.pace.clone(),
-                    parts: parts.clone(),
+                    parts,
                     file,
                     stop: stop.clone(),
                 };
@@ -399,14 +401,15 @@ impl Recordings {
         }
         for port in ports {
             let name = port_file_stem(&port);
-            if let Some((file, from)) = tracks.open(&folder, &name, &parts).await {
+            let parts = parts_of(&name);
+            if let Some((file, from)) = tracks.open(&folder, &parts).await {
                 let track = SerialTrack {
                     serial: Arc::clone(&self.parts.serial),
                     machine: Arc::clone(machine),
                     port,
                     from,
                     pauses: self.parts.pauses.clone(),
-                    parts: parts.clone(),
+                    parts,
                     file,
                     stop: stop.clone(),
                 };
@@ -569,10 +572,10 @@ impl Tracks {
     async fn open(
         &mut self,
         folder: &Path,
-        name: &str,
         parts: &TrackParts,
     ) -> Option<(TrackFile, Option<u64>)> {
-        let path = folder.join(name).with_extension(EXTENSION);
+        let name = &parts.name;
+        let path = folder.join(format!("{name}.{EXTENSION}"));
         match TrackFile::open(path, parts.clone()).await {
             Ok((file, continued)) => {
                 self.is_continued |= continued.began_at.is_some();
@@ -583,7 +586,7 @@ impl Tracks {
                 None
             }
             Err(error) => {
-                self.failed.push((name.to_owned(), error.into()));
+                self.failed.push((name.clone(), error.into()));
                 None
             }
         }

@@ -106,7 +106,7 @@ impl ScreenTrack {
                 () = self.parts.clock.sleep(REJOIN_AFTER) => {}
             }
         };
-        let end = match (end, self.file.sync().await) {
+        let end = match (end, self.file.sync(false).await) {
             (TrackEnd::Stopped, Err(error)) => error.into(),
             (end, _) => end,
         };
@@ -137,14 +137,14 @@ impl ScreenTrack {
                 continue;
             }
             let sync_at = self.file.sync_at();
-            if sync_at.is_some_and(|sync_at| now >= sync_at) {
-                if let Err(error) = self.file.sync().await {
+            if now >= sync_at {
+                let is_newest = user.frame().version == frame.version;
+                if let Err(error) = self.file.sync(is_pending || !is_newest).await {
                     return error.into();
                 }
                 continue;
             }
-            let wake_at = is_pending.then_some(write_at).into_iter().chain(sync_at).min();
-            let sleep = wake_at.map(|wake_at| wake_at.saturating_sub(now));
+            let wake_at = if is_pending { write_at.min(sync_at) } else { sync_at };
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Leave::Stopped,
@@ -156,7 +156,7 @@ impl ScreenTrack {
                     }
                     Err(failure) => return Leave::Screen(failure),
                 },
-                () = self.parts.clock.sleep(sleep.unwrap_or_default()), if sleep.is_some() => {}
+                () = self.parts.clock.sleep(wake_at.saturating_sub(now)) => {}
             }
         }
     }

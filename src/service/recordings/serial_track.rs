@@ -91,7 +91,7 @@ impl SerialTrack {
                 () = self.parts.clock.sleep(REOPEN_AFTER) => {}
             }
         };
-        let end = match (end, self.file.sync().await) {
+        let end = match (end, self.file.sync(false).await) {
             (TrackEnd::Stopped, Err(error)) => error.into(),
             (end, _) => end,
         };
@@ -129,17 +129,18 @@ impl SerialTrack {
                 continue;
             }
             let sync_at = self.file.sync_at();
-            if sync_at.is_some_and(|sync_at| now >= sync_at) {
-                self.file.sync().await?;
+            if now >= sync_at {
+                let is_pending =
+                    !collected.entries.is_empty() || reader.bounds().next != reader.position();
+                self.file.sync(is_pending).await?;
                 continue;
             }
-            let wake_at = collected.write_at.into_iter().chain(sync_at).min();
-            let sleep = wake_at.map(|wake_at| wake_at.saturating_sub(now));
+            let wake_at = collected.write_at.map_or(sync_at, |write_at| write_at.min(sync_at));
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break None,
                 () = self.pauses.wait(&self.machine.id, !is_paused) => {}
-                () = self.parts.clock.sleep(sleep.unwrap_or_default()), if sleep.is_some() => {}
+                () = self.parts.clock.sleep(wake_at.saturating_sub(now)) => {}
                 piece = reader.next() => match piece {
                     Ok(piece) => self.take(&mut omission, &mut collected, piece),
                     Err(failure) => break Some(failure),

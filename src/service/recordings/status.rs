@@ -16,8 +16,8 @@ pub struct RecordingStatus {
     /// The names of the recorded serial ports.
     pub serial: Vec<String>,
     pub started_at: Timestamp,
-    /// Until when the recording is certainly on the disk. `None` before the first write.
-    pub synced_at: Option<Timestamp>,
+    /// Until when each track that runs is certainly on the disk. `None` before its first write.
+    pub synced: BTreeMap<String, Option<Timestamp>>,
     /// The number of bytes that the recording has on the disk.
     pub bytes: u64,
     /// Why the recording, or a part of it, ended before its lease. `None` if it did not.
@@ -40,8 +40,16 @@ impl RecordingStatus {
     /// A recording that begins.
     #[must_use]
     pub const fn new(started_at: Timestamp, screen: bool, serial: Vec<String>) -> Self {
-        let (state, synced_at, bytes, reason) = (RecordingState::Recording, None, 0, None);
-        Self { state, screen, serial, started_at, synced_at, bytes, reason }
+        let (state, bytes, reason) = (RecordingState::Recording, 0, None);
+        Self { state, screen, serial, started_at, synced: BTreeMap::new(), bytes, reason }
+    }
+
+    /// Until when all tracks that run are certainly on the disk. `None` if one of them has written
+    /// nothing, or if none runs.
+    #[must_use]
+    pub fn synced_at(&self) -> Option<Timestamp> {
+        // `None` is less than every time.
+        self.synced.values().min().copied().flatten()
     }
 }
 

@@ -1,5 +1,6 @@
 //! One track of a recording: the screen, or one serial port. It has a file, which is written and
-//! synced on blocking threads, at most a second after each change.
+//! synced on blocking threads, at most a second after each change. Each second the track says until
+//! when it is on the disk.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,10 +14,12 @@ use crate::telemetry::artifacts::ArtifactMetrics;
 /// How long after a change the file is synced, so that a crash loses at most this time.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
 
-/// What all tracks of a recording share.
+/// What a track is made of, apart from its file.
 #[derive(Clone)]
 pub struct TrackParts {
     pub lease: LeaseId,
+    /// The name of the track.
+    pub name: String,
     pub clock: Clock,
     pub statuses: RecordingStatuses,
     pub metrics: ArtifactMetrics,
@@ -34,6 +37,8 @@ pub struct TrackFile {
     offset: u64,
     opened_at: Duration,
     dirty_since: Option<Duration>,
+    /// When the track last said that it is on the disk, as the elapsed time of the clock.
+    reported_at: Duration,
     /// The number of bytes of the file that the status and the metrics have counted.
     counted: u64,
 }
@@ -76,9 +81,12 @@ impl TrackFile {
         let offset = u64::try_from(passed / 1_000).unwrap_or_default().max(continued.last_at);
         let opened_at = parts.clock.elapsed();
         let (dirty_since, counted) = (None, writer.length());
-        parts.statuses.update(parts.lease, |status| status.bytes += counted);
-        let mut this =
-            Self { parts, writer: Some(writer), offset, opened_at, dirty_since, counted };
+        parts.statuses.update(parts.lease, |status| {
+            status.bytes += counted;
+            status.synced.insert(parts.name.clone(), None);
+        });
+        let (reported_at, writer) = (opened_at, Some(writer));
+        let mut this = Self { parts, writer, offset, opened_at, dirty_since, reported_at, counted };
         if continued.ended.is_none() {
             this.append(Recorded::Start(now)).await?;
         }
@@ -114,22 +122,31 @@ impl TrackFile {
         Ok(())
     }
 
-    /// When [`TrackFile::sync`] is due, as the elapsed time of the clock. `None` if everything is
-    /// on the disk.
+    /// When [`TrackFile::sync`] is due, as the elapsed time of the clock.
     #[must_use]
-    pub fn sync_at(&self) -> Option<Duration> {
-        self.dirty_since.map(|since| since + SYNC_AFTER)
+    pub fn sync_at(&self) -> Duration {
+        self.dirty_since.unwrap_or(self.reported_at) + SYNC_AFTER
     }
 
-    /// Writes everything to the disk.
+    /// Writes everything to the disk. If nothing is pending, all of the track until now is then on
+    /// the disk.
+    ///
+    /// # Parameters
+    /// - `is_pending`: whether something happened that is not written yet.
     ///
     /// # Errors
     /// [`RecError`]
-    pub async fn sync(&mut self) -> Result<(), RecError> {
-        self.dirty_since = None;
-        self.run(RecWriter::sync).await?;
+    pub async fn sync(&mut self, is_pending: bool) -> Result<(), RecError> {
         let now = self.parts.clock.now();
-        self.parts.statuses.update(self.parts.lease, |status| status.synced_at = Some(now));
+        self.reported_at = self.parts.clock.elapsed();
+        if self.dirty_since.take().is_some() {
+            self.run(RecWriter::sync).await?;
+        }
+        if !is_pending {
+            self.parts.statuses.update(self.parts.lease, |status| {
+                status.synced.insert(self.parts.name.clone(), Some(now));
+            });
+        }
         Ok(())
     }
 
@@ -137,7 +154,10 @@ impl TrackFile {
     /// is whole.
     pub async fn end(mut self, reason: String) {
         let _ = self.append(Recorded::End(reason)).await;
-        let _ = self.sync().await;
+        let _ = self.sync(false).await;
+        self.parts.statuses.update(self.parts.lease, |status| {
+            status.synced.remove(&self.parts.name);
+        });
     }
 
     async fn run(
