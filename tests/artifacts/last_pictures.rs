@@ -44,7 +44,7 @@ async fn the_last_picture_is_kept_however_the_lease_ends() {
     assert_eq!(ended.str("state"), "revoked");
     assert_has_login(&lab, &revoked, &login).await;
 
-    let expired = looked_at(&lab, json!({"ttl": "2s"})).await;
+    let expired = looked_at(&lab, json!({"ttl": "6s"})).await;
     lab.wait_until(&expired.path(), |lease| lease["state"] == "expired").await;
     assert_has_login(&lab, &expired, &login).await;
 }

@@ -4,7 +4,7 @@
 mod contents;
 mod last_pictures;
 mod limits;
-mod recordings;
+pub mod recordings;
 mod rights;
 mod uploads;
 

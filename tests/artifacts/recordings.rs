@@ -15,7 +15,7 @@ use super::{Held, MACHINE};
 use crate::harness::{Answer, Lab, LabOptions, eventually};
 use crate::screens::{decode, guest_picture};
 
-type Picture = (u32, u32, Vec<[u8; 3]>);
+pub type Picture = (u32, u32, Vec<[u8; 3]>);
 
 fn recorded() -> Value {
     json!({"prepare": {"power": "on"}, "record": {"screen": true}})
@@ -189,10 +189,9 @@ async fn a_recording_that_is_too_large_ends_and_its_lease_goes_on() {
     let lab = Lab::with_settings(|settings| settings.artifacts.recording_bytes = 60_000).await;
     let lease = Held::take(&lab, recorded()).await;
     let login = record_stage(&lab, &lease, ScreenStage::Login).await;
+    let mut stages = [ScreenStage::Desktop, ScreenStage::Login].into_iter().cycle();
     eventually("the recording to end", async || {
-        for stage in [ScreenStage::Desktop, ScreenStage::Login] {
-            lab.control().show_screen(MACHINE, stage);
-        }
+        lab.control().show_screen(MACHINE, stages.next().unwrap());
         recording(&lab, &lease).await["state"] == "ended"
     })
     .await;
