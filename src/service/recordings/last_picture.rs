@@ -92,9 +92,11 @@ impl LastPictureParts {
         // A secret that was typed last may still be on the screen.
         self.pauses.wait(&machine.id, false).await;
         let user = self.screens.join_screen(machine)?;
+        let before = user.frame();
         let (picture, failure) = match user.confirmed(CONFIRM_LIMIT).await {
             Ok(frame) => (frame.picture(), None),
-            Err(failure) => (user.frame().picture(), Some(failure)),
+            // A console that ended has no picture any more.
+            Err(failure) => (user.frame().picture().or_else(|| before.picture()), Some(failure)),
         };
         picture.ok_or_else(|| {
             failure.unwrap_or_else(|| {
