@@ -9,6 +9,7 @@ mod audit;
 mod base_path;
 mod client_address;
 mod compression;
+mod condition_fields;
 mod conditional;
 pub mod connections;
 mod content_coding;

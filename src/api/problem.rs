@@ -177,11 +177,13 @@ const TABLE: &[ProblemRow] = &[
         "The same `Idempotency-Key` was used before with another body or query.",
         "Use a new key for a new request."),
     row(Kind::InputInterrupted, Status::CONFLICT, Retry::No, "The input was interrupted",
-        "The machine got a part of the input: the connection to its screen ended, the machine was \
-         turned off, suspended or reverted, the right to drive ended, a condition of `until` did \
-         not become true, the client hung up, or otter stopped. `sent` says what the machine got; \
-         it is null if otter died in between. otter types no key twice.",
-        "Look at the screen, then decide what to type. Do not repeat the call."),
+        "The machine got a part of the input: the connection to its screen or serial port ended, \
+         the machine was turned off, suspended or reverted, the right to drive ended, a condition \
+         of `until` or `wait_for` did not become true, the client hung up, or otter stopped. \
+         `sent` says what the machine got; it is null if otter died in between. otter sends \
+         nothing twice.",
+        "Look at the screen or the output of the port, then decide what to send. Do not repeat the \
+         call."),
     row(Kind::HostRejected, Status::UNPROCESSABLE_ENTITY, Retry::No, "The host refused",
         "ESX refused the operation; `fault` has the reason.",
         "Read `fault` and remove the cause."),
@@ -206,6 +208,10 @@ const TABLE: &[ProblemRow] = &[
         "One viewer at a time may type and click, and another one does. GET \
          /v1/machines/{machine}/screen names it as `driver`.",
         "Look without driving (`mode=view`), or take over with `force=true`."),
+    row(Kind::SerialBusy, Status::CONFLICT, Retry::No, "Another client writes to the serial port",
+        "One client at a time may write to a serial port, and another one does. GET \
+         /v1/machines/{machine}/serial names it as `writer`.",
+        "Read without writing, or take over: open the stream with `mode=drive` and `force=true`."),
     row(Kind::UpgradeRequired, Status::UPGRADE_REQUIRED, Retry::No, "This path is a WebSocket",
         "The path serves WebSockets (RFC 6455), and the request is a plain GET or has another \
          version of the protocol.",
@@ -246,15 +252,18 @@ const TABLE: &[ProblemRow] = &[
         "Free space on the disk of the state directory; otter then continues by itself. GET \
          /readyz says why."),
     row(Kind::TooManyConsoles, Status::SERVICE_UNAVAILABLE, Retry::After,
-        "Too many screens are open",
-        "The screens of `screens.max_open` machines are in use at the same time.",
-        "Try again after `Retry-After`, or close viewers and waits of other machines."),
+        "Too many consoles are open",
+        "The screens of `screens.max_open` machines or `serial.max_open` serial ports are in use at \
+         the same time, or a machine has as many viewers or streams as it may.",
+        "Try again after `Retry-After`, or close viewers, streams and waits of other machines."),
     row(Kind::ConsoleUnavailable, Status::SERVICE_UNAVAILABLE, Retry::After,
-        "The screen cannot be reached",
+        "The console cannot be reached",
         "The host does not open a console of the machine, or the console does not answer. A \
-         machine that was just powered on has none for some seconds.",
+         machine that was just powered on has none for some seconds. Or otter has no connection to \
+         the serial port; the detail says why.",
         "Try again after `Retry-After`. The detail has the host's reason: it may limit the \
-         consoles of a machine, or the account lacks VirtualMachine.Interact.ConsoleInteract."),
+         consoles of a machine, or the account lacks VirtualMachine.Interact.ConsoleInteract. A \
+         serial port takes one client at a time."),
     row(Kind::TooManyWaits, Status::SERVICE_UNAVAILABLE, Retry::After, "Too many calls are waiting",
         "The number of waiting calls has reached `http.max_waits`.",
         "Try again after `Retry-After`."),
@@ -317,10 +326,11 @@ pub struct HostFault {
 /// The part of a call of input that a machine got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct InputSent {
-    /// The number of events that were done completely, from the first one on.
+    /// The number of events that were done completely, from the first one on. The input for a
+    /// serial port is one event.
     #[schema(example = 2)]
     pub events: u32,
-    /// The number of characters of `text` that were typed.
+    /// The number of characters of `text` that were typed, or of bytes that a serial port got.
     #[schema(example = 5)]
     pub characters: u32,
 }
@@ -384,8 +394,8 @@ pub struct Problem {
     /// For `input-interrupted`: what the machine got. Null if it is not known, and for other codes.
     #[schema(required)]
     pub sent: Option<InputSent>,
-    /// For waits for a screen that timed out: the last text on the screen, at most 2,000
-    /// characters. Null if no text was read, and for other problems.
+    /// For waits for a screen or a serial port that timed out: the last text on the screen or from
+    /// the port, at most 2,000 characters. Null if there was none, and for other problems.
     #[schema(required)]
     pub seen: Option<String>,
 }

@@ -77,6 +77,12 @@ stable_words! {
         DriverStarted = "screen.driver_started",
         /// The detail says why, and counts the keys and the pointer events.
         DriverEnded = "screen.driver_ended",
+        /// A call sent input to a serial port. The detail has the port and the number of bytes.
+        SerialInput = "serial.input",
+        /// A stream began to write to a serial port.
+        SerialWriterStarted = "serial.writer_started",
+        /// The detail says why, and counts the bytes.
+        SerialWriterEnded = "serial.writer_ended",
         /// The detail has the name and the size of the artifact.
         ArtifactStored = "artifact.stored",
         ArtifactDeleted = "artifact.deleted",

@@ -91,6 +91,8 @@ failure_kinds! {
     LeaseNotActive = "lease-not-active",
     /// Another viewer drives the screen of the machine.
     ConsoleBusy = "console-busy",
+    /// Another call or stream writes to the serial port.
+    SerialBusy = "serial-busy",
     /// The path serves only `WebSocket` connections.
     UpgradeRequired = "upgrade-required",
     QueueFull = "queue-full",
@@ -108,9 +110,10 @@ failure_kinds! {
     InventoryLoading = "inventory-loading",
     /// The store cannot write: its disk is full or read-only.
     StorageUnavailable = "storage-unavailable",
-    /// The screens of `screens.max_open` machines are in use.
+    /// As many screens, serial ports, viewers or streams as allowed are in use.
     TooManyConsoles = "too-many-consoles",
-    /// The host gives otter no console of the machine, or the console does not answer.
+    /// The host gives otter no console of the machine, or the console does not answer. Or otter has
+    /// no connection to a serial port.
     ConsoleUnavailable = "console-unavailable",
     TooManyWaits = "too-many-waits",
     ShuttingDown = "shutting-down",
@@ -160,14 +163,15 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
     /// What an interrupted call of input sent. `None` for other failures, and if it is not known.
     pub sent: Option<SentInput>,
-    /// What a wait for a screen saw last. `None` for other failures.
+    /// What a wait for a screen or a serial port saw last. `None` for other failures.
     pub seen: Option<Box<SeenScreen>>,
 }
 
-/// What a wait for a screen saw last. A log must not show it, so `Debug` does not either.
+/// What a wait for a screen or a serial port saw last. A log must not show it, so `Debug` does not
+/// either.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SeenScreen {
-    /// The last text on the screen. `None` if no text was read.
+    /// The last text on the screen or from the port. `None` if no text was read.
     pub text: Option<String>,
     /// The picture that otter keeps for an hour. `None` if there was none.
     pub picture: Option<ScreenPictureId>,
@@ -242,7 +246,7 @@ impl Failure {
         self
     }
 
-    /// Adds what a wait for a screen saw last.
+    /// Adds what a wait saw last.
     #[must_use]
     pub fn with_seen(mut self, seen: SeenScreen) -> Self {
         self.seen = Some(Box::new(seen));

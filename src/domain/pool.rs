@@ -60,6 +60,8 @@ pub struct Pool {
     pub may_keep_power: bool,
     /// Who may look at the screens of its machines while no lease holds them.
     pub screens: ScreenAccess,
+    /// When otter is connected to the serial ports of its machines.
+    pub serial: SerialAccess,
     /// Patterns that protect snapshots by their names or paths. Only an operator with an override
     /// may change a protected snapshot.
     pub protected_snapshots: Vec<String>,
@@ -78,6 +80,15 @@ pub enum ScreenAccess {
     Lease,
     /// Every caller who sees the machine.
     Public,
+}
+
+/// When otter is connected to the serial ports of a machine. It also is while a caller reads one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SerialAccess {
+    /// While a lease holds the machine.
+    #[default]
+    Lease,
+    Always,
 }
 
 impl RunningLimits {

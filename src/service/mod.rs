@@ -3,12 +3,14 @@
 
 pub mod artifacts;
 pub mod audit;
+pub mod call_ends;
 pub mod callers;
 pub mod datastores;
 pub mod event_stream;
 pub mod host_failure;
 pub mod hosts;
 pub mod idempotency;
+pub mod input_override;
 pub mod inventory;
 pub mod jobs;
 pub mod leases;
@@ -26,6 +28,7 @@ pub mod serial;
 pub mod snapshots;
 pub mod storage_watch;
 pub mod visibility;
+pub mod wait_conditions;
 
 use std::sync::Arc;
 

@@ -65,8 +65,8 @@ const RULES: &[Rule] = &[
         component: "esx",
         may: &["hypervisor", "domain", "telnet", "supervisor", "clock", "telemetry"],
     },
-    // The simulator must not use the SOAP messages of the backend, nor the codecs of RFB and telnet,
-    // because an error in them would pass every test.
+    // The simulator must not use the SOAP messages of the backend, nor the codecs of RFB and
+    // telnet, because an error in them would pass every test.
     Rule {
         component: "simulator",
         may: &["domain", "clock", "connection_stream", "esx::soap::xml", "rfb::constants"],

@@ -24,8 +24,7 @@ use crate::domain::machine::Machine;
 use crate::service::callers::Caller;
 use crate::service::jobs::authorization::Requester;
 use crate::service::screens::ViewerMode;
-use crate::service::screens::console_tokens::Console;
-use crate::service::screens::viewer_end::ViewerEnd;
+use crate::service::screens::console_tokens::{Console, ConsoleKind};
 use crate::service::screens::viewer_session::{FromViewer, ToViewer};
 use crate::service::screens::viewers::{Viewer, ViewerRequest};
 
@@ -98,7 +97,8 @@ pub async fn open_screen_viewer(
     let request = viewer_request(&api, caller, access, &headers, &query, &view.machine)?;
     // First, so that a plain GET shows why a browser's WebSocket would be refused.
     screens.check_viewer(&request, &view.machine)?;
-    let upgrade = websocket::check(upgrade, &headers)?;
+    let instead = "For one picture: GET /v1/machines/{machine}/screen.png.";
+    let upgrade = websocket::check(upgrade, &headers, instead)?;
     let viewer = screens.open_viewer(request, &view.machine)?;
     let state = api.clone();
     Ok(upgrade.on_upgrade(move |socket| async move {
@@ -127,8 +127,9 @@ fn viewer_request(
         }
         return Ok(ViewerRequest { requester, credential, mode, force });
     };
-    grant.check(machine, mode, force, api.services().screens.fence_of(machine))?;
-    let Console::Screen { mode, force } = grant.console;
+    let fence = api.services().screens.fence_of(machine);
+    grant.check(machine, ConsoleKind::Screen, mode, force, fence)?;
+    let Console { mode, force, .. } = grant.console;
     // The caller as it was identified now, with the address of this request.
     let requester = Requester { caller, ..grant.requester };
     Ok(ViewerRequest { requester, credential, mode, force })
@@ -143,7 +144,7 @@ async fn serve(api: ApiState, socket: WebSocket, viewer: Viewer) {
     let mut incoming = messages.take_while(|message| ready(message.is_some())).filter_map(ready);
     let end = viewer.serve(&mut incoming, &mut outgoing, api.stop()).await;
     tracing::debug!(end = end.as_str(), "a viewer of a screen ended");
-    let close = close_code(&end).map(|code| (code, end.reason()));
+    let close = websocket::close_code(&end).map(|code| (code, end.reason()));
     websocket::close(outgoing.into_inner(), stream, close, api.clock()).await;
 }
 
@@ -161,20 +162,6 @@ fn to_message(message: ToViewer) -> Message {
     match message {
         ToViewer::Bytes(bytes) => Message::Binary(bytes),
         ToViewer::Ping => Message::Ping(Bytes::new()),
-    }
-}
-
-/// The code of the close message. `None` if there is no one to send it to.
-const fn close_code(end: &ViewerEnd) -> Option<u16> {
-    match end {
-        ViewerEnd::Left | ViewerEnd::Silent => None,
-        // RFC 6455, section 7.4.1: a protocol error.
-        ViewerEnd::Protocol(_) => Some(1002),
-        ViewerEnd::TokenRefused => Some(4401),
-        ViewerEnd::RightEnded(_) | ViewerEnd::MachineGone => Some(4403),
-        ViewerEnd::TakenOver => Some(4409),
-        ViewerEnd::LeaseEnded(_) => Some(4423),
-        ViewerEnd::ShuttingDown => Some(4503),
     }
 }
 

@@ -8,24 +8,22 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
-use crate::api::extract::{check_printable_field, failure_in_body, some_duration_text};
+use crate::api::condition_fields;
+use crate::api::extract::{failure_in_body, some_duration_text};
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::screen::{Region, ScreenSize};
 use crate::service::machines::shorten;
 use crate::service::screens::conditions::{
-    DEFAULT_TOLERANCE, MAX_CONDITIONS, MAX_IMAGES, MAX_TEXT, ScreenCondition, ScreenConditions,
-    StillCondition, Subject, compile_regex,
+    DEFAULT_TOLERANCE, MAX_IMAGES, ScreenCondition, ScreenConditions, StillCondition, Subject,
 };
 use crate::service::screens::picture_search::{DEFAULT_SIMILARITY, Template};
 use crate::service::screens::png;
 use crate::service::screens::text_match::Needle;
+use crate::service::wait_conditions::compile_regex;
 
 /// The largest body of a wait, in bytes.
 pub const MAX_BODY: usize = 4 * 1024 * 1024;
-
-/// The largest name of a condition, in characters.
-const MAX_NAME: usize = 64;
 
 /// The largest margin of an image, in pixels.
 const MAX_MARGIN: u16 = ScreenSize::MAX_SIDE;
@@ -171,19 +169,14 @@ pub fn screen_conditions(
 ) -> Result<ScreenConditions, Failure> {
     let in_any = format!("{at}/any");
     let still = still.map(|text| parse_still(&format!("{at}/still"), &text)).transpose()?;
-    if any.as_ref().is_some_and(Vec::is_empty) {
-        let detail = "any is empty; add a condition.".to_owned();
-        return Err(failure_in_body(&in_any, "empty", detail));
-    }
     if any.is_none() && still.is_none() {
         let detail = "There is nothing to wait for; set any or still.".to_owned();
         return Err(failure_in_body(&in_any, "missing", detail));
     }
-    let any = any.unwrap_or_default();
-    if any.len() > MAX_CONDITIONS {
-        let detail = format!("any has {} conditions; at most {MAX_CONDITIONS}.", any.len());
-        return Err(failure_in_body(&in_any, "out-of-range", detail));
+    if let Some(any) = &any {
+        condition_fields::check_count(&in_any, any.len())?;
     }
+    let any = any.unwrap_or_default();
     let images = any.iter().filter(|condition| condition.image.is_some()).count();
     if images > MAX_IMAGES {
         let detail = format!("any has {images} images; at most {MAX_IMAGES}.");
@@ -246,11 +239,7 @@ fn parse_condition(at: &str, condition: ConditionRequest) -> Result<ScreenCondit
         return Err(failure_in_body(at, "not-one-of", detail));
     }
     if let Some(name) = &name {
-        check_printable_field(&format!("{at}/name"), name)?;
-        if name.is_empty() || name.chars().count() > MAX_NAME {
-            let detail = format!("name must have 1 to {MAX_NAME} characters.");
-            return wrong("name", "out-of-range", detail);
-        }
+        condition_fields::check_name(&format!("{at}/name"), name)?;
     }
     for (field, is_given) in [("similarity", similarity.is_some()), ("margin", margin.is_some())] {
         if is_given && image.is_none() {
@@ -268,7 +257,8 @@ fn parse_condition(at: &str, condition: ConditionRequest) -> Result<ScreenCondit
     let subject = if let Some(text) = text {
         parse_text(&format!("{at}/text"), &text)?
     } else if let Some(regex) = regex {
-        parse_regex(&format!("{at}/regex"), &regex)?
+        let at = format!("{at}/regex");
+        Subject::Regex(condition_fields::parse_regex(&at, &regex, compile_regex)?)
     } else {
         let similarity =
             similarity.map(|share| parse_share(&format!("{at}/similarity"), share)).transpose()?;
@@ -292,24 +282,10 @@ fn parse_condition(at: &str, condition: ConditionRequest) -> Result<ScreenCondit
 }
 
 fn parse_text(at: &str, text: &str) -> Result<Subject, Failure> {
-    if text.chars().nth(MAX_TEXT).is_some() {
-        let detail = format!("text has more than {MAX_TEXT} characters.");
-        return Err(failure_in_body(at, "out-of-range", detail));
-    }
+    condition_fields::check_text_length(at, text)?;
     Needle::new(text).map(Subject::Text).ok_or_else(|| {
         let detail = format!("Nothing of the text {} can be compared.", shorten(text));
         failure_in_body(at, "empty", detail)
-    })
-}
-
-fn parse_regex(at: &str, regex: &str) -> Result<Subject, Failure> {
-    if regex.is_empty() {
-        let detail = "regex is empty, so that it is everywhere.".to_owned();
-        return Err(failure_in_body(at, "empty", detail));
-    }
-    compile_regex(regex).map(Subject::Regex).map_err(|error| {
-        let detail = format!("regex is {}: {error}.", shorten(regex));
-        failure_in_body(at, "not-a-regex", detail)
     })
 }
 

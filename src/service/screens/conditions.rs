@@ -3,27 +3,15 @@
 
 use std::time::Duration;
 
-use regex::{Regex, RegexBuilder};
+use regex::Regex;
 
 use super::picture_search::{self, SearchArea, SearchTooLong, Template};
 use super::text_match::{Needle, ReadText};
 use crate::domain::screen::{Picture, Region, ScreenSize};
 use crate::domain::screen_text::ScreenText;
 
-/// The largest number of conditions of one wait.
-pub const MAX_CONDITIONS: usize = 16;
-
 /// The largest number of conditions of one wait that search for an image.
 pub const MAX_IMAGES: usize = 4;
-
-/// The largest regular expression, in bytes.
-pub const MAX_REGEX: usize = 1024;
-
-/// The largest text of a condition, in characters.
-pub const MAX_TEXT: usize = 1024;
-
-/// The largest compiled regular expression, in bytes. The time of a search grows with it.
-const MAX_COMPILED_REGEX: usize = 1024 * 1024;
 
 /// The share of the pixels that may change while a region counts as still.
 pub const DEFAULT_TOLERANCE: f64 = 0.005;
@@ -185,37 +173,11 @@ impl ScreenCondition {
     }
 }
 
-/// Compiles a regular expression of a caller, with the limits that keep its searches fast.
-///
-/// # Errors
-/// The first line that says what is wrong with it.
-pub fn compile_regex(pattern: &str) -> Result<Regex, String> {
-    if pattern.len() > MAX_REGEX {
-        return Err(format!("it has {} bytes, and {MAX_REGEX} are allowed", pattern.len()));
-    }
-    let built = RegexBuilder::new(pattern)
-        .size_limit(MAX_COMPILED_REGEX)
-        .dfa_size_limit(MAX_COMPILED_REGEX)
-        .nest_limit(50)
-        .build();
-    built.map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => {
-            "it is too large once its repetitions are counted; use smaller ones".to_owned()
-        }
-        // The parser draws the pattern and the place over several lines; the last one is the
-        // reason.
-        error => {
-            let text = error.to_string();
-            let last = text.lines().rev().find(|line| !line.trim().is_empty());
-            last.unwrap_or(&text).trim().trim_start_matches("error: ").to_owned()
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::text_match::Word;
     use super::*;
+    use crate::service::wait_conditions::compile_regex;
 
     const SIZE: ScreenSize = ScreenSize { width: 800, height: 600 };
 
@@ -248,15 +210,6 @@ mod tests {
         };
         assert_eq!(find("(?i)log in"), None, "nothing is folded");
         assert_eq!(find(r"L\dg In\nus").unwrap().text.as_deref(), Some("L0g In\nus"));
-    }
-
-    #[test]
-    fn regular_expressions_that_explode_are_refused() {
-        assert!(compile_regex("a{1000}{1000}").unwrap_err().contains("too large"));
-        assert!(compile_regex(&"a".repeat(1025)).unwrap_err().contains("1025 bytes"));
-        assert!(compile_regex(&"(".repeat(500)).is_err());
-        let unclosed = compile_regex("(abc").unwrap_err();
-        assert_eq!(unclosed, "unclosed group");
     }
 
     #[test]

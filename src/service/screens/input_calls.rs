@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::input_call::{CallEnds, InputCall, InputCallsParts, InputDone};
+use super::input_call::{InputCall, InputCallsParts, InputDone};
 use super::input_record::ClaimedInput;
 use super::input_run::InputRun;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::machine::Machine;
+use crate::service::call_ends::CallEnds;
 use crate::storage::InputAnswer;
 
 /// How long a call waits until the screen of its machine is open. Right after a power-on, a host

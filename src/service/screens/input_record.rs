@@ -100,8 +100,9 @@ impl InputRecords {
 
 /// The failure of a repeat whose first call has no answer.
 fn died() -> Failure {
-    let detail = "otter died while the first call with this Idempotency-Key typed, so the machine \
-                  may have got a part of the input. Look at the screen, then decide what to type.";
+    let detail = "otter died while the first call with this Idempotency-Key sent its input, so \
+                  the machine may have got a part of it. Look at the machine, then decide what to \
+                  send.";
     Failure::new(FailureKind::InputInterrupted, detail)
 }
 

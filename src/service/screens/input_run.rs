@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::input_call::{CallEnds, InputCall, InputCallsParts, InputDone, Until};
+use super::input_call::{InputCall, InputCallsParts, InputDone, Until};
 use super::input_lane::Turn;
 use super::rights::DriveRight;
 use super::screen_input::{InputLost, ScreenInput};
 use super::screen_user::ScreenUser;
 use super::wait::{ScreenMatch, Sight, WaitTerms};
-use super::{RightChanges, Screens};
+use super::RightChanges;
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind, InputError};
@@ -22,7 +22,9 @@ use crate::domain::input::{
 };
 use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
+use crate::service::call_ends::CallEnds;
 use crate::service::idempotency::KeyClaim;
+use crate::service::input_override::record_override;
 use crate::storage::InputAnswer;
 
 /// How long the release of held keys may take.
@@ -262,8 +264,17 @@ impl<'c> InputRun<'c> {
             self.parts.records.begin(claim).await?;
             self.has_begun = true;
         }
-        let requester = &self.call.requester;
-        self.parts.record_override(&self.machine, requester, self.right.authorization).await;
+        let InputCallsParts { audit, leases, clock, .. } = self.parts;
+        record_override(
+            audit,
+            leases,
+            clock.now(),
+            &self.machine,
+            &self.call.requester,
+            self.right.authorization,
+            AuditAction::ScreenInput,
+        )
+        .await;
         Ok(())
     }
 
@@ -273,7 +284,7 @@ impl<'c> InputRun<'c> {
         tokio::select! {
             biased;
             failure = ends.ended(machine) => return Err(failure),
-            failure = right_ended(&parts.screens, right_changes, call, machine) => {
+            failure = right_changes.drive_right_ended(&parts.screens, &call.requester, machine) => {
                 return Err(failure);
             }
             () = connection_ended(user, *epoch) => {}
@@ -428,21 +439,6 @@ impl<'c> InputRun<'c> {
             duration: Some(parts.clock.elapsed().saturating_sub(self.started)),
             ..record
         }
-    }
-}
-
-/// Waits until the caller has no longer the right to drive.
-async fn right_ended(
-    screens: &Screens,
-    changes: &mut RightChanges,
-    call: &InputCall,
-    machine: &Machine,
-) -> Failure {
-    loop {
-        if let Err(failure) = screens.may_drive(&call.requester, machine) {
-            return failure;
-        }
-        changes.changed().await;
     }
 }
 

@@ -35,7 +35,7 @@ mod upstream_task;
 pub mod viewer_damage;
 pub mod viewer_end;
 mod viewer_pieces;
-mod viewer_rights;
+pub mod viewer_rights;
 pub mod viewer_session;
 pub mod viewers;
 pub mod wait;

@@ -1,4 +1,4 @@
-//! Who may look at a screen, and who may type and click.
+//! Who may look at a screen and serial ports, and who may send input.
 
 use tokio::sync::watch;
 
@@ -58,6 +58,21 @@ impl RightChanges {
             else => std::future::pending().await,
         }
     }
+
+    /// Waits until a caller has no longer the right to drive a machine.
+    pub async fn drive_right_ended(
+        &mut self,
+        screens: &Screens,
+        requester: &Requester,
+        machine: &Machine,
+    ) -> Failure {
+        loop {
+            if let Err(failure) = screens.may_drive(requester, machine) {
+                return failure;
+            }
+            self.changed().await;
+        }
+    }
 }
 
 /// As [`Screens::may_look`].
@@ -74,7 +89,7 @@ pub(super) fn may_look(
     let protection = &settings.protection;
     if protection.covers(machine) || protection.is_self(machine) {
         let detail = format!(
-            "{} is protected, so only operators may look at its screen; {} is {}.",
+            "{} is protected, so only operators may look at its screen and serial ports; {} is {}.",
             machine.name,
             caller.name,
             caller.role.with_article()
@@ -93,7 +108,7 @@ pub(super) fn may_look(
         } else {
             let detail = format!(
                 "{} is leased by {}. Only the holder of the lease and operators may look at its \
-                 screen: send Otter-Lease: <id>.<secret>.",
+                 screen and serial ports: send Otter-Lease: <id>.<secret>.",
                 machine.name, lease.holder
             );
             Err(Failure::new(FailureKind::Forbidden, detail)
@@ -109,7 +124,8 @@ pub(super) fn may_look(
         return Ok(());
     }
     let detail = format!(
-        "{} is {} and does not hold {}. To look at the screen, lease the machine: POST /v1/leases.",
+        "{} is {} and does not hold {}. To look at its screen or serial ports, lease the machine: \
+         POST /v1/leases.",
         caller.name,
         caller.role.with_article(),
         machine.name
@@ -132,8 +148,7 @@ pub(super) fn may_drive(
     // A lease alone is not enough: a viewer changes nothing, whatever it shows.
     if caller.role < Role::Runner {
         let detail = format!(
-            "{} is {}, and only runners and operators type and click. Nothing was typed or \
-             clicked.",
+            "{} is {}, and only runners and operators send input. Nothing was sent.",
             caller.name,
             caller.role.with_article()
         );
@@ -150,7 +165,7 @@ pub(super) fn may_drive(
         } else {
             "machines.protected of otter's configuration names it"
         };
-        let detail = format!("{} is protected: {why}. Nothing was typed or clicked.", machine.name);
+        let detail = format!("{} is protected: {why}. Nothing was sent.", machine.name);
         return Err(Failure::new(FailureKind::SelfProtection, detail)
             .with_machine(&machine.id, &machine.name));
     }

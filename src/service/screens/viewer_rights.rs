@@ -133,8 +133,7 @@ pub fn check(
     }
     if caller.role < Role::Runner {
         let detail = format!(
-            "{} is {}, and only runners and operators type and click. Open the screen with \
-             mode=view.",
+            "{} is {}, and only runners and operators send input. Open it with mode=view.",
             caller.name,
             caller.role.with_article()
         );

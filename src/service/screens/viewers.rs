@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::Screens;
-use super::console_tokens::{Console, ConsoleGrant, ConsoleTokens, IssuedToken};
+use super::console_tokens::{Console, ConsoleGrant, ConsoleKind, ConsoleTokens, IssuedToken};
 use super::drive::{DriverInput, Drivers, InputCounts};
 use super::state::{DriverInfo, ViewerInfo, ViewerMode};
 use super::viewer_end::ViewerEnd;
@@ -202,7 +202,7 @@ impl Screens {
             requester,
             credential,
             machine: machine.identity(),
-            console: Console::Screen { mode, force },
+            console: Console { kind: ConsoleKind::Screen, mode, force },
             fence: self.fence_of(machine),
         })
     }

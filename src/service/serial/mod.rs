@@ -3,19 +3,34 @@
 //!
 //! `registry` opens one connection for each port on demand, `port_task` keeps it, and `port_log`
 //! keeps the output: in memory (`ring`), in files (`segments`), with its gaps (`gap_list`). `keeper`
-//! holds the ports of leased machines open. `ways` says how otter reaches a port. Who may read and
-//! who may write follows the rights on the screen of the machine.
+//! holds the ports of leased machines open. `ways` says how otter reaches a port, and `directory`
+//! whose machine dials otter. `wait` and `prepare_wait` wait for output that `conditions` find,
+//! `input_call` and `input_run` send input, and `streams` and `stream` serve terminals. Who may read
+//! and who may write follows the rights on the screen of the machine.
 
+pub mod conditions;
+mod directory;
 mod gap_list;
 mod hold;
+pub mod input_call;
+mod input_run;
+mod keeper;
+pub mod plain_text;
 mod port_log;
+#[cfg(test)]
+mod port_log_tests;
 mod port_task;
+mod prepare_wait;
 mod reader;
 mod registry;
 mod ring;
 mod segments;
 mod shared_port;
+pub mod stream;
+pub mod streams;
+pub mod wait;
 mod ways;
+mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +38,6 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind, InputError};
-use crate::domain::ids::{LeaseId, MachineId};
 use crate::domain::machine::{Machine, SerialPort};
 use crate::domain::serial::{Gap, PortAccess, PortName};
 use crate::hypervisor::Capability;
@@ -34,7 +48,6 @@ use crate::service::leases::published::PublishedLeases;
 use crate::service::live_settings::LiveSettings;
 use crate::service::machines::shorten;
 use crate::service::screens::{DriverInfo, Screens};
-use crate::service::seats::Seats;
 use crate::service::storage_watch::store_failure;
 use crate::storage::SerialStorage;
 use crate::supervisor::Supervisor;
@@ -46,7 +59,9 @@ pub use self::reader::{SerialPiece, SerialReader};
 pub use self::shared_port::{InputLost, PortStatus, PortUse};
 
 use self::registry::{Registry, RegistryParts};
+use self::streams::OpenStreams;
 use self::ways::{NoWay, Ways};
+use self::writer::Writers;
 
 /// `[serial]` of the configuration, and what else decides about serial ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,18 +125,8 @@ pub struct Serial {
     settings: SerialSettings,
     ways: Ways,
     registry: Registry,
-    writers: Arc<Writers>,
-}
-
-/// The writer of each port.
-type Writers = Seats<(MachineId, i32), WriterInfo>;
-
-/// The one that may send input to a port.
-#[derive(Clone, Debug)]
-pub struct WriterInfo {
-    pub driver: DriverInfo,
-    /// Whether it is a call, which ends by itself. Further calls wait for it.
-    pub is_call: bool,
+    writers: Writers,
+    streams: Arc<OpenStreams>,
 }
 
 /// The state of one port.
@@ -193,7 +198,8 @@ impl Serial {
             settings,
             ways,
             registry,
-            writers: Arc::default(),
+            writers: Writers::default(),
+            streams: Arc::default(),
         }
     }
 
@@ -215,16 +221,10 @@ impl Serial {
                 reason,
                 bounds: log.bounds(),
                 gaps: log.gaps(),
-                writer: self.writer(machine, port.key).map(|writer| writer.driver),
+                writer: self.writers.of(&machine.id, port.key).map(|writer| writer.driver),
             });
         }
         Ok(states)
-    }
-
-    /// The one that may send input to a port now.
-    #[must_use]
-    pub fn writer(&self, machine: &Machine, port: i32) -> Option<WriterInfo> {
-        self.writers.of(&(machine.id.clone(), port))
     }
 
     /// Opens a port, or joins the users of its open connection. Does not wait for the connection.

@@ -1,7 +1,7 @@
 //! The ports that are open: at most one task for each, begun on demand, and ended when no one has
 //! used the port for a while. Also the logs of all ports that were used since the start.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
@@ -124,6 +124,21 @@ impl Registry {
         let ports = self.ports();
         let mut open = ports.open.values();
         open.any(|shared| folder_name(&id_of(&shared.machine, shared.key)) == folder)
+    }
+
+    /// Forgets the logs of closed ports whose machine is gone.
+    ///
+    /// # Parameters
+    /// - `known`: the keys of the machines that are there.
+    pub fn forget_logs(&self, known: &HashSet<String>) {
+        let mut ports = self.ports();
+        let Ports { open, logs, closed } = &mut *ports;
+        let is_open: HashSet<PortId> =
+            open.values().map(|shared| id_of(&shared.machine, shared.key)).collect();
+        logs.retain(|id, log| {
+            known.contains(&id.machine) || is_open.contains(id) || Arc::strong_count(log) > 1
+        });
+        closed.retain(|id| logs.contains_key(id));
     }
 
     fn log_in(&self, ports: &mut Ports, machine: &Machine, key: i32) -> Arc<PortLog> {
