@@ -253,8 +253,8 @@ const TABLE: &[ProblemRow] = &[
          /readyz says why."),
     row(Kind::TooManyConsoles, Status::SERVICE_UNAVAILABLE, Retry::After,
         "Too many consoles are open",
-        "The screens of `screens.max_open` machines or `serial.max_open` serial ports are in use at \
-         the same time, or a machine has as many viewers or streams as it may.",
+        "The screens of `screens.max_open` machines or `serial.max_open` serial ports are in use \
+         at the same time, or a machine has as many viewers or streams as it may.",
         "Try again after `Retry-After`, or close viewers, streams and waits of other machines."),
     row(Kind::ConsoleUnavailable, Status::SERVICE_UNAVAILABLE, Retry::After,
         "The console cannot be reached",

@@ -203,8 +203,8 @@ pub trait Hypervisor: Send + Sync {
         Err(HostError::new(HostErrorKind::NotSupported, "The host gives no pictures of screens."))
     }
 
-    /// Opens a connection to a serial port of a machine, on the way that `route` names. It makes one
-    /// try, except that it waits for a machine that dials otter itself. Cancel safe.
+    /// Opens a connection to a serial port of a machine, on the way that `route` names. It makes
+    /// one try, except that it waits for a machine that dials otter itself. Cancel safe.
     ///
     /// # Parameters
     /// - `port`: the key of the port.
@@ -228,7 +228,8 @@ pub trait Hypervisor: Send + Sync {
     /// otter only waits.
     ///
     /// # Parameters
-    /// - `allowed`: the networks of the hosts that may dial. Empty: the addresses of the host's API.
+    /// - `allowed`: the networks of the hosts that may dial. Empty: the addresses of the host's
+    ///   API.
     /// - `directory`: knows the machines and their ports.
     async fn accept_serial(
         &self,

@@ -1,5 +1,5 @@
-//! Seats: each belongs to at most one holder at a time, such as the driver of a screen or the writer
-//! of a serial port.
+//! Seats: each belongs to at most one holder at a time, such as the driver of a screen or the
+//! writer of a serial port.
 //!
 //! ```text
 //! free ──take──► held ──take with force──► held by another

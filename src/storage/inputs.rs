@@ -14,8 +14,8 @@ pub struct InputAnswer {
     /// Why the call ended before its last event. `None` if it sent everything. It never contains
     /// a text that the caller sent.
     pub interruption: Option<String>,
-    /// What a call found that then waited for the output of a serial port, as JSON. `None` for other
-    /// calls.
+    /// What a call found that then waited for the output of a serial port, as JSON. `None` for
+    /// other calls.
     pub result: Option<String>,
 }
 

@@ -26,8 +26,8 @@ pub struct StoredSerialPort {
     pub updated_at: Timestamp,
 }
 
-/// The rows of the serial ports. The rules of [`Storage`](super::Storage) for reads and writes apply
-/// here too.
+/// The rows of the serial ports. The rules of [`Storage`](super::Storage) for reads and writes
+/// apply here too.
 #[async_trait]
 pub trait SerialStorage: Send + Sync {
     /// Commits the state of a port. The stored `reserved` never decreases.

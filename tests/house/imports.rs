@@ -27,6 +27,7 @@ const RULES: &[Rule] = &[
             "connection_stream",
             "telemetry",
             "fail_points",
+            "storage::ArtifactFilter",
             "storage::AuditCursor",
             "storage::AuditEntry",
             "storage::AuditFilter",

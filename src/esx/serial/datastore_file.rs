@@ -1,5 +1,6 @@
-//! The file of a serial port on a datastore, read by ranges while it grows. What the file has when it
-//! is opened does not count as output: as on every other port, output begins with the connection.
+//! The file of a serial port on a datastore, read by ranges while it grows. What the file has when
+//! it is opened does not count as output: as on every other port, output begins with the
+//! connection.
 
 use std::io;
 use std::pin::Pin;

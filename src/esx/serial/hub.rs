@@ -49,8 +49,8 @@ pub struct Registered {
     requests: mpsc::Receiver<Request>,
 }
 
-/// A connection in the hands of its user. When it is dropped, it goes back to the hub, unless it has
-/// ended.
+/// A connection in the hands of its user. When it is dropped, it goes back to the hub, unless it
+/// has ended.
 #[derive(Debug)]
 pub struct HubStream {
     /// `None` once it has ended.

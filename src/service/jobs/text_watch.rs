@@ -1,5 +1,5 @@
-//! What a preparation that waits for a text, on the screen or on a serial port, needs of the screens
-//! and the serial ports, which are built on jobs and implement this.
+//! What a preparation that waits for a text, on the screen or on a serial port, needs of the
+//! screens and the serial ports, which are built on jobs and implement this.
 
 use std::sync::Arc;
 

@@ -228,11 +228,7 @@ mod tests {
             },
             credential: Credential::none(),
             machine: machine("16").identity(),
-            console: Console {
-                kind: ConsoleKind::Screen,
-                mode: ViewerMode::Drive,
-                force: false,
-            },
+            console: Console { kind: ConsoleKind::Screen, mode: ViewerMode::Drive, force: false },
             fence: 3,
         }
     }

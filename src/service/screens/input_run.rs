@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
+use super::RightChanges;
 use super::input_call::{InputCall, InputCallsParts, InputDone, Until};
 use super::input_lane::Turn;
 use super::rights::DriveRight;
 use super::screen_input::{InputLost, ScreenInput};
 use super::screen_user::ScreenUser;
 use super::wait::{ScreenMatch, Sight, WaitTerms};
-use super::RightChanges;
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind, InputError};

@@ -50,16 +50,16 @@ pub struct SerialMatch {
     pub next_offset: u64,
 }
 
-/// A search in bytes that come piece by piece. The match that ends first is found; of those that end
-/// at the same byte, the one of the first condition. No match has a gap in it.
+/// A search in bytes that come piece by piece. The match that ends first is found; of those that
+/// end at the same byte, the one of the first condition. No match has a gap in it.
 #[derive(Debug)]
 pub struct SerialSearch {
     /// The last bytes.
     window: Vec<u8>,
     /// The offset of the first byte of the window.
     start: u64,
-    /// Whether the search began later than with the first byte of the window. That byte is then only
-    /// there so that `^` does not match after it.
+    /// Whether the search began later than with the first byte of the window. That byte is then
+    /// only there so that `^` does not match after it.
     is_cut: bool,
 }
 

@@ -111,7 +111,8 @@ impl SerialInputs {
     ///   writes, `queue-full`, `idempotency-mismatch`, `invalid-power-state`, `not-supported` if
     ///   the port takes no input, `console-unavailable` if otter cannot connect to it,
     ///   `too-many-consoles`, `wait-timeout`, `shutting-down`
-    /// - after it: `input-interrupted`, with the cause in `errors` and the number of bytes in `sent`
+    /// - after it: `input-interrupted`, with the cause in `errors` and the number of bytes in
+    ///   `sent`
     pub async fn run(&self, call: SerialInputCall) -> Result<SerialInputDone, Failure> {
         let parts = Arc::clone(&self.0);
         let hung_up = CancellationToken::new();

@@ -275,8 +275,8 @@ impl<'c> InputRun<'c> {
         let sent = self.sent.characters;
         let all = self.call.bytes.expose_secret().len();
         let detail = format!(
-            "{} of {} got {sent} of {all} bytes, then the call ended ({}). {} Look at the output of \
-             the port before you send more.",
+            "{} of {} got {sent} of {all} bytes, then the call ended ({}). {} Look at the output \
+             of the port before you send more.",
             label(&self.call.port),
             self.machine.name,
             cause.kind.code(),

@@ -83,7 +83,8 @@ impl Serial {
                     held.insert(port, usage);
                 }
                 Err(failure) => {
-                    tracing::debug!(machine = %machine.id, port = port.1, %failure, "not held open");
+                    let (machine, key) = port;
+                    tracing::debug!(%machine, key, %failure, "a serial port is not held open");
                 }
             }
         }

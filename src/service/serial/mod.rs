@@ -1,12 +1,12 @@
-//! Serial ports of machines: what they output is kept with offsets that only grow, for any number of
-//! readers, and one writer at a time sends input.
+//! Serial ports of machines: what they output is kept with offsets that only grow, for any number
+//! of readers, and one writer at a time sends input.
 //!
 //! `registry` opens one connection for each port on demand, `port_task` keeps it, and `port_log`
-//! keeps the output: in memory (`ring`), in files (`segments`), with its gaps (`gap_list`). `keeper`
-//! holds the ports of leased machines open. `ways` says how otter reaches a port, and `directory`
-//! whose machine dials otter. `wait` and `prepare_wait` wait for output that `conditions` find,
-//! `input_call` and `input_run` send input, and `streams` and `stream` serve terminals. Who may read
-//! and who may write follows the rights on the screen of the machine.
+//! keeps the output: in memory (`ring`), in files (`segments`), with its gaps (`gap_list`).
+//! `keeper` holds the ports of leased machines open. `ways` says how otter reaches a port, and
+//! `directory` whose machine dials otter. `wait` and `prepare_wait` wait for output that
+//! `conditions` find, `input_call` and `input_run` send input, and `streams` and `stream` serve
+//! terminals. Who may read and who may write follows the rights on the screen of the machine.
 
 pub mod conditions;
 mod directory;
@@ -148,7 +148,8 @@ pub enum ReadFrom {
     /// The first byte that is kept.
     First,
     Offset(u64),
-    /// This many bytes before the end, or the first byte that is kept. Zero: what comes from now on.
+    /// This many bytes before the end, or the first byte that is kept. Zero: what comes from now
+    /// on.
     BeforeEnd(u64),
 }
 
@@ -206,8 +207,8 @@ impl Serial {
     /// The state of all ports of a machine. Opens none.
     ///
     /// # Errors
-    /// `not-supported` if the host gives no access to serial ports, `internal` if the storage cannot
-    /// be read.
+    /// `not-supported` if the host gives no access to serial ports, `internal` if the storage
+    /// cannot be read.
     pub async fn states(&self, machine: &Machine) -> Result<Vec<PortState>, Failure> {
         self.hosts.with_capability(Capability::Serial, machine)?;
         let mut states = Vec::with_capacity(machine.serial_ports.len());

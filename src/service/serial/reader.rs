@@ -1,5 +1,5 @@
-//! A reader of the output of a serial port. Reading consumes nothing, and each reader has a position
-//! of its own.
+//! A reader of the output of a serial port. Reading consumes nothing, and each reader has a
+//! position of its own.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -105,8 +105,8 @@ impl Segments {
 pub struct SegmentWriter(Option<(File, Segment)>);
 
 impl SegmentWriter {
-    /// Appends bytes to the newest file, or to a new one if they do not follow it or if it is large.
-    /// If the disk refuses a part of them, the file is as before.
+    /// Appends bytes to the newest file, or to a new one if they do not follow it or if it is
+    /// large. If the disk refuses a part of them, the file is as before.
     ///
     /// # Returns
     /// The file that has the bytes.

@@ -1,5 +1,5 @@
-//! The streams of all ports: opens them within the limits, makes the tokens with which browsers open
-//! them, and audits writers.
+//! The streams of all ports: opens them within the limits, makes the tokens with which browsers
+//! open them, and audits writers.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -145,8 +145,8 @@ impl Serial {
         Ok(SerialStream { parts, record, _place: place })
     }
 
-    /// Makes a token with which a browser opens a stream. All checks are made now, because a browser
-    /// does not show its page why a WebSocket was refused.
+    /// Makes a token with which a browser opens a stream. All checks are made now, because a
+    /// browser does not show its page why a WebSocket was refused.
     ///
     /// # Errors
     /// As for [`Serial::open_stream`], and `too-many-requests` if the caller has too many tokens.

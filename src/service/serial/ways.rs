@@ -1,5 +1,5 @@
-//! The way to each serial port now, which depends on the machine that otter runs in, on the settings
-//! and on the power of the machine.
+//! The way to each serial port now, which depends on the machine that otter runs in, on the
+//! settings and on the power of the machine.
 
 use std::sync::Arc;
 
