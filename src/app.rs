@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::Context;
 use rustix::process::{Resource, getrlimit};
 use secrecy::SecretString;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::listener::Listener;
@@ -25,7 +26,9 @@ use crate::api::{ApiState, HttpSettings, connections};
 use crate::clock::Clock;
 use crate::config::{self, Config, Host, Listen};
 use crate::domain::answers::AnswerRules;
+use crate::domain::host_url;
 use crate::domain::machine_pattern::MachinePattern;
+use crate::domain::network::Network;
 use crate::domain::pool::Pools;
 use crate::domain::socket_access::SocketAccess;
 use crate::domain::verify::Verify;
@@ -61,6 +64,8 @@ use crate::service::screens::last_pictures::LastPictures;
 use crate::service::screens::ocr::Ocr;
 use crate::service::screens::wait::{ScreenWaits, ScreenWaitsParts};
 use crate::service::screens::{ScreenSettings, Screens, ScreensParts};
+use crate::service::serial::input_call::{SerialInputs, SerialInputsParts};
+use crate::service::serial::{Serial, SerialParts, SerialSettings};
 use crate::service::snapshots::{SnapshotProtection, SnapshotSettings};
 use crate::service::storage_watch::StorageWatch;
 use crate::service::visibility::Visibility;
@@ -104,6 +109,9 @@ pub struct Settings {
     /// The rules that answer the questions of all machines. The rules of pools take precedence.
     pub answers: AnswerRules,
     pub screens: ScreenSettings,
+    /// [`App::bind`] sets the folder, and what follows from the other settings.
+    pub serial: SerialSettings,
+    pub serial_listener: SerialListener,
     pub artifacts: ArtifactSettings,
     pub http: HttpSettings,
     pub event_stream: EventStreamSettings,
@@ -111,6 +119,15 @@ pub struct Settings {
     pub grace: Duration,
     /// Warnings about the configuration. Each is one sentence.
     pub warnings: Vec<String>,
+}
+
+/// Where otter listens for machines that dial it for their serial ports, and from where.
+#[derive(Clone, Debug, Default)]
+pub struct SerialListener {
+    /// `None`: it does not listen.
+    pub listen: Option<SocketAddr>,
+    /// Empty: the addresses of the host's API.
+    pub allowed_peers: Vec<Network>,
 }
 
 impl Settings {
@@ -153,6 +170,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
         answers,
         pools,
         screens,
+        serial,
         artifacts,
         audit,
         state,
@@ -186,6 +204,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
     options.connect_timeout = esx.connect_timeout;
     options.read_timeout = esx.read_timeout;
     options.answer_limit = esx.answer_limit;
+    options.tty.clone_from(&serial.tty);
     let config::Deadlines { power, guest, create, revert, remove, prepare } = jobs.deadlines;
     Ok(Settings {
         state_dir,
@@ -220,6 +239,11 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
         pools: Pools(pools),
         answers,
         screens: screen_settings(screens),
+        serial: serial_settings(&serial),
+        serial_listener: SerialListener {
+            listen: serial.listen,
+            allowed_peers: serial.allowed_peers,
+        },
         artifacts: artifact_settings(&artifacts),
         listen: http.listen.clone(),
         socket_access: SocketAccess { mode: http.socket_mode, group: http.socket_group.clone() },
@@ -261,6 +285,21 @@ fn http_settings(http: config::Http, access_log: bool, tls_verified: bool) -> Ht
 fn screen_settings(screens: config::Screens) -> ScreenSettings {
     let config::Screens { idle, max_open, max_viewers, ocr_command } = screens;
     ScreenSettings { idle, max_open, max_viewers, ocr_command }
+}
+
+fn serial_settings(serial: &config::Serial) -> SerialSettings {
+    SerialSettings {
+        log_bytes: serial.log_bytes,
+        retention: days(serial.retention_days),
+        max_open: serial.max_open,
+        ..SerialSettings::default()
+    }
+}
+
+/// The port of the host's API. The URL was checked before.
+fn api_port(url: &str) -> u16 {
+    let url = host_url::normalize(url).ok().and_then(|url| reqwest::Url::parse(&url).ok());
+    url.and_then(|url| url.port_or_known_default()).unwrap_or(443)
 }
 
 fn artifact_settings(artifacts: &config::Artifacts) -> ArtifactSettings {
@@ -341,6 +380,9 @@ pub struct App {
     recordings: Arc<Recordings>,
     folder: ArtifactFolder,
     listeners: Vec<Listener>,
+    /// Accepts machines that dial otter for their serial ports, from these networks.
+    serial_listener: Option<TcpListener>,
+    serial_peers: Vec<Network>,
     live: LiveSettings,
     tls: Option<Tls>,
     http: HttpSettings,
@@ -384,7 +426,10 @@ impl App {
             leases,
             retention,
             screens,
+            serial,
+            serial_listener: SerialListener { listen: serial_listen, allowed_peers: serial_peers },
             artifacts,
+            esx,
             mut http,
             event_stream,
             grace,
@@ -403,6 +448,10 @@ impl App {
         let listeners = bind_listeners(&listen, &socket_access, &passed_sockets).await?;
         let listeners = with_tls(listeners, tls.as_ref());
         http.scheme = scheme_of(&listeners);
+        let serial_listener = match serial_listen {
+            Some(address) => Some(bind_serial(address).await?),
+            None => None,
+        };
         let event_stream = EventStream::with_settings(&clock, &event_stream);
         let inventory = Arc::new(Inventory::new(clock.clone(), event_stream.clone(), guest_settle));
         let published_leases = Arc::new(PublishedLeases::default());
@@ -419,6 +468,24 @@ impl App {
             settings: screens,
         }));
         let screen_waits = Arc::new(screen_waits(&screens, &inventory, &published_leases, &clock));
+        let serial = Arc::new(Serial::new(SerialParts {
+            hosts: hosts.clone(),
+            inventory: Arc::clone(&inventory),
+            leases: Arc::clone(&published_leases),
+            live: live.clone(),
+            screens: Arc::clone(&screens),
+            storage: Arc::new(store.clone()),
+            audit: Arc::clone(&audit),
+            supervisor: supervisor.clone(),
+            clock: clock.clone(),
+            metrics: metrics.serial().clone(),
+            settings: SerialSettings {
+                directory: state_dir.as_ref().map(|directory| directory.join("serial")),
+                listens: serial_listener.is_some(),
+                api_port: api_port(&esx.url),
+                ..serial
+            },
+        }));
         let folder = ArtifactFolder::new(state_dir.as_deref(), &clock);
         let artifacts = Artifacts::open(ArtifactsParts {
             store: Arc::new(store.clone()),
@@ -454,6 +521,7 @@ impl App {
             authorizer: Arc::clone(&published_leases) as _,
             snapshots: Arc::new(SnapshotProtection::new(live.clone(), Arc::clone(&storage))),
             screens: Arc::clone(&screen_waits) as _,
+            serial: Arc::clone(&serial) as _,
         });
         let patterns =
             PatternWatch::new(live.clone(), Arc::clone(&inventory), event_stream.clone());
@@ -483,17 +551,23 @@ impl App {
             before_release: Arc::new(last_pictures),
         })
         .await?;
+        let input_records = Arc::new(InputRecords::new(Arc::clone(&storage), input_key));
         let inputs = Arc::new(InputCalls::new(InputCallsParts {
             screens: Arc::clone(&screens),
             waits: Arc::clone(&screen_waits),
             inventory: Arc::clone(&inventory),
             leases: leases.clone(),
-            records: InputRecords::new(Arc::clone(&storage), input_key),
+            records: Arc::clone(&input_records),
             lanes: InputLanes::default(),
             pauses: pauses.clone(),
             audit: Arc::clone(&audit),
             supervisor: supervisor.clone(),
             clock: clock.clone(),
+        }));
+        let serial_inputs = Arc::new(SerialInputs::new(SerialInputsParts {
+            serial: Arc::clone(&serial),
+            leases: leases.clone(),
+            records: input_records,
         }));
         let recordings = Recordings::open(RecordingsParts {
             leases: leases.clone(),
@@ -526,6 +600,8 @@ impl App {
             screens,
             screen_waits,
             inputs,
+            serial,
+            serial_inputs,
             hosts,
         };
         sample_metrics(&metrics, &services, &store, &clock);
@@ -537,6 +613,8 @@ impl App {
             recordings,
             folder,
             listeners,
+            serial_listener,
+            serial_peers,
             live,
             tls,
             http,
@@ -557,6 +635,13 @@ impl App {
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.listeners.iter().find_map(Listener::address)
+    }
+
+    /// The address on which otter listens for machines that dial it for their serial ports. `None`
+    /// if it does not.
+    #[must_use]
+    pub fn serial_address(&self) -> Option<SocketAddr> {
+        self.serial_listener.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
     /// The store. Tests use it to count SQL statements.
@@ -609,6 +694,8 @@ impl App {
             recordings,
             folder,
             listeners,
+            serial_listener,
+            serial_peers,
             live,
             http,
             retention,
@@ -663,6 +750,14 @@ impl App {
         let artifacts = Arc::clone(&services.artifacts);
         supervisor.spawn("artifacts", |stop| artifacts.run(stop));
         supervisor.spawn("recordings", |stop| recordings.run(stop));
+        let serial = Arc::clone(&services.serial);
+        if let Some(listener) = serial_listener {
+            let (host, directory) = (Arc::clone(services.hosts.only()), Arc::clone(&serial));
+            supervisor.spawn("serial listener", |stop| async move {
+                host.accept_serial(listener, serial_peers, directory, stop).await;
+            });
+        }
+        supervisor.spawn("serial ports", |stop| serial.keep(stop));
         supervisor.spawn("deadlines", |stop| services.jobs.clone().expire(stop));
         supervisor.spawn("wall clock", |stop| services.jobs.clone().follow_wall_clock(stop));
         supervisor.spawn("storage", |stop| services.storage.clone().watch(stop));
@@ -699,6 +794,11 @@ async fn bind_listeners(
         listeners.push(taken.with_context(context)?);
     }
     Ok(listeners)
+}
+
+async fn bind_serial(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let bound = TcpListener::bind(address).await;
+    bound.with_context(|| format!("cannot listen on {address} (serial.listen)"))
 }
 
 /// Adds TLS to the listeners on TCP, if a certificate is configured.

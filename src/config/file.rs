@@ -17,13 +17,13 @@ use super::changes::ConfigValues;
 use super::problem::ConfigProblem;
 use super::sections::{
     Artifacts, Audit, Config, ConfigDraft, Deadlines, Esx, Http, Jobs, Leases, Log, Machines,
-    Password, Screens, Snapshots, State,
+    Password, Screens, Serial, Snapshots, State,
 };
 use super::values;
 use crate::domain::answers::AnswerRules;
 use crate::domain::duration;
 use crate::domain::lease::{Prepare, Readiness, Release};
-use crate::domain::pool::{Pool, RunningLimits, ScreenAccess};
+use crate::domain::pool::{Pool, RunningLimits, ScreenAccess, SerialAccess};
 use crate::domain::power::PowerState;
 use crate::domain::recording::{PortChoice, Record};
 
@@ -82,6 +82,7 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
         answers,
         pools,
         screens,
+        serial,
         artifacts,
         audit,
         state,
@@ -136,6 +137,7 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
     table.set("ocr_command", ocr_command, command);
     table.finish();
 
+    serial_section(root.table("serial"), serial);
     artifacts_section(root.table("artifacts"), artifacts);
 
     let Audit { retention_days, max_bytes } = audit;
@@ -176,6 +178,24 @@ fn leases_section(mut table: Table<'_>, leases: &mut Leases) {
     table.set("quarantine_retry", quarantine_retry, any_duration);
     table.set("question_grace", question_grace, timeout);
     table.set("retention_days", retention_days, days);
+    table.finish();
+}
+
+fn serial_section(mut table: Table<'_>, serial: &mut Serial) {
+    let Serial { listen, allowed_peers, log_bytes, retention_days, max_open, tty } = serial;
+    table.set("listen", listen, |value| {
+        let expected = || "expected an address and a port, such as 10.0.0.5:13370".to_owned();
+        text(value)?.parse().map(Some).map_err(|_| expected())
+    });
+    table.set("allowed_peers", allowed_peers, parsed_list);
+    table.set("log_bytes", log_bytes, log_size);
+    table.set("retention_days", retention_days, days);
+    table.set("max_open", max_open, count);
+    table.set("tty", tty, |value| {
+        let tty = text(value)?;
+        let is_path = tty.starts_with('/');
+        is_path.then(|| tty.to_owned()).ok_or_else(|| "expected a path, such as /dev/ttyS".into())
+    });
     table.finish();
 }
 
@@ -240,6 +260,11 @@ fn pool_section(table: &mut Table<'_>) -> Pool {
         "lease" => Ok(ScreenAccess::Lease),
         "public" => Ok(ScreenAccess::Public),
         _ => Err("expected lease or public".to_owned()),
+    });
+    table.set("serial", &mut pool.serial, |value| match text(value)? {
+        "lease" => Ok(SerialAccess::Lease),
+        "always" => Ok(SerialAccess::Always),
+        _ => Err("expected lease or always".to_owned()),
     });
     running_limits(table, &mut pool.limits);
     let present = table.has("prepare");
@@ -613,6 +638,12 @@ fn bytes(value: &DeValue<'_>) -> Result<u64, String> {
 /// Reads the maximum size of the audit. The smallest allowed size has room for the refused calls of
 /// one minute.
 fn audit_bytes(value: &DeValue<'_>) -> Result<u64, String> {
+    integer(value, 1_048_576..=i64::MAX)
+}
+
+/// Reads the maximum size of the output of a serial port. The smallest allowed size is what otter
+/// keeps in memory.
+fn log_size(value: &DeValue<'_>) -> Result<u64, String> {
     integer(value, 1_048_576..=i64::MAX)
 }
 

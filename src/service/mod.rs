@@ -45,6 +45,8 @@ use self::patterns::PatternWatch;
 use self::screens::Screens;
 use self::screens::input_calls::InputCalls;
 use self::screens::wait::ScreenWaits;
+use self::serial::Serial;
+use self::serial::input_call::SerialInputs;
 use self::storage_watch::StorageWatch;
 
 /// Everything that the API calls.
@@ -65,6 +67,9 @@ pub struct Services {
     pub screen_waits: Arc<ScreenWaits>,
     /// Types and clicks on machines.
     pub inputs: Arc<InputCalls>,
+    pub serial: Arc<Serial>,
+    /// Sends input to serial ports.
+    pub serial_inputs: Arc<SerialInputs>,
     /// The hosts, for reads that go to the host and not to the inventory.
     pub hosts: Hosts,
 }

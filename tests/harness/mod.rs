@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use crate::in_process::InProcess;
 use otter::api::HttpSettings;
-use otter::app::{self, App, Settings};
+use otter::app::{self, App, SerialListener, Settings};
 use otter::clock::Clock;
 use otter::config::Listen;
 use otter::domain::answers::AnswerRules;
@@ -40,6 +40,7 @@ use otter::service::jobs::{Deadlines, JobSettings, Jobs};
 use otter::service::leases::lease_table::LeaseRules;
 use otter::service::machines::Protection;
 use otter::service::screens::ScreenSettings;
+use otter::service::serial::SerialSettings;
 use otter::service::snapshots::SnapshotSettings;
 use otter::simulator::{Control, Pace, Scenario};
 use otter::storage::Retention;
@@ -419,6 +420,8 @@ pub fn settings(url: &str) -> Settings {
         pools: Pools::default(),
         answers: AnswerRules::default(),
         screens: ScreenSettings::default(),
+        serial: SerialSettings::default(),
+        serial_listener: SerialListener::default(),
         artifacts: ArtifactSettings::default(),
         http: HttpSettings {
             max_wait: Duration::from_mins(10),
