@@ -40,6 +40,8 @@ mod request_checks;
 mod respond;
 mod roles;
 mod screens;
+mod secret_body;
+mod serial;
 pub mod serve;
 mod start_job;
 pub mod tls;
@@ -145,6 +147,7 @@ pub struct HttpSettings {
         (name = "leases", description = "Exclusive use of a machine for a limited time"),
         (name = "artifacts", description = "Files that belong to leases, such as recordings"),
         (name = "screens", description = "What machines show, and their keyboard and mouse"),
+        (name = "serial", description = "Serial ports of machines: their output and input"),
         (name = "events", description = "A stream of all changes"),
         (name = "audit", description = "The record of who did what, for admins"),
         (name = "about", description = "This otter and its host"),
@@ -261,6 +264,7 @@ fn routes() -> Routes {
         .merge(leases::routes())
         .merge(artifacts::routes())
         .merge(screens::routes())
+        .merge(serial::routes())
         .merge(audit::routes())
         .merge(about::routes())
         .merge(pages::routes())

@@ -364,8 +364,10 @@ pub struct PrepareRequest {
     /// The power state into which otter puts the machine: `on` or `off`.
     #[schema(nullable = false, example = "on")]
     pub power: Option<String>,
-    /// Wait for `power_state:on`, `ip`, `tools`, or a text on the screen: `screen:<text>`. All
-    /// after the first colon is the text, at most 256 characters.
+    /// Wait for `power_state:on`, `ip`, `tools`, a text on the screen: `screen:<text>`, or a text
+    /// from the first serial port: `serial:<text>`, or another one: `serial@<port>:<text>`. All
+    /// after the first colon is the text, at most 256 characters. What the screen showed or the
+    /// port output before the last revert or power step does not count.
     #[schema(nullable = false, example = "power_state:on")]
     pub until: Option<String>,
     /// The network in which the address of the machine must be, only with `"until": "ip"`. During

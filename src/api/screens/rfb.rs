@@ -35,10 +35,10 @@ const MODES: [ViewerMode; 2] = [ViewerMode::View, ViewerMode::Drive];
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ViewerQuery {
-    /// `view` (default), or `drive`: the keys and the pointer of the viewer reach the machine.
+    /// `view` (default), or `drive`: what the client sends reaches the machine.
     #[param(value_type = Option<String>)]
     mode: Option<Parsed<ViewerMode>>,
-    /// Only with `mode=drive`: whether to take over from another driver.
+    /// Only with `mode=drive`: whether to take over from another client that drives.
     #[param(value_type = Option<bool>)]
     force: Option<Parsed<bool>>,
 }
@@ -94,7 +94,8 @@ pub async fn open_screen_viewer(
 ) -> Result<Response, ApiError> {
     let screens = &api.services().screens;
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
-    let request = viewer_request(&api, caller, access, &headers, &query, &view.machine)?;
+    let kind = ConsoleKind::Screen;
+    let request = viewer_request(&api, caller, access, &headers, &query, &view.machine, kind)?;
     // First, so that a plain GET shows why a browser's WebSocket would be refused.
     screens.check_viewer(&request, &view.machine)?;
     let instead = "For one picture: GET /v1/machines/{machine}/screen.png.";
@@ -108,13 +109,20 @@ pub async fn open_screen_viewer(
 }
 
 /// What the caller asks for: by its console token, or by its headers and the query.
-fn viewer_request(
+///
+/// # Parameters
+/// - `kind`: the console that the path names.
+///
+/// # Errors
+/// `invalid-request`, and those of the console token or of `Otter-Lease` and `Otter-Override`.
+pub fn viewer_request(
     api: &ApiState,
     caller: Caller,
     access: ConsoleAccess,
     headers: &HeaderMap,
     query: &ViewerQuery,
     machine: &Machine,
+    kind: ConsoleKind,
 ) -> Result<ViewerRequest, Failure> {
     let (mode, force) = (query.mode.map(Parsed::value), query.force.map(Parsed::value));
     let ConsoleAccess { credential, grant } = access;
@@ -128,7 +136,7 @@ fn viewer_request(
         return Ok(ViewerRequest { requester, credential, mode, force });
     };
     let fence = api.services().screens.fence_of(machine);
-    grant.check(machine, ConsoleKind::Screen, mode, force, fence)?;
+    grant.check(machine, kind, mode, force, fence)?;
     let Console { mode, force, .. } = grant.console;
     // The caller as it was identified now, with the address of this request.
     let requester = Requester { caller, ..grant.requester };
@@ -148,8 +156,8 @@ async fn serve(api: ApiState, socket: WebSocket, viewer: Viewer) {
     websocket::close(outgoing.into_inner(), stream, close, api.clock()).await;
 }
 
-/// `None` at the end of the connection.
-fn from_message(received: Result<Message, axum::Error>) -> Option<FromViewer> {
+/// What a WebSocket received. `None` at the end of the connection.
+pub fn from_message(received: Result<Message, axum::Error>) -> Option<FromViewer> {
     match received {
         Ok(Message::Binary(bytes)) => Some(FromViewer::Bytes(bytes)),
         Ok(Message::Text(_)) => Some(FromViewer::Text),

@@ -77,7 +77,8 @@ pub struct RunCommand {
     #[arg(long, value_name = "on|off", value_parser = ["on", "off"])]
     power: Option<String>,
     /// Then wait until it is on (`power_state:on`), has an IP address (`ip`), runs VMware Tools
-    /// (`tools`), or shows a text on its screen (`screen:TEXT`).
+    /// (`tools`), shows a text on its screen (`screen:TEXT`), or outputs a text on its first serial
+    /// port (`serial:TEXT`) or another one (`serial@PORT:TEXT`).
     #[arg(long, value_name = "WHAT", value_parser = readiness)]
     until: Option<String>,
     /// With --until ip: the network in which the machine's address must be, such as 10.0.0.0/8.

@@ -142,22 +142,19 @@ impl<'c> InputRun<'c> {
         let terms = SerialWaitTerms {
             conditions,
             since: ReadFrom::Offset(self.since.max(first)),
+            limit: Some(*longest),
             may_look: &may_look,
             has_job: &|_| false,
         };
-        let waiting = async {
-            tokio::select! {
-                biased;
-                found = serial.wait(&machine, &call.port, &terms) => found.map(Some),
-                () = serial.clock.sleep(*longest) => Ok(None),
+        let waiting = serial.wait(&machine, &call.port, &terms);
+        match self.unless_ended(false, waiting).await? {
+            Err(failure) if failure.kind == FailureKind::WaitTimeout => {
+                let (name, time) = (&machine.name, duration::format(*longest));
+                let detail = format!("wait_for did not become true on {name} within {time}.");
+                Err(serial.timed_out(&machine, &call.port, &detail).await)
             }
-        };
-        if let Some(found) = self.unless_ended(false, waiting).await?? {
-            return Ok(Some(found));
+            found => found.map(Some),
         }
-        let time = duration::format(*longest);
-        let detail = format!("wait_for did not become true on {} within {time}.", machine.name);
-        Err(serial.timed_out(&machine, &call.port, &detail).await)
     }
 
     /// Commits the key of the call, and records an override, before the first byte.

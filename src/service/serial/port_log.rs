@@ -191,6 +191,12 @@ impl PortLog {
         self.state().find(from, passed, limit)
     }
 
+    /// The end of the bytes that follow an offset without a hole in their numbers.
+    #[must_use]
+    pub fn run_end(&self, from: u64) -> u64 {
+        self.state().run_end(from)
+    }
+
     /// The path of a file, and whether its part is still kept.
     #[must_use]
     pub fn file(&self, start: u64) -> Option<std::path::PathBuf> {
@@ -467,6 +473,22 @@ impl LogState {
         let start = self.ring.start();
         let first = self.segments.start().map_or(start, |kept| kept.min(start));
         Bounds { first, next: self.ring.end() }
+    }
+
+    fn run_end(&self, from: u64) -> u64 {
+        let mut end = from;
+        while end < self.ring.start() {
+            match self.segments.at(end) {
+                Some(segment) => end = segment.end(),
+                None => break,
+            }
+        }
+        if end >= self.ring.start() {
+            end = self.ring.end().max(from);
+        }
+        let holes = self.gaps.since(from).filter(|gap| gap.skipped > 0);
+        let first = holes.map(|gap| gap.start()).find(|start| *start >= from);
+        first.map_or(end, |start| end.min(start))
     }
 
     fn find(&self, from: u64, passed: u64, limit: usize) -> Found {

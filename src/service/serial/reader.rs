@@ -90,6 +90,53 @@ impl SerialReader {
         }
     }
 
+    /// Waits until there is a byte to read. Passes the gaps before it. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`SerialReader::next`].
+    pub async fn ready(&mut self) -> Result<(), Failure> {
+        loop {
+            self.changes.mark_unchanged();
+            let end = self.status.borrow_and_update().end.clone();
+            if self.pass_gaps() < self.bounds().next {
+                return Ok(());
+            }
+            if let Some(end) = end {
+                return Err(end);
+            }
+            // The senders live as long as `usage`.
+            tokio::select! {
+                _ = self.changes.changed() => {}
+                _ = self.status.changed() => {}
+            }
+        }
+    }
+
+    /// Passes the gaps at the position.
+    ///
+    /// # Returns
+    /// The offset of the next byte.
+    pub fn pass_gaps(&mut self) -> u64 {
+        loop {
+            match self.usage.port().log.find(self.position, self.passed, 1) {
+                Found::Gap(number, gap) => {
+                    self.passed = number;
+                    self.position = self.position.max(gap.offset);
+                }
+                Found::Dropped(offset) => {
+                    self.jump(offset);
+                }
+                Found::Bytes(_) | Found::InFile(_) | Found::Nothing => return self.position,
+            }
+        }
+    }
+
+    /// The end of the bytes that follow the position without a hole in their numbers.
+    #[must_use]
+    pub fn run_end(&self) -> u64 {
+        self.usage.port().log.run_end(self.position)
+    }
+
     /// The next piece, if there is one already. Cancel safe.
     ///
     /// # Parameters

@@ -30,6 +30,8 @@ pub struct SerialWaitTerms<'a> {
     pub conditions: &'a SerialConditions,
     /// Where the search begins.
     pub since: ReadFrom,
+    /// How long the wait goes on after it has searched what is kept. `None`: not at all.
+    pub limit: Option<Duration>,
     /// Checks again that the caller may look, after each change of rights.
     pub may_look: &'a RightCheck<'a>,
     /// Whether a job works on the machine, so that it may output something although it is not on.
@@ -46,6 +48,7 @@ impl Serial {
     /// - `not-supported` if otter cannot reach the port, whatever the machine does.
     /// - `machine-gone` if the machine is removed from the host.
     /// - The failure of `may_look` if the right of the caller ended.
+    /// - `wait-timeout` without what was seen, if no condition came true.
     /// - `too-many-consoles`, `shutting-down`.
     pub async fn wait(
         &self,
@@ -60,13 +63,22 @@ impl Serial {
         if let Some(found) = known.map_err(with_machine)? {
             return Ok(found);
         }
+        let time_up = || {
+            let detail = format!("The serial port of {} did not output it.", machine.name);
+            Failure::new(FailureKind::WaitTimeout, detail)
+        };
+        let Some(limit) = terms.limit else { return Err(with_machine(time_up())) };
         let following = follow(&mut reader, &mut search, terms.conditions);
         let identity = machine.identity();
-        let guard = self.guard(&identity, port.key, terms);
+        let refused = self.until_refused(&identity, |machine| {
+            (terms.may_look)(machine)?;
+            self.check_can_come(machine, port.key, (terms.has_job)(machine))
+        });
         tokio::select! {
             biased;
             found = following => found.map_err(with_machine),
-            failure = guard => Err(with_machine(failure)),
+            failure = refused => Err(with_machine(failure)),
+            () = self.clock.sleep(limit) => Err(with_machine(time_up())),
         }
     }
 
@@ -151,19 +163,21 @@ impl Serial {
         Err(with_machine(Failure::new(FailureKind::InvalidPowerState, detail)))
     }
 
-    /// Ends with the failure that makes the wait pointless.
-    async fn guard(
+    /// Waits until a check of a machine fails, or the machine is gone. It is checked after each
+    /// change of the machine and of a right.
+    ///
+    /// # Returns
+    /// The failure.
+    pub async fn until_refused(
         &self,
         machine: &MachineIdentity,
-        port: i32,
-        terms: &SerialWaitTerms<'_>,
+        check: impl Fn(&Machine) -> Result<(), Failure>,
     ) -> Failure {
         let mut machines = self.inventory.watch(&machine.id);
         let mut rights = self.screens.right_changes();
         loop {
             let checked = self.known(machine).and_then(|known| {
-                (terms.may_look)(&known)?;
-                self.check_can_come(&known, port, (terms.has_job)(&known))?;
+                check(&known)?;
                 Ok(known.power_state == Some(PowerState::On))
             });
             let is_on = match checked {
