@@ -17,7 +17,7 @@ use crate::harness::{Answer, Lab};
 const MACHINE: &str = "16";
 
 /// A lease of a test.
-struct Held {
+pub struct Held {
     id: String,
     /// The value of `Otter-Lease`.
     secret: String,
@@ -25,7 +25,7 @@ struct Held {
 
 impl Held {
     /// Takes a machine. The lease is active.
-    async fn take(lab: &Lab, more: Value) -> Self {
+    pub async fn take(lab: &Lab, more: Value) -> Self {
         let mut ask = json!({"select": {"machine": MACHINE}, "ttl": "10m"});
         ask.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let lease = lab.post("/v1/leases", ask).await.expect(201);
@@ -68,7 +68,7 @@ impl Held {
     }
 
     /// The bytes of the artifact with this name.
-    async fn bytes(&self, lab: &Lab, name: &str) -> Vec<u8> {
+    pub async fn bytes(&self, lab: &Lab, name: &str) -> Vec<u8> {
         let list = self.list(lab).await;
         let items = list.json["items"].as_array().unwrap();
         let artifact = items.iter().find(|artifact| artifact["name"] == name);
@@ -77,7 +77,7 @@ impl Held {
     }
 
     /// Ends the lease, and waits until its machine is released.
-    async fn end(&self, lab: &Lab) {
+    pub async fn end(&self, lab: &Lab) {
         let path = format!("{}?wait=30s", self.path());
         let request = lab.request(Method::DELETE, &path).header("otter-lease", &self.secret);
         let ended = Answer::from_request(request).await.expect(200);
@@ -85,7 +85,7 @@ impl Held {
     }
 
     /// Waits until otter has made all artifacts of the lease.
-    async fn wait_until_rendered(&self, lab: &Lab) {
+    pub async fn wait_until_rendered(&self, lab: &Lab) {
         lab.wait_until(&self.path(), |lease| lease["recording"].is_null()).await;
     }
 }

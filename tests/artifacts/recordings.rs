@@ -1,5 +1,5 @@
-//! Recordings of screens: what they show, what they leave out, how they end, and how they go on
-//! after a restart of otter.
+//! Recordings of screens and serial ports: what they show, what they leave out, how they end, and
+//! how they go on after a restart of otter.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::path::Path;
 use otter::clock::Clock;
 use otter::domain::pool::Pool;
 use otter::domain::recording::Record;
-use otter::simulator::ScreenStage;
+use otter::simulator::{PortChange, ScreenStage};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -17,7 +17,11 @@ use crate::screens::{decode, guest_picture};
 
 pub type Picture = (u32, u32, Vec<[u8; 3]>);
 
-fn recorded() -> Value {
+/// What the guest writes to its serial port.
+pub const LINE: &str = "the build passed\r\n";
+
+/// Asks for a machine that is on, and for a recording of its screen.
+pub fn recorded() -> Value {
     json!({"prepare": {"power": "on"}, "record": {"screen": true}})
 }
 
@@ -26,7 +30,7 @@ async fn recording(lab: &Lab, lease: &Held) -> Value {
 }
 
 /// Shows a stage, and waits until it is recorded. Returns the picture.
-async fn record_stage(lab: &Lab, lease: &Held, stage: ScreenStage) -> Picture {
+pub async fn record_stage(lab: &Lab, lease: &Held, stage: ScreenStage) -> Picture {
     lab.control().show_screen(MACHINE, stage);
     // The desktop has a clock, so only the size is certain.
     let is_shown = async || {
@@ -38,6 +42,22 @@ async fn record_stage(lab: &Lab, lease: &Held, stage: ScreenStage) -> Picture {
     eventually("the stage to be shown", is_shown).await;
     wait_until_recorded(lab, lease).await;
     guest_picture(lab, MACHINE)
+}
+
+/// Takes a lease with a recording of the port `ttyS0`. [`LINE`] is recorded.
+pub async fn record_port(lab: &Lab, state: &Path) -> Held {
+    let ask = json!({"prepare": {"power": "on"}, "record": {"serial": ["ttyS0"]}});
+    let lease = Held::take(lab, ask).await;
+    let file = state.join("recordings").join(&lease.id).join("ttyS0.rec");
+    // A line can reach otter in two parts, so the guest writes until one comes whole.
+    eventually("the output to be recorded", async || {
+        let line = PortChange::Write(LINE.into());
+        lab.control().change_serial_port(MACHINE, "ttyS0", line);
+        let recorded = std::fs::read(&file).unwrap_or_default();
+        recorded.windows(LINE.len()).any(|part| part == LINE.as_bytes())
+    })
+    .await;
+    lease
 }
 
 /// Waits until everything that otter has seen of the screen until now is recorded.
@@ -77,7 +97,7 @@ pub fn frames(file: &[u8]) -> Vec<(Picture, u64)> {
     frames
 }
 
-/// Whether a frame shows a picture in its left upper corner. The rest of the canvas does not matter.
+/// Whether a frame shows a picture in its left upper corner. The rest of the canvas is ignored.
 pub fn shows((width, _, canvas): &Picture, (part_width, part_height, part): &Picture) -> bool {
     let (width, part_width) = (*width as usize, *part_width as usize);
     (0..*part_height as usize)
@@ -207,6 +227,34 @@ async fn a_recording_that_is_too_large_ends_and_its_lease_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_output_of_a_port_becomes_a_log_and_a_recording_of_a_terminal() {
+    let state = tempfile::tempdir().unwrap();
+    let lab = lab_in(state.path()).await;
+    let lease = record_port(&lab, state.path()).await;
+    let running = recording(&lab, &lease).await;
+    assert_eq!((&running["screen"], &running["serial"]), (&json!(false), &json!(["ttyS0"])));
+    lease.end(&lab).await;
+    lease.wait_until_rendered(&lab).await;
+    assert_eq!(lease.names(&lab).await, ["ttyS0.cast", "ttyS0.log"]);
+    let log = String::from_utf8(lease.bytes(&lab, "ttyS0.log").await).unwrap();
+    assert!(log.contains(LINE), "{log}");
+    let cast = String::from_utf8(lease.bytes(&lab, "ttyS0.cast").await).unwrap();
+    let mut lines = cast.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let header = lines.next().unwrap();
+    assert_eq!((&header["version"], &header["width"]), (&json!(2), &json!(80)));
+    let events: Vec<Value> = lines.collect();
+    assert!(events.is_sorted_by_key(|event| event[0].as_f64().unwrap()), "{cast}");
+    let output = events.iter().map(|event| match (event[1].as_str(), event[2].as_str()) {
+        (Some("o"), Some(text)) => text.to_owned(),
+        (Some("m"), Some(gap)) => {
+            format!("\r\n[otter: {}]\r\n", gap.replacen("missing", "missing here", 1))
+        }
+        _ => panic!("{event}"),
+    });
+    assert_eq!(output.collect::<String>(), log);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_machine_without_the_port_is_not_recorded_and_says_so() {
     let lab = Lab::start().await;
     let ask = json!({"prepare": {"power": "on"}, "record": {"serial": ["9999"]}});
@@ -220,7 +268,8 @@ async fn a_machine_without_the_port_is_not_recorded_and_says_so() {
     assert_eq!(lease.names(&lab).await, [""; 0]);
 }
 
-async fn lab_in(state: &Path) -> Lab {
+/// A lab whose otter has this state directory.
+pub async fn lab_in(state: &Path) -> Lab {
     let lab = Lab::with_state_dir_and_options(state, LabOptions::default()).await;
     lab.wait_until_ready().await;
     lab

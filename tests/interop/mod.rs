@@ -13,6 +13,7 @@ mod pages;
 mod program;
 mod proxies;
 mod readme;
+mod recordings;
 mod schemathesis;
 mod service;
 
