@@ -40,6 +40,9 @@ HEADERS = {
 }
 # Longer than a few seconds, and shorter than the longest allowed time.
 LEASE_TIME = {"pattern": "^[1-9][0-9]?m$"}
+PORT = r"^(\*|(ttyS)?[0-9]{1,9})$"
+# Names that otter uses itself start with an s or have a dot.
+ARTIFACT_NAME = {"pattern": "^[A-RT-Za-rt-z0-9_-][A-Za-z0-9_-]{0,127}$"}
 CIDR = r"^10\.[1-9]\.0\.0/16$"
 LEASES = {
     "LeaseRequest": {
@@ -60,6 +63,7 @@ LEASES = {
     },
     "ReleaseRequest": {"snapshot": NOT_EMPTY_TEXT, "power": {"enum": ["off", "keep"]}},
     "QuarantineRequest": {"reason": REASON},
+    "RecordRequest": {"serial": {"items": {"type": "string", "pattern": PORT}}},
 }
 NOT_EMPTY_IN_BODIES = {
     "KillRequest": ("name",),
@@ -259,13 +263,15 @@ def before_load_schema(context, raw_schema):
                 if parameter["in"] == "query" and (name in NOT_EMPTY or events):
                     schema["minLength"] = 1
                 if (
-                    path == "/v1/leases"
+                    path in ("/v1/leases", "/v1/artifacts")
                     and name in ("holder", "reference")
                     and parameter["in"] == "query"
                 ):
                     schema["minLength"] = 1
-                if path in ("/v1/jobs", "/v1/events") and name in ("job", "lease"):
+                if path in ("/v1/jobs", "/v1/events", "/v1/artifacts") and name in ("job", "lease"):
                     schema.update(ID)
+                if path == "/v1/leases/{lease}/artifacts/{name}" and name == "name":
+                    schema.update(ARTIFACT_NAME)
                 schema.update(HEADERS.get(name, {}))
                 if "/screen" in path and parameter["in"] == "query":
                     schema.update(LOOKS.get(name, {}))
