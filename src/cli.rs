@@ -10,6 +10,7 @@ mod doctor_console;
 mod host_session;
 mod run;
 mod screen;
+mod serial;
 mod server;
 mod store;
 mod token;
@@ -28,6 +29,7 @@ use secrecy::SecretString;
 
 use self::run::{Exit, ReleaseCommand, RunCommand};
 use self::screen::ScreenCommand;
+use self::serial::SerialCommand;
 use self::server::CallArguments;
 use self::store::StoreCommand;
 use self::token::TokenCommand;
@@ -64,6 +66,8 @@ enum Subcommands {
     Type(Box<TypeCommand>),
     /// Pass the screen, the keyboard and the mouse of a machine on to a VNC viewer.
     Vnc(Box<VncCommand>),
+    /// Open a terminal on a serial port of a machine, print its output, or wait for a text in it.
+    Serial(Box<SerialCommand>),
     /// Create, list, rotate and revoke the tokens that identify callers.
     Token(TokenCommand),
     /// Back up, restore, check and compact the state directory.
@@ -236,6 +240,7 @@ pub fn run(command: Command) -> ExitCode {
         Subcommands::Screen(command) => on_runtime(screen::screen(*command)),
         Subcommands::Type(command) => on_runtime(type_keys::type_keys(*command)),
         Subcommands::Vnc(command) => on_runtime(vnc::vnc(*command)),
+        Subcommands::Serial(command) => on_runtime(serial::serial(*command)),
         Subcommands::Token(command) => on_runtime(token::token(command)),
         Subcommands::Store(command) => on_runtime(store::store(command)),
         Subcommands::Simulate(simulate) => on_runtime(self::simulate(simulate)),

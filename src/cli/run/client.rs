@@ -342,6 +342,19 @@ impl Pieces {
         let piece = piece.map_err(|_| NoAnswer::temporary("no byte came in time"))?;
         piece.map_err(|error| no_answer(&error))
     }
+
+    /// As [`Pieces::next`], of a body that may be silent for any time.
+    ///
+    /// # Errors
+    /// Fails if the body breaks off.
+    pub async fn next_in_any_time(&mut self) -> Result<Option<Bytes>, NoAnswer> {
+        self.0.chunk().await.map_err(|error| no_answer(&error))
+    }
+
+    /// The value of a header of the answer.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.0.headers().get(name)?.to_str().ok()
+    }
 }
 
 /// An open stream of JSON lines.

@@ -34,7 +34,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::process::Command;
 
 pub use self::arguments::{RunCommand, ServerArguments, positive_duration};
-pub use self::client::{Answer, NoAnswer, OtterClient};
+pub use self::client::{Answer, NoAnswer, OtterClient, Pieces};
 use self::command::RunningCommand;
 pub use self::exit::Exit;
 use self::lease::{Lease, LeaseClient, ReleaseOutcome};
