@@ -243,7 +243,8 @@ impl Screens {
         self.registry.join(machine)
     }
 
-    /// Whether the screen of a machine was used at or after this time, as far as this process knows.
+    /// Whether the screen of a machine was used at or after this time, as far as this process
+    /// knows.
     #[must_use]
     pub fn was_used_since(&self, machine: &MachineId, since: Timestamp) -> bool {
         self.registry.was_used_since(machine, since)
