@@ -44,9 +44,11 @@ pub async fn record_stage(lab: &Lab, lease: &Held, stage: ScreenStage) -> Pictur
     guest_picture(lab, MACHINE)
 }
 
-/// Takes a lease with a recording of the port `ttyS0`. [`LINE`] is recorded.
+/// Takes a lease with a recording of the port `ttyS0`, once the guest has started. [`LINE`] is
+/// recorded last.
 pub async fn record_port(lab: &Lab, state: &Path) -> Held {
-    let ask = json!({"prepare": {"power": "on"}, "record": {"serial": ["ttyS0"]}});
+    let prepare = json!({"power": "on", "until": "serial:login:"});
+    let ask = json!({"prepare": prepare, "record": {"serial": ["ttyS0"]}});
     let lease = Held::take(lab, ask).await;
     let file = state.join("recordings").join(&lease.id).join("ttyS0.rec");
     // A line can reach otter in two parts, so the guest writes until one comes whole.
