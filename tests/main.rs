@@ -21,6 +21,7 @@ mod matrix;
 mod mistakes;
 mod openapi;
 mod screens;
+mod serial;
 mod simulation;
 mod simulator;
 mod storage;

@@ -27,7 +27,7 @@ use super::run::{NoAnswer, positive_duration};
 use super::server::{CallArguments, OtterCalls};
 use crate::clock::Clock;
 use crate::domain::duration;
-use crate::domain::terminal::printable_lines;
+use crate::domain::terminal::{printable, printable_lines};
 use crate::service::serial::plain_text::{PlainText, plain_text};
 
 /// The bytes that are read from the keyboard at once.
@@ -235,14 +235,11 @@ async fn open(otter: &OtterCalls, command: &SerialCommand) -> anyhow::Result<Upg
 /// Passes bytes on in both directions until one side ends.
 async fn terminal(connection: Upgraded, command: &SerialCommand) -> anyhow::Result<TerminalEnd> {
     let is_terminal = std::io::stdin().is_terminal();
-    if is_terminal {
-        eprintln!(
-            "Connected to {} of {}. End with ~. at the beginning of a line.",
-            printable_lines(&command.port),
-            printable_lines(&command.machine)
-        );
-    }
     let _raw = RawTerminal::new(is_terminal)?;
+    if is_terminal {
+        let (port, machine) = (printable(&command.port), printable(&command.machine));
+        eprint!("Connected to {port} of {machine}. End with ~. at the beginning of a line.\r\n");
+    }
     let config = WebSocketConfig::default()
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE));
@@ -272,7 +269,7 @@ async fn terminal(connection: Upgraded, command: &SerialCommand) -> anyhow::Resu
                 Message::Text(text) => {
                     let note: Option<Note> = serde_json::from_str(&text).ok();
                     if let Some(Gap { reason }) = note.and_then(|note| note.gap) {
-                        let reason = printable_lines(&reason);
+                        let reason = printable(&reason);
                         eprint!("\r\n[otter: bytes may be missing here: {reason}]\r\n");
                     }
                 }

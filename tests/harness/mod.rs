@@ -72,6 +72,8 @@ pub const TIMEOUT: Duration = Duration::from_secs(15);
 /// A complete otter in the test process, and its host.
 pub struct Lab {
     pub address: SocketAddr,
+    /// Where otter listens for machines that dial it for their serial ports.
+    pub serial_address: Option<SocketAddr>,
     pub store: Store,
     pub jobs: Jobs,
     pub host: Host,
@@ -190,14 +192,25 @@ impl Lab {
                 App::bind_with(backend, settings, clock).await.unwrap()
             }
         };
-        let address = app.address().unwrap();
+        let (address, serial_address) = (app.address().unwrap(), app.serial_address());
         let (store, jobs) = (app.store(), app.jobs());
         let service = HttpApi::new(app.service().unwrap());
         let (signals, received) = Signals::from_sender();
         let running = tokio::spawn(app.run(received));
         let client = client();
         let machines = kind.machines();
-        Self { address, store, jobs, host, machines, service, client, signals, running }
+        Self {
+            address,
+            serial_address,
+            store,
+            jobs,
+            host,
+            machines,
+            service,
+            client,
+            signals,
+            running,
+        }
     }
 
     /// Waits until the inventory is loaded.

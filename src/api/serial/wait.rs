@@ -20,6 +20,7 @@ use crate::api::openapi_parts::{MachinePath, Problems};
 use crate::api::problem::ApiError;
 use crate::api::screens::LookHeaders;
 use crate::api::{ApiState, links, respond};
+use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::machine::{Machine, SerialPort};
 use crate::service::callers::Caller;
@@ -183,7 +184,7 @@ impl SerialCall<'_> {
             count => format!("output none of the {count}"),
         };
         let when = match time {
-            Some(time) => format!("within {} s; wait again", time.as_secs()),
+            Some(time) => format!("within {}; wait again", duration::format(time)),
             None => "in what otter keeps; set wait to wait for it".to_owned(),
         };
         let name = port.linux_device.as_deref().unwrap_or(&port.label);

@@ -35,7 +35,7 @@ use crate::service::screens::input_record::{ClaimedInput, InputRecords};
 use crate::storage::{IdempotencyKey, InputAnswer};
 
 /// How long a call waits until otter is connected to the port.
-const OPEN_LIMIT: Duration = Duration::from_secs(10);
+const OPEN_LIMIT: Duration = Duration::from_secs(5);
 
 /// What calls of input need.
 pub struct SerialInputsParts {

@@ -54,11 +54,10 @@ impl SerialWatch for Serial {
             };
             match failure.kind {
                 FailureKind::MachineGone => return Ok(false),
-                // No other machine would do better.
-                FailureKind::NotSupported => {
+                // The machine is as it is configured, and no fault of it.
+                FailureKind::NotSupported | FailureKind::NotFound => {
                     return Err(failure.caused_by(FailureKind::ConsoleUnavailable));
                 }
-                FailureKind::NotFound => return Err(failure),
                 _ => {
                     sight.send_modify(|sight| sight.trouble = Some(failure.detail));
                     self.clock.sleep(RETRY_PAUSE).await;

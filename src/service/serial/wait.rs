@@ -17,6 +17,7 @@ use crate::domain::failure::{Failure, FailureKind, SeenScreen};
 use crate::domain::machine::{Machine, MachineIdentity, SerialPort};
 use crate::domain::power::PowerState;
 use crate::domain::serial::PortAccess;
+use crate::hypervisor::Capability;
 use crate::service::screens::wait::RightCheck;
 
 /// How often otter checks whether a machine that is not on still has a job.
@@ -135,13 +136,14 @@ impl Serial {
     ///
     /// # Errors
     /// `invalid-power-state` if the machine is not on, `not-supported` if otter cannot reach the
-    /// port.
+    /// port, or the host gives no access to serial ports.
     pub(super) fn check_can_come(
         &self,
         machine: &Machine,
         port: i32,
         has_job: bool,
     ) -> Result<(), Failure> {
+        self.hosts.with_capability(Capability::Serial, machine)?;
         let with_machine = |failure: Failure| failure.with_machine(&machine.id, &machine.name);
         let port = machine.serial_ports.iter().find(|known| known.key == port);
         let Some(port) = port else {

@@ -57,6 +57,7 @@ impl Operation {
             .replace("{lease}", subject)
             .replace("{picture}", subject)
             .replace("{artifact}", subject)
+            .replace("{port}", "9000")
             .replace("{name}", "result.txt");
         let query = match self.id.as_str() {
             "get_machine_properties" => vec!["path=name".to_owned()],
@@ -67,7 +68,7 @@ impl Operation {
                 vec![format!("machine={machine}")]
             }
             "get_readiness" => vec!["host=true".to_owned()],
-            "open_screen_viewer" => vec!["mode=drive".to_owned()],
+            "open_screen_viewer" | "open_serial_stream" => vec!["mode=drive".to_owned()],
             _ => Vec::new(),
         };
         let body = match self.id.as_str() {
@@ -83,6 +84,8 @@ impl Operation {
             // otter checks the right to type, because it may wake the screen.
             "wait_for_screen" => Some(json!({"still": "1m", "wake": true})),
             "send_screen_input" => Some(json!({"events": [{"keys": ["enter"]}]})),
+            "send_serial_input" => Some(json!({"text": "a"})),
+            "wait_for_serial" => Some(json!({"any": [{"text": "login: "}]})),
             _ => None,
         };
         Call { method: self.method.clone(), path, query, headers: Vec::new(), body }

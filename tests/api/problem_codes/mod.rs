@@ -19,12 +19,15 @@ mod refusals;
 mod request;
 mod screen_input;
 mod screens;
+mod serial;
 
 use futures_util::future::{LocalBoxFuture, join_all};
 use otter::api::problem;
 use otter::app::Settings;
 use otter::domain::failure::FailureKind;
-use otter::simulator::world::{Choice, Datastore, PowerState, Question};
+use otter::simulator::world::{
+    Choice, Datastore, PowerState, Question, SerialBacking, SerialPort,
+};
 use otter::simulator::{Pace, Scenario};
 
 use self::call::{Call, Operation};
@@ -95,9 +98,44 @@ const RECIPES: &[Recipe] = &[
     ),
     for_operations(
         &["machine-leased"],
-        &["get_screen", "get_screen_picture", "get_snapshot_picture", "get_screen_text"],
+        &[
+            "get_screen",
+            "get_screen_picture",
+            "get_snapshot_picture",
+            "get_screen_text",
+            "get_serial_ports",
+            "read_serial_log",
+            "wait_for_serial",
+        ],
         |pairs| Box::pin(screens::of_looks(pairs)),
     ),
+    for_operations(
+        &[
+            "console-unavailable",
+            "idempotency-mismatch",
+            "input-interrupted",
+            "invalid-power-state",
+            "machine-gone",
+            "offset-out-of-range",
+            "queue-full",
+            "serial-busy",
+            "shutting-down",
+            "storage-unavailable",
+            "too-many-consoles",
+            "too-many-waits",
+            "wait-timeout",
+        ],
+        &["read_serial_log", "wait_for_serial", "send_serial_input"],
+        |pairs| Box::pin(serial::of_ports(pairs)),
+    ),
+    for_operations(
+        &["offset-out-of-range", "serial-busy", "too-many-consoles"],
+        &["open_serial_stream"],
+        |pairs| Box::pin(serial::of_ports(pairs)),
+    ),
+    for_operations(&["serial-busy"], &["create_console_token"], |pairs| {
+        Box::pin(serial::of_ports(pairs))
+    }),
     for_operations(
         &[
             "invalid-power-state",
@@ -146,6 +184,7 @@ const RECIPES: &[Recipe] = &[
             "clear_quarantine",
             "clear_pool_quarantine",
             "open_screen_viewer",
+            "open_serial_stream",
             "create_console_token",
         ],
         |pairs| Box::pin(leases::after_the_stop(pairs)),
@@ -170,7 +209,16 @@ const RECIPES: &[Recipe] = &[
     ),
     for_operations(
         &["not-supported"],
-        &["get_machine_properties", "open_screen_viewer", "create_console_token"],
+        &[
+            "get_machine_properties",
+            "open_screen_viewer",
+            "create_console_token",
+            "get_serial_ports",
+            "read_serial_log",
+            "wait_for_serial",
+            "send_serial_input",
+            "open_serial_stream",
+        ],
         |pairs| Box::pin(refusals::of_the_backend(pairs)),
     ),
     for_operations(&["host-unreachable"], &["wait_for_job"], |pairs| {
@@ -392,6 +440,12 @@ fn scenario(pairs: &[Pair]) -> Scenario {
         // The operation can change the machine.
         machine.power = if name == "kill_machine" { PowerState::On } else { PowerState::Off };
         machine.consolidation_needed = true;
+        let listens = SerialBacking::Uri {
+            service: "tcp://:0".to_owned(),
+            direction: "server".to_owned(),
+            proxy: None,
+        };
+        machine.serial_ports = vec![SerialPort::new(9000, listens)];
         machine.question =
             (name == "asking" || (name == "answer_machine" && is_answered)).then(question);
     }
