@@ -10,19 +10,20 @@ pub struct Since(pub ReadFrom);
 
 impl Parameter for Since {
     fn from_text(text: &str) -> Result<Self, InvalidValue> {
-        let (is_before_end, digits) = match text.strip_prefix('-') {
-            Some(digits) => (true, digits),
-            None => (false, text),
-        };
+        if text.starts_with('-') {
+            let before_end = text.parse().ok().map(i64::unsigned_abs);
+            return before_end.map(ReadFrom::BeforeEnd).map(Self).ok_or_else(|| invalid(text));
+        }
         // The integer parser of the standard library also accepts a leading `+`.
-        let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
-        let number: Option<u64> = digits.parse().ok().filter(|_| is_number);
-        let number = number.ok_or_else(|| {
-            let expected = "write an offset, such as 4096, or -4096 for the last 4096 bytes";
-            InvalidValue::new("not-an-offset", text, expected)
-        })?;
-        Ok(Self(if is_before_end { ReadFrom::BeforeEnd(number) } else { ReadFrom::Offset(number) }))
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+        let offset = text.parse().ok().filter(|_| is_number).map(i64::unsigned_abs);
+        offset.map(ReadFrom::Offset).map(Self).ok_or_else(|| invalid(text))
     }
+}
+
+fn invalid(text: &str) -> InvalidValue {
+    let expected = "write an offset, such as 4096, or -4096 for the last 4096 bytes";
+    InvalidValue::new("not-an-offset", text, expected)
 }
 
 /// The `since` of a body. Absent: what comes from now on.
@@ -59,10 +60,11 @@ mod tests {
     fn an_offset_counts_from_the_start_or_from_the_end() {
         let read = |text: &str| Since::from_text(text).map(|since| since.0).ok();
         assert_eq!(read("0"), Some(ReadFrom::Offset(0)));
-        assert_eq!(read("18446744073709551615"), Some(ReadFrom::Offset(u64::MAX)));
+        assert_eq!(read("9223372036854775807"), Some(ReadFrom::Offset(i64::MAX.unsigned_abs())));
+        assert_eq!(read("-9223372036854775808"), Some(ReadFrom::BeforeEnd(1 << 63)));
         assert_eq!(read("-0"), Some(ReadFrom::BeforeEnd(0)));
         assert_eq!(read("-4096"), Some(ReadFrom::BeforeEnd(4096)));
-        for wrong in ["", "-", "+1", "1.5", "18446744073709551616", "end", "--1"] {
+        for wrong in ["", "-", "+1", "1.5", "9223372036854775808", "end", "--1"] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
         assert_eq!(in_body(None), ReadFrom::BeforeEnd(0));
