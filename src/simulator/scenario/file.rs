@@ -508,17 +508,8 @@ impl ToolsEntry {
 
 impl SnapshotEntry {
     fn add_to(self, machine: &mut Machine, path: &str) -> Result<(), ScenarioError> {
-        let Self {
-            number,
-            parent,
-            name,
-            description,
-            created_at,
-            state,
-            quiesced,
-            current,
-            shows,
-        } = self;
+        let Self { number, parent, name, description, created_at, state, quiesced, current, shows } =
+            self;
         let parent = match parent {
             Some(parent) => {
                 let id = format!("{}-snapshot-{parent}", machine.id);

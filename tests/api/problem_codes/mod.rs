@@ -25,9 +25,7 @@ use futures_util::future::{LocalBoxFuture, join_all};
 use otter::api::problem;
 use otter::app::Settings;
 use otter::domain::failure::FailureKind;
-use otter::simulator::world::{
-    Choice, Datastore, PowerState, Question, SerialBacking, SerialPort,
-};
+use otter::simulator::world::{Choice, Datastore, PowerState, Question, SerialBacking, SerialPort};
 use otter::simulator::{Pace, Scenario};
 
 use self::call::{Call, Operation};

@@ -14,11 +14,11 @@ use crate::domain::job::{Job, JobRequest, JobState, JobStepState};
 use crate::domain::origin::Actor;
 use crate::hypervisor::{Accepted, HostErrorKind};
 use crate::service::host_failure::HostFailure;
-use crate::service::jobs::text_watch::TextSight;
 use crate::service::jobs::state_machine::{
     CallResult, Effect, GuestObservation, GuestWatchResult, Input, Interrupt, JobStateMachine,
     ObservedMachine, OtherJobs, TaskEnd,
 };
+use crate::service::jobs::text_watch::TextSight;
 
 /// One line of a case. A line answers the effect that is under way, or interrupts the job.
 ///
