@@ -552,15 +552,21 @@ impl App {
         })
         .await?;
         let input_records = Arc::new(InputRecords::new(Arc::clone(&storage), input_key));
+        let overrides = Arc::new(Overrides::new(
+            leases.clone(),
+            Arc::clone(&audit),
+            supervisor.clone(),
+            clock.clone(),
+        ));
         let inputs = Arc::new(InputCalls::new(InputCallsParts {
             screens: Arc::clone(&screens),
             waits: Arc::clone(&screen_waits),
             inventory: Arc::clone(&inventory),
-            leases: leases.clone(),
+            callers: Arc::clone(&callers),
+            overrides: Arc::clone(&overrides),
             records: Arc::clone(&input_records),
             lanes: InputLanes::default(),
             pauses: pauses.clone(),
-            audit: Arc::clone(&audit),
             supervisor: supervisor.clone(),
             clock: clock.clone(),
         }));
@@ -599,6 +605,7 @@ impl App {
             artifacts,
             screens,
             screen_waits,
+            overrides,
             inputs,
             serial,
             serial_inputs,

@@ -61,10 +61,21 @@ enum Subcommands {
     /// End a lease, such as one that `otter run` kept after a failure, and give its machine back.
     Release(ReleaseCommand),
     /// Show the screen of a machine as a picture or as text, or wait for a text on it.
+    ///
+    /// Without --output, --text and --wait-text: print the size of the screen and the state of its
+    /// connection. On a machine that is leased, this needs the lease (--lease), the token that
+    /// created it, or the token of an operator.
     Screen(Box<ScreenCommand>),
     /// Type a text, or press keys, on a machine.
+    ///
+    /// No key is typed twice: if the input is interrupted, this command fails and does not repeat
+    /// it. On a machine that is leased, it needs the lease (--lease).
     Type(Box<TypeCommand>),
     /// Pass the screen, the keyboard and the mouse of a machine on to a VNC viewer.
+    ///
+    /// Listens until Ctrl-C, and serves one viewer after the other. Viewers need no password: every
+    /// user of this computer can connect. On a machine that is leased, this needs the lease
+    /// (--lease).
     Vnc(Box<VncCommand>),
     /// Open a terminal on a serial port of a machine, print its output, or wait for a text in it.
     Serial(Box<SerialCommand>),
@@ -78,6 +89,9 @@ enum Subcommands {
     /// Creates and changes nothing.
     CheckConfig(CheckConfigArgs),
     /// Connect to the host once, as `serve` does, and report which steps work and which fail.
+    ///
+    /// Run it where `serve` runs, with the same configuration. It exits with 0 if no check fails; a
+    /// warning is no failure.
     Doctor(Box<DoctorArgs>),
     /// Print the OpenAPI document: `otter openapi >openapi/otter.json`.
     Openapi {
@@ -129,7 +143,8 @@ struct DoctorArgs {
     #[arg(long, value_name = "MACHINE")]
     console: Option<String>,
     /// With --console: let the otter at --url reset the machine and revert it to its current
-    /// snapshot, by the lease of --lease, and check its screen after each.
+    /// snapshot, by the lease of --lease, and check its screen after each. Only this uses --url,
+    /// --lease and the other options that say how to reach otter.
     #[arg(long, requires = "console")]
     restart: bool,
     #[command(flatten)]

@@ -19,7 +19,7 @@ pub fn check_count(at: &str, count: usize) -> Result<(), Failure> {
         return Err(failure_in_body(at, "empty", detail));
     }
     if count > MAX_CONDITIONS {
-        let detail = format!("any has {count} conditions; at most {MAX_CONDITIONS}.");
+        let detail = format!("any has more than {MAX_CONDITIONS} conditions.");
         return Err(failure_in_body(at, "out-of-range", detail));
     }
     Ok(())

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::{PartialSchema, ToSchema};
 
-pub use self::json::{duration_text, some_duration_text};
+pub use self::json::{bounded_list, duration_text, some_bounded_list, some_duration_text};
 use self::json::{parse_json, required_fields};
 pub use self::parameter::{InvalidValue, Limit, Parameter, Parsed, values};
 pub use self::query::{NoParameters, Parameters, Query, QueryValues};

@@ -146,8 +146,13 @@ pub struct HttpSettings {
         (name = "jobs", description = "Operations on machines, each from acceptance to its end"),
         (name = "leases", description = "Exclusive use of a machine for a limited time"),
         (name = "artifacts", description = "Files that belong to leases, such as recordings"),
-        (name = "screens", description = "What machines show, and their keyboard and mouse"),
-        (name = "serial", description = "Serial ports of machines: their output and input"),
+        (name = "screens", description = "What machines show, and their keyboard and mouse. \
+            Operators look, and the holder of the machine's lease: with `Otter-Lease`, or with \
+            the token that created it. Others look at a machine without a lease in a pool with \
+            `screens = \"public\"`; if otter has no tokens, everybody looks. Only operators look \
+            at a protected machine. Typing needs the right to change the machine"),
+        (name = "serial", description = "Serial ports of machines: their output and input. Who may \
+            look at the screen of a machine may read them, and who may type may write to them"),
         (name = "events", description = "A stream of all changes"),
         (name = "audit", description = "The record of who did what, for admins"),
         (name = "about", description = "This otter and its host"),

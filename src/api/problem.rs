@@ -218,18 +218,20 @@ const TABLE: &[ProblemRow] = &[
         "Open it with a client for WebSockets, with the subprotocol `binary`."),
     row(Kind::QueueFull, Status::TOO_MANY_REQUESTS, Retry::After, "The queue is full",
         "Too many jobs are queued for this machine, for this token or in total, or too many leases \
-         are queued.",
+         are queued, or eight calls wait to send input to this machine.",
         "Try again after `Retry-After`."),
     row(Kind::TooManyRequests, Status::TOO_MANY_REQUESTS, Retry::After,
         "The token's limit is reached",
-        "The token has reached its limit of requests, open leases or streams of events.",
+        "The token has reached its limit of requests, open leases, streams of events or unused \
+         console tokens.",
         "Try again after `Retry-After`. End leases and streams that you no longer need."),
     row(Kind::Internal, Status::INTERNAL_SERVER_ERROR, Retry::No, "Internal error",
         "otter failed; its log has the cause with the request id.",
         "Report the problem with the request id."),
-    row(Kind::NotSupported, Status::NOT_IMPLEMENTED, Retry::No, "The host cannot do this",
-        "The host does not support this operation.",
-        "Use another host or another operation."),
+    row(Kind::NotSupported, Status::NOT_IMPLEMENTED, Retry::No, "Not supported here",
+        "The host does not support this operation, or a program that otter needs for it is not \
+         installed: the detail says which.",
+        "Install what the detail names, or use another host or another operation."),
     row(Kind::HostProtocol, Status::BAD_GATEWAY, Retry::After, "The response is not vim25",
         "otter cannot read the host's response: another server listens there, or a proxy answered.",
         "Check `esx.url`; try again later."),
@@ -254,8 +256,10 @@ const TABLE: &[ProblemRow] = &[
     row(Kind::TooManyConsoles, Status::SERVICE_UNAVAILABLE, Retry::After,
         "Too many consoles are open",
         "The screens of `screens.max_open` machines or `serial.max_open` serial ports are in use \
-         at the same time, or a machine has as many viewers or streams as it may.",
-        "Try again after `Retry-After`, or close viewers, streams and waits of other machines."),
+         at the same time, a machine has as many viewers or streams as it may, or otter serves 256 \
+         viewers.",
+        "Try again after `Retry-After`, or close viewers, streams and waits. Pictures need no \
+         viewer."),
     row(Kind::ConsoleUnavailable, Status::SERVICE_UNAVAILABLE, Retry::After,
         "The console cannot be reached",
         "The host does not open a console of the machine, or the console does not answer. A \
@@ -265,13 +269,15 @@ const TABLE: &[ProblemRow] = &[
          consoles of a machine, or the account lacks VirtualMachine.Interact.ConsoleInteract. A \
          serial port takes one client at a time."),
     row(Kind::TooManyWaits, Status::SERVICE_UNAVAILABLE, Retry::After, "Too many calls are waiting",
-        "The number of waiting calls has reached `http.max_waits`.",
+        "The number of waiting calls has reached `http.max_waits`, or the waits for screens use \
+         all the memory for their images.",
         "Try again after `Retry-After`."),
     row(Kind::ShuttingDown, Status::SERVICE_UNAVAILABLE, Retry::SameKey, "otter is shutting down",
         "The daemon is stopping. Accepted jobs continue when it starts again.",
         "When otter is back, repeat the request with the same `Idempotency-Key`, or GET the job."),
     row(Kind::WaitTimeout, Status::GATEWAY_TIMEOUT, Retry::SameKey, "The wait timed out",
-        "The condition did not become true in time. It can still become true.",
+        "The condition did not become true in time. It can still become true. After a wait for a \
+         screen, `seen` and `links.screen` show what it saw last.",
         "Repeat the request with the same `Idempotency-Key`, or wait again."),
     row(Kind::DeadlineExceeded, Status::GATEWAY_TIMEOUT, Retry::After, "The deadline passed",
         "The job did not finish before its deadline. otter asked the host to cancel the task if \

@@ -33,6 +33,9 @@ pub enum Access {
     Open,
     /// A token with this role or a higher one.
     AtLeast(Role),
+    /// As [`Access::AtLeast`]. The handler itself ends the call when the token becomes invalid,
+    /// because its answer must say what the call has done.
+    Watching(Role),
     /// As [`Access::AtLeast`], or a console token, which the client offers as the subprotocol of a
     /// WebSocket: a browser cannot send a token with one.
     Console(Role),
@@ -72,6 +75,12 @@ impl Routes {
     /// checks.
     pub fn role(self, least: Role, operations: UtoipaMethodRouter<ApiState>) -> Self {
         self.operations(Access::AtLeast(least), operations)
+    }
+
+    /// As [`Routes::role`], for operations whose handlers themselves end the call when the token of
+    /// the caller becomes invalid.
+    pub fn watching(self, least: Role, operations: UtoipaMethodRouter<ApiState>) -> Self {
+        self.operations(Access::Watching(least), operations)
     }
 
     /// Adds `WebSocket` operations for callers with this role or a higher one, or with a console
@@ -154,7 +163,10 @@ fn document_access(operation: &mut Operation, access: Access) {
     let mut added = ALL_OPERATIONS.to_vec();
     operation.security = Some(match access {
         Access::Open => Vec::new(),
-        Access::AtLeast(role) | Access::Console(role) | Access::Upload(role) => {
+        Access::AtLeast(role)
+        | Access::Watching(role)
+        | Access::Console(role)
+        | Access::Upload(role) => {
             extensions.insert("x-otter-role".to_owned(), json!(role.as_str()));
             added.extend(AUTHENTICATED);
             // The security scheme is optional in the document, because no token is required while
@@ -185,6 +197,8 @@ pub struct Identified {
     pub credential: Credential,
     /// The lowest role that may call the operation.
     pub least: Role,
+    /// Whether the handler itself ends the call when the token becomes invalid.
+    pub is_watching: bool,
     /// Only of operations with [`Access::Console`].
     pub console: Option<ConsoleAccess>,
 }
@@ -228,7 +242,9 @@ impl Guard {
     ) -> Result<Option<Identified>, Failure> {
         let (least, grant) = match access {
             Access::Open => return Ok(None),
-            Access::AtLeast(least) | Access::Upload(least) => (least, None),
+            Access::AtLeast(least) | Access::Watching(least) | Access::Upload(least) => {
+                (least, None)
+            }
             Access::Console(least) => (least, self.redeem(headers)?),
         };
         let (caller, credential) = if let Some(grant) = &grant {
@@ -239,7 +255,9 @@ impl Guard {
         };
         let console = matches!(access, Access::Console(_));
         let console = console.then_some(ConsoleAccess { credential, grant });
-        Ok(Some(Identified { caller: Caller { origin, ..caller }, credential, least, console }))
+        let is_watching = matches!(access, Access::Watching(_));
+        let caller = Caller { origin, ..caller };
+        Ok(Some(Identified { caller, credential, least, is_watching, console }))
     }
 
     /// Uses up the console token of a WebSocket. `None` if it offers none.

@@ -23,8 +23,7 @@ use super::extract::{
     InvalidValue, JsonBody, NoParameters, Parameter, Parameters, Parsed, Query, QueryValues,
     failure_at, header,
 };
-use super::jobs::wire::Job;
-use super::jobs::{job_response, require_visible};
+use super::jobs::{JobReader, job_response, require_visible};
 use super::lease_authorization;
 use super::long_poll::{WaitEnd, WaitMode, WaitPermit};
 use super::problem::{self, ApiError};
@@ -314,7 +313,7 @@ impl JobStart {
     ) -> Result<Response, Failure> {
         let (id, replayed) = started.parts();
         let mut response = match permit {
-            None => self.accepted(api, id, &self.current(api, id).await?),
+            None => self.accepted(api, id, &self.current(api, id).await?).await?,
             Some((mode, permit)) => {
                 // Turn a failure into a response before the headers are added, so that a problem
                 // has the same headers as a success: the wait time, and whether the call is a
@@ -342,9 +341,9 @@ impl JobStart {
         match (self.wait_for_end(api, id, mode.time(), permit).await?, mode) {
             ((ended, None), _) => {
                 self.succeeded(&ended)?;
-                Ok(succeeded_response(api, &self.version, &ended))
+                succeeded_response(api, &self.version, &self.reader(), &ended).await
             }
-            ((view, Some(_)), WaitMode::Preferred(_)) => Ok(self.accepted(api, id, &view)),
+            ((view, Some(_)), WaitMode::Preferred(_)) => self.accepted(api, id, &view).await,
             ((view, Some(kind)), WaitMode::Outcome(_)) => Err(self.unfinished(id, &view, kind)),
         }
     }
@@ -413,12 +412,23 @@ impl JobStart {
         Ok(view.is_some_and(|view| visibility.shows_job(self.caller(), &view.job)))
     }
 
-    fn accepted(&self, api: &ApiState, id: JobId, view: &JobView) -> Response {
-        let mut response = respond::object(api, &self.version, &Job::from_view(view));
+    async fn accepted(
+        &self,
+        api: &ApiState,
+        id: JobId,
+        view: &JobView,
+    ) -> Result<Response, Failure> {
+        let job = self.reader().show(api, view).await?;
+        let mut response = respond::object(api, &self.version, &job);
         *response.status_mut() = StatusCode::ACCEPTED;
         respond::set(&mut response, LOCATION, &links::job(id));
         respond::set(&mut response, RETRY_AFTER, "1");
-        response
+        Ok(response)
+    }
+
+    /// The caller of the request as a reader of jobs.
+    fn reader(&self) -> JobReader {
+        JobReader::from_requester(&self.requester)
     }
 
     /// Checks that the ended job succeeded.
@@ -449,15 +459,25 @@ impl JobStart {
 ///
 /// # Errors
 /// The failure of the job if it did not succeed.
-pub fn outcome(api: &ApiState, version: &Version, view: &JobView) -> Result<Response, Failure> {
+pub async fn outcome(
+    api: &ApiState,
+    version: &Version,
+    reader: &JobReader,
+    view: &JobView,
+) -> Result<Response, Failure> {
     succeeded(view)?;
-    Ok(succeeded_response(api, version, view))
+    succeeded_response(api, version, reader, view).await
 }
 
-fn succeeded_response(api: &ApiState, version: &Version, view: &JobView) -> Response {
-    let mut response = job_response(api, version, view);
+async fn succeeded_response(
+    api: &ApiState,
+    version: &Version,
+    reader: &JobReader,
+    view: &JobView,
+) -> Result<Response, Failure> {
+    let mut response = job_response(api, version, reader, view).await?;
     respond::set(&mut response, LOCATION, &links::job(view.job.id));
-    response
+    Ok(response)
 }
 
 fn succeeded(view: &JobView) -> Result<(), Failure> {

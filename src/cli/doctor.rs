@@ -15,13 +15,15 @@ use crate::esx::{Finding, Outcome, diagnose};
 pub async fn doctor(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let DoctorArgs { console, restart, call, config_args } = args;
     let settings = app::settings(config_args.load()?, None)?;
+    // Before the checks, which take a while, so that a mistake is reported at once.
+    let restart = if restart { Some(call.connect().await?) } else { None };
     let terminal = std::io::stdout().is_terminal() && allows_colour();
     let mut on_finding = |finding: Finding| print(&line(&finding, terminal));
     let mut is_healthy = diagnose(&settings.esx, &Clock::system(), &mut on_finding)
         .await
         .map_err(app::wrong_host_settings)?;
     if let (true, Some(machine)) = (is_healthy, console) {
-        let checks = ConsoleChecks { machine, restart: restart.then_some(call) };
+        let checks = ConsoleChecks { machine, restart };
         is_healthy = check_console(&settings, &checks, &mut on_finding).await?;
     }
     let verdict = if is_healthy {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use super::host_session::{ConnectedHost, with_host};
-use super::server::{CallArguments, OtterCalls};
+use super::server::OtterCalls;
 use crate::app::Settings;
 use crate::domain::machine::Machine;
 use crate::domain::machine_reference::MachineReference;
@@ -53,7 +53,7 @@ pub struct ConsoleChecks {
     /// A machine as the API accepts it.
     pub machine: String,
     /// The otter that resets and reverts the machine. `None`: doctor only looks.
-    pub restart: Option<CallArguments>,
+    pub restart: Option<OtterCalls>,
 }
 
 /// The checks of one machine.
@@ -68,16 +68,12 @@ struct Checks<'a> {
 /// whether no check failed.
 ///
 /// # Errors
-/// The host cannot be reached, or the command line is wrong.
+/// The host cannot be reached.
 pub async fn check_console(
     settings: &Settings,
     checks: &ConsoleChecks,
     on_finding: &mut (dyn FnMut(Finding) + Send),
 ) -> anyhow::Result<bool> {
-    let otter = match &checks.restart {
-        Some(call) => Some(call.connect().await?),
-        None => None,
-    };
     with_host(settings, async |host: &ConnectedHost| {
         let mut run = Checks { host, settings, on_finding, none_failed: true };
         let Some(machine) = run.machine(&checks.machine) else { return Ok(false) };
@@ -86,7 +82,7 @@ pub async fn check_console(
             run.frame(&machine).await?;
         }
         run.picture(&machine).await;
-        match &otter {
+        match &checks.restart {
             None => run.skip_restarts(),
             Some(otter) => {
                 run.restart(otter, &machine, "reset", "/power", json!({"action": "reset"})).await;
@@ -117,8 +113,8 @@ impl Checks<'_> {
         let found = self.find(reference);
         let [machine] = found.as_slice() else {
             let found = match found.len() {
-                0 => format!("No machine of the host is {reference:?}."),
-                several => format!("{several} machines of the host are {reference:?}."),
+                0 => format!("No machine of the host goes by {reference:?}."),
+                several => format!("{several} machines of the host go by {reference:?}."),
             };
             let advice = "Write its id, name:<exact>, uuid:<…> or mac:<…>.";
             self.add(CHECK, Outcome::Failed, found, Some(advice));
@@ -361,7 +357,7 @@ const fn advice(kind: HostErrorKind) -> Option<&'static str> {
         HostErrorKind::NotSupported => {
             Some("This host has no webmks consoles: it is older than ESX 6.0, or no ESX.")
         }
-        HostErrorKind::Unreachable | HostErrorKind::Protocol => Some(
+        HostErrorKind::Unreachable | HostErrorKind::Protocol | HostErrorKind::Rejected => Some(
             "Consoles use the same address, port, proxy and certificate as the API. A proxy in \
              between must pass WebSockets.",
         ),

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use clap::Args;
 use http::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -63,11 +63,20 @@ impl OtterCalls {
     /// # Errors
     /// No answer came, or the answer is a problem.
     pub async fn call(request: RequestBuilder, timeout: Duration) -> anyhow::Result<Answer> {
-        match OtterClient::answer_up_to(request, timeout, ANSWER_LIMIT).await {
-            Ok(answer) if answer.status.is_success() => Ok(answer),
-            Ok(answer) => bail!(answer.failure()),
-            Err(NoAnswer { reason, .. }) => bail!("otter gave no answer: {reason}"),
-        }
+        let answer = Self::answer(request, timeout).await?;
+        if answer.status.is_success() { Ok(answer) } else { bail!(answer.failure()) }
+    }
+
+    /// Sends a request, and reads the answer, which may be a problem.
+    ///
+    /// # Parameters
+    /// - `timeout`: the longest time until the whole answer is there.
+    ///
+    /// # Errors
+    /// No answer came.
+    pub async fn answer(request: RequestBuilder, timeout: Duration) -> anyhow::Result<Answer> {
+        let answered = OtterClient::answer_up_to(request, timeout, ANSWER_LIMIT).await;
+        answered.map_err(|NoAnswer { reason, .. }| anyhow!("otter gave no answer: {reason}"))
     }
 
     /// Opens an answer whose body is read piece by piece.

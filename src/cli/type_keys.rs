@@ -25,28 +25,34 @@ const REPEATS: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("input").required(true).args(["text", "keys"])))]
+#[command(
+    group(clap::ArgGroup::new("input").required(true).args(["text", "keys"])),
+    override_usage = "otter type [OPTIONS] <MACHINE> <TEXT>\n       \
+        otter type [OPTIONS] <MACHINE> --keys <KEYS>..."
+)]
 pub struct TypeCommand {
     /// The machine: an id, name:<exact>, uuid:<…> or mac:<…>.
     #[arg(value_name = "MACHINE")]
     machine: String,
     /// The text to type; `-` reads it from the standard input, so that no other user of this
-    /// computer sees it.
+    /// computer sees it. A line feed is Enter, also at the end of the standard input.
     #[arg(value_name = "TEXT")]
     text: Option<String>,
-    /// Press these keys instead, one after the other: enter, ctrl-alt-delete, shift-f10.
+    /// Press these keys instead, one after the other, with spaces in between: `ctrl-alt-delete
+    /// enter`. Keys with hyphens between them are pressed together. GUIDE.md lists the names.
     #[arg(long, value_name = "KEYS", num_args = 1..)]
     keys: Vec<String>,
-    /// Press Enter after the text.
+    /// Press Enter at the end.
     #[arg(long, requires = "text")]
     enter: bool,
-    /// The time between two keys: 5ms to 2s.
+    /// The time between two keys: 5ms to 2s. The default is 40ms, and 100ms on a text screen.
     #[arg(long, value_name = "TIME")]
     interval: Option<String>,
-    /// The keyboard layout of the guest: us or de.
+    /// The keyboard layout of the guest, for TEXT: us (the default) or de.
     #[arg(long, value_name = "LAYOUT")]
     layout: Option<String>,
-    /// The text is secret: no error of otter shows a part of it.
+    /// The text is secret: no error of otter shows a part of it. What the guest shows of it is not
+    /// masked.
     #[arg(long)]
     secret: bool,
     #[command(flatten)]

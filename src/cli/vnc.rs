@@ -15,6 +15,7 @@ use clap::Args;
 use futures_util::{SinkExt, StreamExt};
 use http::Method;
 use reqwest::Upgraded;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
@@ -43,7 +44,12 @@ pub struct VncCommand {
     #[arg(value_name = "MACHINE")]
     machine: String,
     /// The address for VNC viewers, which need no password; port 0 takes a free port.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:5901")]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:5901",
+        value_parser = listen_address
+    )]
     listen: SocketAddr,
     /// Allow an address of --listen that other machines can reach. Everyone who connects to it
     /// can look and type.
@@ -81,9 +87,12 @@ pub async fn vnc(command: VncCommand) -> anyhow::Result<ExitCode> {
         );
     }
     let otter = command.call.connect().await?;
-    // Before a viewer connects, so that a wrong machine or token is reported at once.
-    let known = otter.request(Method::GET, machine, "/screen");
-    OtterCalls::call(known, ANSWER_TIMEOUT).await?;
+    // otter makes all checks of a viewer before it gives a console token, so that a wrong machine
+    // or a missing right is reported before a viewer connects. The token is not used.
+    let mode = if command.view { "view" } else { "drive" };
+    let check = otter.request(Method::POST, machine, "/console-tokens");
+    let check = check.json(&json!({ "kind": "screen", "mode": mode, "force": command.force }));
+    OtterCalls::call(check, ANSWER_TIMEOUT).await?;
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let address = listener.local_addr().context("the bound address cannot be read")?;
@@ -96,6 +105,13 @@ pub async fn vnc(command: VncCommand) -> anyhow::Result<ExitCode> {
             bail!("otter ended the viewer ({code}): {reason}");
         }
     }
+}
+
+/// Parses an address to listen on.
+fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.replace("localhost:", "127.0.0.1:")
+        .parse()
+        .map_err(|_| "write an IP address and a port, such as 127.0.0.1:5901")
 }
 
 async fn open(otter: &OtterCalls, command: &VncCommand) -> anyhow::Result<Upgraded> {
@@ -170,7 +186,8 @@ mod tests {
     }
 
     fn read(words: &str) -> Result<VncCommand, clap::Error> {
-        Line::try_parse_from(["vnc"].into_iter().chain(words.split(' '))).map(|line| line.vnc)
+        Line::try_parse_from(["vnc"].into_iter().chain(words.split_whitespace()))
+            .map(|line| line.vnc)
     }
 
     #[tokio::test]
@@ -185,5 +202,15 @@ mod tests {
         assert!(read("16 --view --force").is_err());
         assert!(read("").is_err());
         assert_eq!(read("16").unwrap().listen.to_string(), "127.0.0.1:5901");
+    }
+
+    #[test]
+    fn an_address_has_a_port() {
+        let local = read("16 --listen localhost:5902").unwrap();
+        assert_eq!(local.listen.to_string(), "127.0.0.1:5902");
+        for wrong in ["5901", "localhost", "host.lab:5901"] {
+            let error = read(&format!("16 --listen {wrong}")).unwrap_err().to_string();
+            assert!(error.contains("127.0.0.1:5901"), "{error}");
+        }
     }
 }

@@ -162,6 +162,17 @@ pub enum InputMessage {
     },
 }
 
+impl InputMessage {
+    /// Whether it presses a key or a button.
+    #[must_use]
+    pub const fn presses(self) -> bool {
+        match self {
+            Self::Key { down, .. } => down,
+            Self::Pointer { buttons, .. } => buttons != 0,
+        }
+    }
+}
+
 /// Messages that are sent in one write, so that a key that a slow network delays is not repeated
 /// by the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -259,7 +270,8 @@ const fn pointer(buttons: u8, at: Point) -> InputMessage {
 }
 
 impl ClickTarget {
-    /// The point to click. `None` if it depends on a match and there is none.
+    /// The point to click. `None` if it depends on a match and there is none. A point that is left of
+    /// or above every screen is on no screen, as those on the other side are.
     #[must_use]
     pub fn point(self, last_match: Option<Point>) -> Option<Point> {
         match self {
@@ -267,8 +279,7 @@ impl ClickTarget {
             Self::LastMatch { dx, dy } => {
                 let Point { x, y } = last_match?;
                 let moved = |from: u16, by: i32| {
-                    let to = i32::from(from).saturating_add(by).clamp(0, i32::from(u16::MAX));
-                    u16::try_from(to).unwrap_or(u16::MAX)
+                    u16::try_from(i32::from(from).saturating_add(by)).unwrap_or(u16::MAX)
                 };
                 Some(Point { x: moved(x, dx), y: moved(y, dy) })
             }
@@ -445,7 +456,7 @@ mod tests {
         assert_eq!(pointers(&pointer_strokes(&click, Some(found))), expected);
         assert_eq!(pointer_strokes(&click, None), []);
         let outside = ClickTarget::LastMatch { dx: -500, dy: i32::MAX };
-        assert_eq!(outside.point(Some(found)), Some(Point { x: 0, y: u16::MAX }));
+        assert_eq!(outside.point(Some(found)), Some(Point { x: u16::MAX, y: u16::MAX }));
     }
 
     #[test]

@@ -402,6 +402,12 @@ impl Job {
         self.steps.iter().any(|step| matches!(step.name, StepName::Call(_)))
     }
 
+    /// Whether a step has a text that was on the screen of the machine.
+    #[must_use]
+    pub fn has_seen_screen(&self) -> bool {
+        self.steps.iter().any(|step| step.seen.is_some())
+    }
+
     /// Adds the job's machine to a failure. The failure stays unchanged if the job works on no
     /// machine.
     #[must_use]
@@ -435,6 +441,9 @@ pub struct JobStep {
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub detail: Option<String>,
+    /// The last text on the screen, if the step waits for one. Only callers see it that may see
+    /// the screen during the job.
+    pub seen: Option<String>,
 }
 
 /// What a step of a job does.

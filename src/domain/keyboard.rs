@@ -31,7 +31,7 @@ pub struct Stroke {
 pub enum InvalidStroke {
     #[error(transparent)]
     UnknownKey(#[from] UnknownKey),
-    /// Such as `ctrl-` and `ctrl--c`.
+    /// Such as `ctrl-`, `ctrl--c` and `ctrl+c`.
     #[error(
         "write the keys of a stroke with a hyphen between them, such as ctrl-alt-delete; the key \
          of the hyphen itself is minus"
@@ -76,6 +76,10 @@ impl FromStr for Stroke {
     fn from_str(text: &str) -> Result<Self, InvalidStroke> {
         if text.split('-').count() > MAX_KEYS {
             return Err(InvalidStroke::TooManyKeys);
+        }
+        // No name of a key has it.
+        if text.contains('+') {
+            return Err(InvalidStroke::MissingKey);
         }
         let mut modifiers = Vec::new();
         for name in text.split('-') {
@@ -136,6 +140,7 @@ mod tests {
         assert!(message("").contains("ctrl-alt-delete"), "{}", message(""));
         assert!(message("ctrl-").contains("minus"));
         assert!(message("ctrl--").contains("minus"));
+        assert!(message("ctrl+alt+delete").contains("a hyphen between them"));
         assert!(message("ctrl-a-ctrl").contains("twice"));
         assert!(message(&"a-".repeat(1 << 20)).contains("at most 8"));
         assert!(message(&"x".repeat(1 << 20)).len() < 200);

@@ -432,6 +432,12 @@ impl Lease {
         Failure::new(FailureKind::LeaseNotActive, detail).with_lease(*id)
     }
 
+    /// Whether this token created the lease. A later token with the same name did not.
+    #[must_use]
+    pub fn is_created_by(&self, token: Option<TokenId>) -> bool {
+        token.is_some() && self.token == token
+    }
+
     /// Adds a warning to the lease. If there are too many warnings, one from the middle is removed.
     pub fn warn(&mut self, what: String) {
         if self.warnings.len() >= MAX_ENTRIES {

@@ -614,7 +614,8 @@ impl Collector {
         info: Option<&TaskInfo>,
     ) -> Option<Fact> {
         let info = info.filter(|info| info.restarts_guest() && self.followers.is_followed(task))?;
-        cache.machine_for_entity(info.entity.as_ref()?).map(Fact::GuestRestarted)
+        let machine = cache.machine_for_entity(info.entity.as_ref()?)?;
+        Some(Fact::GuestRestarted { machine, reverted: info.reverts() })
     }
 }
 

@@ -86,13 +86,17 @@ impl TaskInfo {
     #[must_use]
     pub fn restarts_guest(&self) -> bool {
         self.state == TaskState::Success
-            && (matches!(
-                self.call(),
-                Some(CallKind::PowerOn | CallKind::Reset | CallKind::RevertToSnapshot)
-            ) || matches!(
+            && (self.reverts() || matches!(self.call(), Some(CallKind::PowerOn | CallKind::Reset)))
+    }
+
+    /// Whether the task reverts its machine to a snapshot.
+    #[must_use]
+    pub fn reverts(&self) -> bool {
+        self.call() == Some(CallKind::RevertToSnapshot)
+            || matches!(
                 self.description_id.as_str(),
                 "VirtualMachine.revertToCurrentSnapshot" | "VirtualMachine.revertSnapshot"
-            ))
+            )
     }
 
     /// The status that the followers of the task get.

@@ -486,5 +486,20 @@ fn is_not_http(error: &(dyn Error + 'static)) -> bool {
 /// The text of the innermost cause of an error, for example that a connection was refused.
 fn root_cause(error: &(dyn Error + 'static)) -> String {
     let text = causes(error).last().map(ToString::to_string).unwrap_or_default();
+    // rustls ends some of its texts with a link for programmers.
+    let text = text.split(": https://").next().unwrap_or_default();
     text.trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_has_no_link_for_programmers() {
+        let cause = "peer closed connection without sending TLS close_notify";
+        let error = io::Error::other(format!("{cause}: https://docs.rs/rustls/latest/"));
+        assert_eq!(root_cause(&error), cause);
+        assert_eq!(root_cause(&io::Error::other("it broke.")), "it broke");
+    }
 }

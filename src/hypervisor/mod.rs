@@ -186,7 +186,8 @@ pub trait Hypervisor: Send + Sync {
     /// - `InvalidPowerState` if the machine is not on.
     /// - `ScreenLimitReached` if the host allows no further connection to this screen.
     /// - `Forbidden` and `LicenseRestricted` as for calls, `NotFound` if the host does not know the
-    ///   machine, `Unreachable` and `Protocol` if no connection could be made.
+    ///   machine, `Rejected` if the host refuses this connection, `Unreachable` and `Protocol` if
+    ///   no connection could be made.
     async fn open_screen(&self, _machine: &MachineId) -> Result<ScreenConnection, HostError> {
         Err(HostError::new(HostErrorKind::NotSupported, "The host gives no access to screens."))
     }
@@ -352,7 +353,11 @@ pub enum Fact {
     /// A followed task has succeeded that restarts the guest (power on, reset or revert). otter
     /// learns this even if no property of the machine changed. Addresses that the guest had before
     /// are outdated.
-    GuestRestarted(MachineId),
+    GuestRestarted {
+        machine: MachineId,
+        /// Whether the task reverted the machine to a snapshot.
+        reverted: bool,
+    },
     /// The addresses of a guest, read directly from the host. If VMware Tools run, the addresses
     /// are current.
     GuestConfirmed {

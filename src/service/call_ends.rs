@@ -1,18 +1,22 @@
-//! What ends a call of input to a machine before it sent everything: its client hung up, its time
-//! is up, or otter stops.
+//! What ends a call of input to a machine before it sent everything: its client hung up, its token
+//! is not valid any more, its time is up, or otter stops.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
+use super::callers::{Callers, Credential};
 use crate::clock::Clock;
-use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::machine::Machine;
+use crate::domain::failure::{Failure, FailureKind, InputError};
 
 /// What ends a call before its last event.
 pub struct CallEnds {
     hung_up: CancellationToken,
     shutdown: CancellationToken,
+    callers: Arc<Callers>,
+    credential: Credential,
     /// The latest end, by the monotonic clock.
     deadline: Duration,
     clock: Clock,
@@ -22,29 +26,29 @@ impl CallEnds {
     /// # Parameters
     /// - `hung_up`: cancelled when the client hangs up.
     /// - `shutdown`: cancelled when otter stops.
+    /// - `callers`, `credential`: what identified the caller. The call ends with it.
     /// - `limit`: the longest time of the call, from now on.
     #[must_use]
     pub fn new(
         hung_up: CancellationToken,
         shutdown: CancellationToken,
+        callers: Arc<Callers>,
+        credential: Credential,
         limit: Duration,
-        clock: &Clock,
+        clock: Clock,
     ) -> Self {
-        Self { hung_up, shutdown, deadline: clock.elapsed() + limit, clock: clock.clone() }
+        let deadline = clock.elapsed() + limit;
+        Self { hung_up, shutdown, callers, credential, deadline, clock }
     }
 
     /// Waits for `work`, unless the call must end before.
     ///
     /// # Errors
     /// As [`CallEnds::ended`].
-    pub async fn or<T>(
-        &self,
-        machine: &Machine,
-        work: impl Future<Output = T>,
-    ) -> Result<T, Failure> {
+    pub async fn or<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
         tokio::select! {
             biased;
-            failure = self.ended(machine) => Err(failure),
+            failure = self.ended() => Err(failure),
             done = work => Ok(done),
         }
     }
@@ -52,28 +56,42 @@ impl CallEnds {
     /// Waits until the call must end.
     ///
     /// # Returns
-    /// `shutting-down`, or `wait-timeout` if the time of the call is up. A client that hung up does
-    /// not read the failure.
-    pub async fn ended(&self, machine: &Machine) -> Failure {
+    /// `shutting-down`, `unauthenticated` if the token of the caller is not valid any more, or
+    /// `wait-timeout` if the time of the call is up. A client that hung up does not read the
+    /// failure.
+    pub async fn ended(&self) -> Failure {
         tokio::select! {
             biased;
             () = self.hung_up.cancelled() => {}
             () = self.shutdown.cancelled() => {}
+            () = self.callers.until_refused(self.credential) => {}
             () = self.clock.sleep(self.left()) => {}
         }
-        self.failure().unwrap_or_else(Self::time_up).with_machine(&machine.id, &machine.name)
+        self.failure().unwrap_or_else(Self::time_up)
     }
 
     /// The failure if the call must end now.
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {
         if self.hung_up.is_cancelled() {
-            let detail = "The client hung up.";
-            return Some(Failure::new(FailureKind::ShuttingDown, detail));
+            // No kind of failure is for a caller that is not there. The repeat of the call shows the
+            // error.
+            let detail = "The client hung up.".to_owned();
+            let failure = Failure::new(FailureKind::ShuttingDown, detail.clone());
+            return Some(failure.with_error(InputError {
+                pointer: None,
+                parameter: None,
+                code: "hung-up".into(),
+                detail,
+            }));
         }
         if self.shutdown.is_cancelled() {
             let detail = "otter is shutting down; try again when it is back.";
             return Some(Failure::new(FailureKind::ShuttingDown, detail));
+        }
+        if self.callers.until_refused(self.credential).now_or_never().is_some() {
+            let detail = "The token was revoked, rotated or has expired.";
+            return Some(Failure::new(FailureKind::Unauthenticated, detail));
         }
         self.left().is_zero().then(Self::time_up)
     }

@@ -10,13 +10,13 @@ pub mod event_stream;
 pub mod host_failure;
 pub mod hosts;
 pub mod idempotency;
-pub mod input_override;
 pub mod inventory;
 pub mod jobs;
 pub mod leases;
 pub mod limits;
 pub mod live_settings;
 pub mod machines;
+pub mod overrides;
 pub mod patterns;
 pub mod protection;
 pub mod questions;
@@ -41,6 +41,7 @@ use self::inventory::Inventory;
 use self::jobs::Jobs;
 use self::leases::Leases;
 use self::machines::Machines;
+use self::overrides::Overrides;
 use self::patterns::PatternWatch;
 use self::screens::Screens;
 use self::screens::input_calls::InputCalls;
@@ -65,6 +66,8 @@ pub struct Services {
     pub screens: Arc<Screens>,
     /// Waits for what screens show.
     pub screen_waits: Arc<ScreenWaits>,
+    /// Records operators who act on the consoles of leased machines.
+    pub overrides: Arc<Overrides>,
     /// Types and clicks on machines.
     pub inputs: Arc<InputCalls>,
     pub serial: Arc<Serial>,

@@ -3,8 +3,9 @@
 //!
 //! ```text
 //! free ──take──► held ──take with force──► held by another
-//!  ▲               │ dropped
-//!  └───────────────┘
+//!  ▲               │ leaves                     ▲
+//!  │ dropped       ▼                            │
+//!  └───────────── left ───────take──────────────┘
 //! ```
 
 use std::collections::HashMap;
@@ -30,6 +31,8 @@ struct Held<I> {
     info: I,
     taken_over: CancellationToken,
     vacated: CancellationToken,
+    /// Whether the holder has left. It holds the seat only until it has cleared it.
+    has_left: bool,
 }
 
 /// The right of one holder, until this value is dropped or another one takes over.
@@ -53,7 +56,7 @@ impl<K: Clone + Eq + Hash, I: Clone> Seats<K, I> {
     /// The holder of a seat.
     #[must_use]
     pub fn of(&self, key: &K) -> Option<I> {
-        self.held().get(key).map(|held| held.info.clone())
+        self.held().get(key).filter(|held| !held.has_left).map(|held| held.info.clone())
     }
 
     /// Takes a seat.
@@ -71,9 +74,15 @@ impl<K: Clone + Eq + Hash, I: Clone> Seats<K, I> {
         force: bool,
     ) -> Result<Seat<K, I>, I> {
         let (taken_over, vacated) = (CancellationToken::new(), CancellationToken::new());
-        let new = Held { holder, info, taken_over: taken_over.clone(), vacated: vacated.clone() };
+        let new = Held {
+            holder,
+            info,
+            taken_over: taken_over.clone(),
+            vacated: vacated.clone(),
+            has_left: false,
+        };
         let mut held = self.held();
-        if let Some(other) = held.get(key).filter(|_| !force) {
+        if let Some(other) = held.get(key).filter(|held| !force && !held.has_left) {
             return Err(other.info.clone());
         }
         let earlier = held.insert(key.clone(), new).map(|earlier| {
@@ -102,6 +111,20 @@ impl<K: Eq + Hash, I> Seat<K, I> {
         if let Some(earlier) = &self.earlier {
             earlier.cancelled().await;
             self.earlier = None;
+        }
+    }
+
+    /// Whether the holder before this one has given the seat back.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.earlier.as_ref().is_none_or(CancellationToken::is_cancelled)
+    }
+
+    /// Lets another one take the seat without force. It gets ready when this value is dropped.
+    pub fn leave(&self) {
+        let mut held = self.seats.held();
+        if let Some(held) = held.get_mut(&self.key).filter(|held| held.holder == self.holder) {
+            held.has_left = true;
         }
     }
 }

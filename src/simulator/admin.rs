@@ -5,7 +5,7 @@
 //! GET    /calls     the calls, by method and by operation
 //! GET    /sessions  the numbers of sessions, views, filters and pending waits
 //! GET    /world     the true state of machines and tasks, also if clients have not seen it
-//! GET    /screens/ID  what the guest of a machine shows, as texts, and its consoles
+//! GET    /screens/ID  what the guest of a machine shows, as texts, its last input, its consoles
 //! GET    /serial/ID   the serial ports of a machine: where they listen, and what went through them
 //! POST   /faults    plans faults, written as `[[faults]]` of a scenario
 //! DELETE /faults    removes the planned faults
@@ -102,6 +102,7 @@ async fn screen(State(control): State<Control>, Path(machine): Path<String>) -> 
         "lines": screen.lines,
         "held_keys": screen.held_keys,
         "held_buttons": screen.held_buttons,
+        "last_input_at": screen.last_input_at.to_string(),
         "consoles": consoles,
     });
     answer(StatusCode::OK, &body)

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::console::ConsoleEnd;
@@ -62,7 +63,10 @@ impl SimulatorState {
                     self.world.ask(&machine, *question);
                 }
             }
-            HostChange::ConsoleQuirks(quirks) => self.consoles.quirks = quirks,
+            HostChange::ConsoleQuirks(quirks) => {
+                self.world.rules.consoles_outlive_reverts = quirks.outlive_reverts;
+                self.consoles.quirks = quirks;
+            }
             HostChange::EndConsoles { machine, how } => self.consoles.end(machine.as_deref(), how),
             HostChange::AbandonConsoles { machine, count } => {
                 self.world.add_consoles(&machine, count);
@@ -131,6 +135,8 @@ pub struct ScreenContents {
     pub held_keys: Vec<u8>,
     /// The buttons of the pointer that are down: bit 0 is the first button.
     pub held_buttons: u8,
+    /// When the guest got the last input. Before the first one: when it started.
+    pub last_input_at: Timestamp,
 }
 
 /// A handle to a running simulator. Clones control the same simulator.
@@ -337,16 +343,18 @@ impl Control {
             let now = state.world.now();
             let machine = state.world.machine(machine)?;
             let picture = machine.screen.picture(now, &machine.name)?;
-            (picture, machine.screen.clone(), now.elapsed)
+            (picture, machine.screen.clone(), now)
         };
+        let idle = screen.idle(now.elapsed);
         Some(ScreenContents {
-            stage: screen.stage(now),
+            stage: screen.stage(now.elapsed),
             width: picture.width,
             height: picture.height,
             lines: picture.lines(),
             pixels: picture.draw().into_pixels(),
             held_keys: screen.held_keys().iter().map(|key| key.0).collect(),
             held_buttons: screen.held_buttons(),
+            last_input_at: now.wall.checked_sub(idle).unwrap_or(now.wall),
         })
     }
 

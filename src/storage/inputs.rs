@@ -3,6 +3,7 @@
 
 use jiff::Timestamp;
 
+use crate::domain::failure::Failure;
 use crate::domain::input::SentInput;
 
 /// The answer of a call that sent input.
@@ -12,8 +13,9 @@ pub struct InputAnswer {
     pub sent: SentInput,
     pub finished_at: Timestamp,
     /// Why the call ended before its last event. `None` if it sent everything. It never contains
-    /// a text that the caller sent.
-    pub interruption: Option<String>,
+    /// a text that the caller sent. The storage keeps neither what the screen showed (`seen`) nor
+    /// `sent`.
+    pub interruption: Option<Box<Failure>>,
     /// What a call found that then waited for the output of a serial port, as JSON. `None` for
     /// other calls.
     pub result: Option<String>,

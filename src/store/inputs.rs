@@ -5,8 +5,9 @@ use jiff::Timestamp;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
+use super::document::DocumentError;
 use super::transaction::{Transaction, Write};
-use super::{Reader, audit, microseconds};
+use super::{Reader, audit, document, microseconds};
 use crate::domain::audit::AuditRecord;
 use crate::domain::input::SentInput;
 use crate::storage::{IdempotencyKey, InputAnswer, StorageError, StoredInput};
@@ -45,8 +46,25 @@ impl Write for InsertInput {
 
 /// Adds the audit records of a call that sends input, and its answer if it has a key.
 pub struct SaveInputAnswer {
-    pub answer: Option<(IdempotencyKey, InputAnswer)>,
-    pub audit: Vec<AuditRecord>,
+    answer: Option<(IdempotencyKey, InputAnswer)>,
+    /// The document of the interruption in the answer.
+    interruption: Option<String>,
+    audit: Vec<AuditRecord>,
+}
+
+impl SaveInputAnswer {
+    /// The write of these records and this answer.
+    ///
+    /// # Errors
+    /// If the interruption cannot be encoded.
+    pub fn new(
+        answer: Option<(IdempotencyKey, InputAnswer)>,
+        audit: Vec<AuditRecord>,
+    ) -> Result<Self, StorageError> {
+        let interruption = answer.as_ref().and_then(|(_, answer)| answer.interruption.as_deref());
+        let interruption = interruption.map(document::encode_failure).transpose();
+        Ok(Self { answer, interruption: interruption.map_err(unreadable)?, audit })
+    }
 }
 
 #[async_trait]
@@ -56,7 +74,7 @@ impl Write for SaveInputAnswer {
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
         if let Some((key, answer)) = &self.answer {
             let IdempotencyKey { caller, method, path, key, fingerprint: _, created_at: _ } = key;
-            let InputAnswer { sent, finished_at, interruption, result } = answer;
+            let InputAnswer { sent, finished_at, interruption: _, result } = answer;
             sqlx::query(ANSWER)
                 .bind(caller)
                 .bind(method)
@@ -65,7 +83,7 @@ impl Write for SaveInputAnswer {
                 .bind(microseconds(*finished_at))
                 .bind(i64::from(sent.events))
                 .bind(i64::from(sent.characters))
-                .bind(interruption)
+                .bind(&self.interruption)
                 .bind(result)
                 .execute(transaction.statement())
                 .await?;
@@ -82,16 +100,19 @@ pub async fn find(
     let IdempotencyKey { caller, method, path, key: name, fingerprint: _, created_at: _ } = key;
     let select = sqlx::query(FIND).bind(caller).bind(method).bind(path).bind(name);
     let row = select.fetch_optional(reader.statement()).await?;
-    Ok(row.map(|row| read(key, &row)).transpose()?)
+    row.map(|row| read(key, &row)).transpose()
 }
 
-fn read(key: &IdempotencyKey, row: &SqliteRow) -> Result<StoredInput, sqlx::Error> {
+fn read(key: &IdempotencyKey, row: &SqliteRow) -> Result<StoredInput, StorageError> {
     let fingerprint: &str = row.try_get("fingerprint")?;
     let finished_at: Option<i64> = row.try_get("finished_at")?;
     let number = |column: &str| -> Result<u32, sqlx::Error> {
         let number: Option<i64> = row.try_get(column)?;
         Ok(number.and_then(|number| u32::try_from(number).ok()).unwrap_or_default())
     };
+    let interruption: Option<&str> = row.try_get("interruption")?;
+    let interruption =
+        interruption.map(document::decode_failure).transpose().map_err(unreadable)?;
     let answer = match finished_at.and_then(|at| Timestamp::from_microsecond(at).ok()) {
         Some(finished_at) => Some(InputAnswer {
             sent: SentInput {
@@ -99,11 +120,15 @@ fn read(key: &IdempotencyKey, row: &SqliteRow) -> Result<StoredInput, sqlx::Erro
                 characters: number("sent_characters")?,
             },
             finished_at,
-            interruption: row.try_get("interruption")?,
+            interruption: interruption.map(Box::new),
             result: row.try_get("result")?,
         }),
         None => None,
     };
     let fingerprint_matches = fingerprint == hex::encode(key.fingerprint);
     Ok(StoredInput { fingerprint_matches, answer })
+}
+
+fn unreadable(source: DocumentError) -> StorageError {
+    StorageError::unreadable("answer of a call of input", source)
 }

@@ -48,7 +48,7 @@ impl Storage for Store {
         answer: Option<(IdempotencyKey, InputAnswer)>,
         audit: Vec<AuditRecord>,
     ) -> Result<(), StorageError> {
-        self.write(inputs::SaveInputAnswer { answer, audit }).await
+        self.write(inputs::SaveInputAnswer::new(answer, audit)?).await
     }
 
     async fn insert_input(&self, key: &IdempotencyKey) -> Result<(), StorageError> {

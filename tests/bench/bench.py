@@ -23,12 +23,14 @@ import memory
 import power
 import reads
 import report
+import screens
 import start
 import submissions
 from noise import Watch
 from processes import Bench, Host, Otter, Unusable, unused_machines
 
 HERE = pathlib.Path(__file__).resolve().parent
+ROWS = range(1, 12)
 QUICK_ROWS = (1, 2, 4, 5, 9)
 
 
@@ -60,7 +62,7 @@ def parse(arguments):
     )
     parser.add_argument("--turns", type=at_least_five, help="5 or more (default: 5, quick; 7)")
     parser.add_argument(
-        "--ports", type=int, default=18600, metavar="FIRST", help="the first of 13 ports"
+        "--ports", type=int, default=18600, metavar="FIRST", help="the first of 16 ports"
     )
     parser.add_argument(
         "--show", type=pathlib.Path, metavar="FILE", help="print the report of an earlier run"
@@ -70,8 +72,8 @@ def parse(arguments):
 
 def rows(text):
     numbers = sorted({int(part) for part in text.split(",")})
-    if not set(numbers) <= set(range(1, 11)):
-        raise argparse.ArgumentTypeError("the rows are 1 to 10")
+    if not set(numbers) <= set(ROWS):
+        raise argparse.ArgumentTypeError(f"the rows are {ROWS[0]} to {ROWS[-1]}")
     return tuple(numbers)
 
 
@@ -91,7 +93,7 @@ def run(options):
         govmomi=os.environ["OTTER_BENCH_GOVMOMI"],
     )
     bench.yardsticks = HERE / "yardsticks"
-    chosen = options.rows or (QUICK_ROWS if options.quick else tuple(range(1, 11)))
+    chosen = options.rows or (QUICK_ROWS if options.quick else tuple(ROWS))
     turns = options.turns or (5 if options.quick else 7)
     figures, problem = [], None
     with bench.programs:
@@ -243,6 +245,10 @@ class Measurement:
                 return figures + growth.measure_leases(self.bench, small)
 
         return lambda: (*self.host_and_otter(), self.large_host()), grow
+
+    def row_11(self):
+        work = lambda host, otter: screens.measure(self.bench, host, otter, self.turns)
+        return lambda: screens.start(self.bench), work
 
 
 def commit():

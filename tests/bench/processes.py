@@ -10,6 +10,8 @@ import socket
 import subprocess
 import time
 
+from noise import TICKS
+
 # Which program listens on which port, counted from the first one (--ports).
 PORTS = {
     "the host": 0,
@@ -25,6 +27,9 @@ PORTS = {
     "the large otter": 10,
     "the small host": 11,
     "the small otter": 12,
+    "the host with screens": 13,
+    "the admin endpoint of screens": 14,
+    "otter with screens": 15,
 }
 
 
@@ -132,18 +137,27 @@ class Program:
             line = next(line for line in status if line.startswith("RssAnon:"))
         return int(line.split()[1]) * 1024
 
+    def processor_seconds(self):
+        """The time of the processors that the process has used since its start."""
+        with open(f"/proc/{self.process.pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+
 
 class Host(Program):
-    """`otter simulate`."""
+    """`otter simulate`, with generated machines or with those of a scenario file. `admin` is the
+    name of the port of its admin endpoint.
+    """
 
-    def __init__(self, bench, name, machines, pace=0):
+    def __init__(self, bench, name, machines=None, pace=0, scenario=None, admin=None):
         self.port = bench.port(name)
-        super().__init__(
-            name,
-            [bench.binaries / "otter", "simulate", "--listen", f"127.0.0.1:{self.port}"]
-            + ["--machines", machines, "--pace", pace],
-            bench.folder,
-        )
+        command = [bench.binaries / "otter", "simulate", "--listen", f"127.0.0.1:{self.port}"]
+        command += ["--scenario", scenario] if scenario else ["--machines", machines]
+        command += ["--pace", pace]
+        if admin:
+            self.admin_port = bench.port(admin)
+            command += ["--admin", f"127.0.0.1:{self.admin_port}"]
+        super().__init__(name, command, bench.folder)
         self.fingerprint = self.wait_for_line("fingerprint").split()[1]
         self.address = f"127.0.0.1:{self.port}"
 

@@ -3,18 +3,27 @@ They measure nothing.
 """
 
 import contextlib
+import datetime
+import http.server
 import io
 import json
 import os
 import pathlib
+import random
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
+import tomllib
 import unittest
+from unittest import mock
 
 import bench
 import report
+import screens
+import viewers
 from figures import (
     MET,
     MISSED,
@@ -205,6 +214,233 @@ class Failures(unittest.TestCase):
         )
 
 
+class Viewers(unittest.TestCase):
+    def test_a_viewer_asks_for_the_next_update_when_it_has_one_however_the_bytes_are_cut(self):
+        whole = struct.pack(">BBHHHH", 3, 0, 0, 0, 720, 400)
+        resized = struct.pack(">BBHHHH", 3, 1, 0, 0, 1280, 1024)
+        encodings = struct.pack(">BxHii", 2, 2, -260, -223)
+        expected = b"RFB 003.008\n\1\1" + encodings + whole + 2 * resized
+        sent = HANDSHAKE + update(rectangle(1280, 1024, -223))
+        # A length has one, two or three bytes.
+        sent += update(*(png_rectangle(length) for length in (127, 128, 16_383, 16_384, 70_000)))
+        for seed in range(20):
+            cuts = random.Random(seed)
+            viewer, answered, rest = viewers.Viewer(), b"", sent
+            while rest:
+                size = cuts.choice((1, 3, 50, 5000))
+                answered += viewer.receive(rest[:size])
+                rest = rest[size:]
+            self.assertEqual((viewer.updates, answered), (2, expected))
+
+    def test_a_viewer_refuses_what_it_did_not_ask_for(self):
+        for wrong, words in (
+            (b"HTTP/1.1 400", "version"),
+            (b"RFB 003.008\n\1\2", "password"),
+            (HANDSHAKE + b"\2\0\0\0", "unknown type 2"),
+            (HANDSHAKE + update(rectangle(8, 8, 5)), "encoding 5"),
+        ):
+            with self.assertRaises(viewers.ViewerError) as failure:
+                viewers.Viewer().receive(wrong)
+            self.assertIn(words, str(failure.exception))
+
+    def test_messages_are_taken_when_they_are_complete(self):
+        messages = [(2, b"a"), (9, b""), (2, bytes(126)), (2, bytes(70_000))]
+        sent, received, taken = b"".join(server_frame(*m) for m in messages), bytearray(), []
+        for at in range(0, len(sent), 97):
+            received += sent[at : at + 97]
+            taken += viewers.take_frames(received)
+        self.assertEqual((taken, received), (messages, bytearray()))
+        self.assertEqual(viewers.frame(2, b"ab"), b"\x82\x82\0\0\0\0ab")
+        self.assertEqual(viewers.frame(2, bytes(200))[:4], b"\x82\xfe\x00\xc8")
+
+    def test_a_viewer_that_is_refused_says_why(self):
+        with FakeOtter() as otter:
+            command = [sys.executable, "-B", HERE / "viewers.py", "--server", otter.address]
+            command += ["--path", "/refused", "--count", "2"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("otter refused a viewer", done.stderr)
+        self.assertIn("console-busy", done.stderr)
+        self.assertNotIn("Traceback", done.stderr)
+
+
+class Screens(unittest.TestCase):
+    def test_the_scenario_has_running_machines_with_a_terminal(self):
+        scenario = tomllib.loads(screens.scenario_text((1, 2)))
+        of_machines = [(m["id"], m["power"], m["shows"]) for m in scenario["machines"]]
+        self.assertEqual(of_machines, [("1", "on", "terminal"), ("2", "on", "terminal")])
+        self.assertEqual(scenario["machines"][0]["datastore"], scenario["datastores"][0]["name"])
+
+    def test_each_figure_has_a_sample_of_each_turn(self):
+        small = {"KEYS": 2, "PICTURES": 2, "FEW": 1, "MANY": 3, "WATCHED": 1, "WINDOWS": 4}
+        small |= {"TYPED": 4, "CLOSED": range(2, 4), "Load": FakeLoad}
+        with tempfile.TemporaryDirectory() as folder, FakeOtter() as otter:
+            of_run = Bench(folder, pathlib.Path(folder) / "work", 1, sys.executable, "")
+            with of_run.programs, mock.patch.multiple(screens, **small):
+                figures = screens.measure(of_run, otter, otter, 2)
+        for figure in figures:
+            self.assertEqual((figure.row, len(figure.samples())), (11, 2), figure)
+            self.assertIsNotNone(figure.goal)
+            self.assertTrue(all(sample > 0 for sample in figure.samples()), figure)
+        by_name = {figure.name: figure for figure in figures}
+        cost = by_name["3 viewers, a text is typed"]
+        self.assertEqual((cost.otter, cost.yardstick), ([500, 500], [500, 500]))
+        got = by_name["3 viewers, updates of each, a window opens and closes"]
+        self.assertEqual((got.otter, got.yardstick), ([4, 4], [4, 4]))
+        self.assertIn("ctrl-u", json.dumps(otter.inputs))
+
+    def test_a_picture_of_another_size_ends_the_run(self):
+        with FakeOtter(size=(800, 600)) as otter, screens.Screen(otter, 1) as screen:
+            with self.assertRaises(Unusable) as failure:
+                screen.time_picture()
+        self.assertIn("(800, 600) pixels, not (1280, 1024)", str(failure.exception))
+
+    def test_a_refused_call_ends_the_run_with_its_words(self):
+        with FakeOtter() as otter, screens.Connection(otter.port) as connection:
+            with self.assertRaises(Unusable) as failure:
+                connection.call("GET", "/refused")
+        self.assertIn("GET /refused was answered with 409", str(failure.exception))
+        self.assertIn("console-busy", str(failure.exception))
+
+
+HANDSHAKE = (
+    b"RFB 003.008\n\1\1\0\0\0\0" + struct.pack(">HH16xI", 720, 400, 4) + b"name"
+)
+
+
+def update(*rectangles):
+    return struct.pack(">BxH", 0, len(rectangles)) + b"".join(rectangles)
+
+
+def rectangle(width, height, encoding):
+    return struct.pack(">HHHHi", 0, 0, width, height, encoding)
+
+
+def png_rectangle(length):
+    """A rectangle whose PNG has this many bytes."""
+    parts = [length & 0x7F, length >> 7 & 0x7F, length >> 14]
+    while len(parts) > 1 and not parts[-1]:
+        parts.pop()
+    size = bytes(part | 0x80 for part in parts[:-1]) + bytes(parts[-1:])
+    return rectangle(64, 64, -260) + b"\xa0" + size + bytes(length)
+
+
+def server_frame(kind, payload):
+    length = len(payload)
+    if length < 126:
+        size = bytes([length])
+    elif length < 65_536:
+        size = struct.pack(">BH", 126, length)
+    else:
+        size = struct.pack(">BQ", 127, length)
+    return bytes([0x80 | kind]) + size + payload
+
+
+class FakeLoad:
+    """In place of wrk."""
+
+    def __init__(self, port, path):
+        self.rates = []
+
+    def run(self, seconds):
+        self.rates.append(100.0)
+
+
+class FakeOtter(http.server.ThreadingHTTPServer):
+    """Answers as otter and as the admin endpoint of the host do. Each POST changes the only screen,
+    and is answered when each viewer has the update.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, size=(1280, 1024)):
+        super().__init__(("127.0.0.1", 0), FakeHandler)
+        self.port = self.admin_port = self.server_address[1]
+        self.address = f"127.0.0.1:{self.port}"
+        self.size = size
+        self.inputs = []
+        self.used = 0.0
+        self.changes = 0
+        # The changes of which each viewer has the update.
+        self.seen = {}
+        self.changed = threading.Condition()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, *_):
+        """A client has gone."""
+
+    def wait_for(self, what, condition):
+        assert condition(), what
+
+    def processor_seconds(self):
+        self.used += 0.5
+        return self.used
+
+
+class FakeHandler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        if self.path.endswith("/rfb"):
+            return self.show_screen()
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat()
+        answers = {
+            "/v1/machines/": b'{"connection": "closed"}',
+            "/screens/": json.dumps({"last_input_at": now.replace("+00:00", "Z")}).encode(),
+        }
+        found = [body for path, body in answers.items() if self.path.startswith(path)]
+        if self.path.endswith(".png"):
+            found = [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", *self.server.size)]
+        self.answer(*(200, found[0]) if found else (409, b'{"code": "console-busy"}'))
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path.endswith("/input"):
+            self.server.inputs.append(body)
+        server = self.server
+        with server.changed:
+            server.changes += 1
+            server.changed.notify_all()
+            is_seen = lambda: all(seen >= server.changes for seen in server.seen.values())
+            server.changed.wait_for(is_seen, timeout=20)
+        self.answer(200, b"{}")
+
+    def answer(self, status, body):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def show_screen(self):
+        self.close_connection = True
+        self.wfile.write(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        self.wfile.write(server_frame(9, b"") + server_frame(2, HANDSHAKE))
+        server, sent = self.server, None
+        with contextlib.suppress(OSError):
+            while head := self.rfile.read(2):
+                payload = self.rfile.read(4 + (head[1] & 0x7F))[4:]
+                # Each request for an update is the last one of its message.
+                if payload[-10:-8] not in (b"\3\0", b"\3\1"):
+                    continue
+                with server.changed:
+                    if sent is not None:
+                        server.seen[self] = sent
+                        server.changed.notify_all()
+                        server.changed.wait_for(lambda: server.changes > sent)
+                    sent = server.changes
+                self.wfile.write(server_frame(2, update(png_rectangle(300))))
+        with server.changed:
+            server.seen.pop(self, None)
+            server.changed.notify_all()
+
+
 class CommandLine(unittest.TestCase):
     def test_help_names_every_option(self):
         done = subprocess.run([HERE / "run", "--help"], capture_output=True, text=True, check=False)
@@ -213,7 +449,7 @@ class CommandLine(unittest.TestCase):
             self.assertIn(option, done.stdout)
 
     def test_wrong_options_are_refused(self):
-        for wrong in (["--rows", "11"], ["--rows", "a"], ["--turns", "4"], ["--nothing"]):
+        for wrong in (["--rows", "12"], ["--rows", "a"], ["--turns", "4"], ["--nothing"]):
             with contextlib.redirect_stderr(io.StringIO()), self.assertRaises(SystemExit):
                 bench.parse(wrong)
 

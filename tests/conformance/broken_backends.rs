@@ -46,6 +46,7 @@ enum Defect {
     LateFollowersNeverEnd,
     FollowersNotClosed,
     GuestRestartNotReported,
+    RevertReportedAsReset,
     EvidenceCached,
     UnknownMachineHasEvidence,
     ForeignTasksClaimed,
@@ -80,6 +81,7 @@ const DEFECTS: &[(Defect, &str)] = &[
     (M::LateFollowersNeverEnd, "a_task_can_be_followed_after_its_end"),
     (M::FollowersNotClosed, "followers_are_closed_when_run_returns"),
     (M::GuestRestartNotReported, "a_guest_restart_is_reported_before_its_task_ends"),
+    (M::RevertReportedAsReset, "a_guest_restart_is_reported_before_its_task_ends"),
     (M::EvidenceCached, "evidence_is_read_directly"),
     (M::UnknownMachineHasEvidence, "reads_of_an_unknown_machine_are_not_found"),
     (M::ForeignTasksClaimed, "recent_tasks_name_the_call_and_the_account"),
@@ -396,7 +398,14 @@ impl Observer for BrokenObserver {
                 facts.changes.retain(|fact| !matches!(fact, Fact::MachineRemoved(_)));
             }
             M::GuestRestartNotReported => {
-                facts.changes.retain(|fact| !matches!(fact, Fact::GuestRestarted(_)));
+                facts.changes.retain(|fact| !matches!(fact, Fact::GuestRestarted { .. }));
+            }
+            M::RevertReportedAsReset => {
+                for fact in &mut facts.changes {
+                    if let Fact::GuestRestarted { reverted, .. } = fact {
+                        *reverted = false;
+                    }
+                }
             }
             M::MachineMissing if facts.complete => drop(facts.changes.pop()),
             M::MachineInvented if !facts.complete => {

@@ -12,12 +12,16 @@ use sqlx::SqlitePool;
 
 use super::crash::fail_points::kill_at;
 use crate::harness::{Answer, Daemon, eventually, otter_command};
+use crate::screens::viewer_client::ViewerClient;
 
 /// A Qubes machine of the lab that is off.
 const MACHINE: &str = "16";
 
 /// The password of the account on the host.
 const PASSWORD: &str = "otter";
+
+/// What is typed on the screen of the machine.
+const TYPED: &str = "typed-in-secret";
 
 async fn host() -> Simulator {
     let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
@@ -187,6 +191,19 @@ async fn neither_the_audit_nor_the_log_holds_a_secret() {
     let on =
         call("POST", &power, &runner).header("otter-lease", &shown).json(&json!({"action": "on"}));
     Answer::from_request(on).await.expect(200);
+    let screen = format!("/v1/machines/{MACHINE}/screen/input");
+    let typed = json!({"events": [{"text": TYPED}], "secret": true, "interval": "5ms"});
+    let typing = call("POST", &screen, &runner).header("otter-lease", &shown).json(&typed);
+    Answer::from_request(typing.header("idempotency-key", "k")).await.expect(200);
+    let tokens = format!("/v1/machines/{MACHINE}/console-tokens");
+    let console = call("POST", &tokens, &runner).header("otter-lease", &shown);
+    let console = console.json(&json!({"kind": "screen", "mode": "drive"}));
+    let console = Answer::from_request(console).await.expect(201);
+    let offered = format!("binary, otter.token.{}", console.str("token"));
+    let headers = [("sec-websocket-protocol", offered.as_str())];
+    let address = daemon.address().parse().unwrap();
+    let viewer = ViewerClient::open_at(address, console.str("url"), &headers).await.unwrap();
+    viewer.leave().await;
     // Three refused requests: a misspelt token, a wrong lease secret, and an insufficient role.
     let last = if runner.ends_with('0') { "1" } else { "0" };
     let misspelt = format!("{}{last}", &runner[..runner.len() - 1]);
@@ -233,8 +250,17 @@ async fn neither_the_audit_nor_the_log_holds_a_secret() {
     );
     let log = std::fs::read_to_string(&log).unwrap();
     let digest = |token: &str| token["otter_".len()..][..64].to_owned();
-    for secret in [digest(&admin), digest(&runner), lease.str("secret").to_owned(), "ab".repeat(32)]
-    {
+    let secrets = [
+        digest(&admin),
+        digest(&runner),
+        lease.str("secret").to_owned(),
+        "ab".repeat(32),
+        TYPED.to_owned(),
+        console.str("token").to_owned(),
+        // What the path of a console has before its ticket.
+        "/ticket/".to_owned(),
+    ];
+    for secret in secrets {
         assert!(!audit.text.contains(&secret) && !log.contains(&secret), "{secret}");
     }
     assert!(!audit.text.contains("Bearer") && !log.contains("Bearer"));

@@ -5,7 +5,9 @@ use std::time::Duration;
 use otter::domain::ids::{MachineId, SnapshotId};
 use otter::domain::verify::Verify;
 use otter::hypervisor::{HostErrorKind, Hypervisor, ScreenConnection, ScreenObject};
-use otter::simulator::{ConsoleEnd, ConsoleQuirks, HostChange, Pace, Scenario, Simulator};
+use otter::simulator::{
+    ConsoleEnd, ConsoleQuirks, Disruption, HostChange, Pace, Scenario, Simulator,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::support::{RunningBackend, in_time, options, start_simulator};
@@ -107,6 +109,11 @@ async fn refusals_have_their_kinds() {
     let (off, message) = kind("16").await.unwrap();
     assert_eq!(off, HostErrorKind::InvalidPowerState, "{message}");
     assert_eq!(kind("no-such-machine").await.unwrap().0, HostErrorKind::NotFound);
+    // The host answers, so that it is no outage.
+    let answer = Disruption::Answer { status: 404, content_type: "text/html", body: String::new() };
+    simulator.control().disrupt_next("/ticket", answer);
+    let (refused, message) = kind(RUNNING).await.unwrap();
+    assert_eq!(refused, HostErrorKind::Rejected, "{message}");
     simulator.control().mutate(|world| {
         world.machine_mut(RUNNING).unwrap().max_mks_connections = 0;
     });

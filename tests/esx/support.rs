@@ -109,7 +109,7 @@ impl Observer for RecordingObserver {
                     Fact::DatastoreRemoved(id) => {
                         recording.datastores.remove(&id);
                     }
-                    Fact::GuestRestarted(id) => recording.restarts.push(id),
+                    Fact::GuestRestarted { machine, .. } => recording.restarts.push(machine),
                     fact @ Fact::GuestConfirmed { .. } => recording.confirmed.push(fact),
                 }
             }

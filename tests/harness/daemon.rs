@@ -95,6 +95,16 @@ impl Daemon {
         state: &Path,
         extra: &str,
     ) -> Self {
+        Self::start_with_variables(host, state, extra, &[]).await
+    }
+
+    /// Starts the daemon like [`Daemon::start_without_waiting`], with more environment variables.
+    pub async fn start_with_variables(
+        host: &otter::simulator::Simulator,
+        state: &Path,
+        extra: &str,
+        more: &[(&str, &str)],
+    ) -> Self {
         let config = state.with_extension("toml");
         std::fs::write(&config, format!("[esx]\nsettle = \"1s\"\nread_timeout = \"2s\"\n{extra}"))
             .unwrap();
@@ -107,6 +117,7 @@ impl Daemon {
             ("OTTER_ESX_PASSWORD", "otter"),
             ("OTTER_ESX_VERIFY", verify.as_str()),
         ];
+        let variables = [&variables[..], more].concat();
         Self::start(&["--config", config, "--state-dir", state], &variables).await
     }
 

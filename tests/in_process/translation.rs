@@ -217,13 +217,15 @@ pub fn status(task: &world::Task) -> TaskStatus {
 /// Whether the task has restarted the guest.
 pub fn restarts_guest(task: &world::Task) -> bool {
     task.state == TaskState::Success
-        && matches!(
-            task.operation,
-            Operation::PowerOn
-                | Operation::Reset
-                | Operation::RevertToSnapshot { .. }
-                | Operation::RevertToCurrentSnapshot { .. }
-        )
+        && (reverts(task) || matches!(task.operation, Operation::PowerOn | Operation::Reset))
+}
+
+/// Whether the task reverts its machine to a snapshot.
+pub fn reverts(task: &world::Task) -> bool {
+    matches!(
+        task.operation,
+        Operation::RevertToSnapshot { .. } | Operation::RevertToCurrentSnapshot { .. }
+    )
 }
 
 /// The snapshot that a task created. `None` if it created none.

@@ -136,9 +136,10 @@ impl UpdateStream {
             Some(task) => {
                 let machine = Moref::new("VirtualMachine", &task.machine);
                 if translation::restarts_guest(task) && self.reported.contains(&machine) {
-                    set.facts
-                        .changes
-                        .push(Fact::GuestRestarted(MachineId::from_backend(&task.machine)));
+                    set.facts.changes.push(Fact::GuestRestarted {
+                        machine: MachineId::from_backend(&task.machine),
+                        reverted: translation::reverts(task),
+                    });
                 }
                 translation::status(task)
             }

@@ -1,7 +1,7 @@
 //! Tests with programs that otter's authors did not write. otter's simulator is tested with pyvmomi
 //! and govmomi, and compared with govmomi's simulator. otter is tested with curl, with the commands
 //! of the README and the GUIDE, with the CI examples, with reverse proxies, with generated clients,
-//! with schemathesis, with a browser, and with very many clients.
+//! with schemathesis, a browser, VNC viewers and real screens, and with very many clients.
 
 mod browser;
 mod ci;
@@ -9,13 +9,16 @@ mod clients;
 mod crowd;
 mod curl;
 mod guide;
+mod novnc;
 mod pages;
 mod program;
 mod proxies;
 mod readme;
 mod recordings;
+mod rfb_servers;
 mod schemathesis;
 mod service;
+mod vncdotool;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -52,7 +55,7 @@ async fn the_calls_of_govc_find_no_deviation() {
     client.args(["-url", &format!("{}/sdk", simulator.url())]).stdin(Stdio::null());
     let output = succeeds(client).await.stdout;
     let done = String::from_utf8(output).unwrap();
-    assert_eq!(done.lines().filter(|line| line.starts_with("ok ")).count(), 17, "{done}");
+    assert_eq!(done.lines().filter(|line| line.starts_with("ok ")).count(), 18, "{done}");
     simulator.stop().await;
 }
 

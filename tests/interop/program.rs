@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::harness::TIMEOUT;
+use crate::harness::{TIMEOUT, eventually};
 
 /// The number of unread lines that are kept.
 const LINES_BUFFERED: usize = 1_000;
@@ -72,6 +72,12 @@ impl Program {
         };
         let found = timeout(limit, search).await.ok().flatten();
         found.unwrap_or_else(|| panic!("no line: {what}; the last lines: {:#?}", self.last_lines))
+    }
+
+    /// Ends the program by `SIGTERM`, so that it removes its own files, and waits for its end.
+    pub async fn terminate(mut self) {
+        kill_process_group(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        eventually("the program to end", async || self.child.try_wait().unwrap().is_some()).await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! The examples in `deploy/proxy`, each run with the real program in front of otter: links, pages,
-//! events, encoded slashes and the address of the client survive the way through the proxy.
+//! events, viewers of screens, encoded slashes and the address of the client survive the way
+//! through the proxy.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,6 +8,7 @@ use std::process::Command;
 use otter::config::Config;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
 
 use super::program::Program;
 use super::repository;
@@ -119,6 +121,7 @@ impl Proxied {
         assert!(docs.text.contains("fetch(\"openapi.json\""), "relative to the page");
 
         self.events_arrive_at_once(power("off")).await;
+        self.viewers_reach_otter().await;
         let audit = self.get("/otter/v1/audit?action=job.accepted").await.expect(200);
         assert_eq!(audit.items("address"), ["127.0.0.2"; 2], "{}", audit.text);
     }
@@ -136,6 +139,26 @@ impl Proxied {
             text.push_str(&String::from_utf8_lossy(&chunk.unwrap().expect("an open stream")));
         }
         assert!(text.contains("\"/otter/v1/jobs/"), "{text}");
+    }
+
+    /// Checks that a viewer of a screen speaks RFB with otter over a WebSocket.
+    async fn viewers_reach_otter(&self) {
+        let opening = self
+            .request(Method::GET, "/otter/v1/machines/17/screen/rfb")
+            .header("connection", "Upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .header("sec-websocket-protocol", "binary");
+        let answer = opening.send().await.unwrap();
+        assert_eq!(answer.status(), 101);
+        assert_eq!(answer.headers()["sec-websocket-protocol"], "binary");
+        let mut socket = answer.upgrade().await.unwrap();
+        // One binary message with 12 bytes.
+        let mut greeting = [0; 14];
+        let read = tokio::time::timeout(TIMEOUT, socket.read_exact(&mut greeting)).await;
+        read.expect("the greeting").unwrap();
+        assert_eq!(&greeting, b"\x82\x0cRFB 003.008\n");
     }
 
     /// Checks that a name with an encoded slash reaches otter unchanged.

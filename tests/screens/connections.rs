@@ -4,12 +4,16 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use otter::simulator::{ConsoleEnd, ConsoleQuirks, FirstUpdate, HostChange, ScreenStage};
+use otter::clock::Clock;
+use otter::simulator::{
+    ConsoleEnd, ConsoleQuirks, Disruption, FirstUpdate, HostChange, ScreenStage,
+};
+use reqwest::Method;
 use serde_json::json;
 
 use super::viewer_client::{ViewerClient, viewer_path};
 use super::{RUNNING, decode, screen_state};
-use crate::harness::{Lab, eventually};
+use crate::harness::{Answer, Lab, LabOptions, eventually, pause};
 
 const PICTURE: &str = "/v1/machines/17/screen.png";
 
@@ -119,7 +123,7 @@ async fn a_restart_of_the_machine_shows_its_new_screen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_refuses_consoles_gives_pictures_and_takes_no_input() {
+async fn a_host_that_refuses_consoles_gives_pictures_and_texts_and_takes_no_input() {
     let lab = Lab::start().await;
     lab.control().show_screen(RUNNING, ScreenStage::Login);
     lab.control().mutate(|world| {
@@ -128,6 +132,11 @@ async fn a_host_that_refuses_consoles_gives_pictures_and_takes_no_input() {
     let picture = lab.get(PICTURE).await.expect(200);
     assert!(decode(&picture.bytes).0 > 0);
     assert_eq!(screen_state(&lab, RUNNING).await["connection"], "fallback");
+    let text = lab.get(&format!("/v1/machines/{RUNNING}/screen/text")).await.expect(200);
+    assert!(text.str("text").contains("Qubes"), "{}", text.text);
+    let login = json!({"any": [{"text": "Log In", "region": "300,300,200,100"}]});
+    let path = format!("/v1/machines/{RUNNING}/screen/wait?wait=10s");
+    assert_eq!(lab.post(&path, login).await.expect(200).json["matched"]["index"], 0);
     let input = json!({"events": [{"text": "a"}]});
     let path = format!("/v1/machines/{RUNNING}/screen/input");
     lab.post(&path, input).await.problem(503, "console-unavailable");
@@ -144,6 +153,88 @@ async fn a_console_that_otter_cannot_read_is_unavailable() {
     lab.control().apply(HostChange::ConsoleQuirks(quirks));
     let problem = lab.get(PICTURE).await.problem(503, "console-unavailable");
     assert!(problem.header("retry-after").is_some());
+}
+
+/// The host answers, so that only its consoles are out of reach.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_refuses_its_tickets_is_not_unreachable() {
+    let lab = Lab::start().await;
+    let answer = Disruption::Answer { status: 404, content_type: "text/html", body: String::new() };
+    lab.control().disrupt("/ticket", 0, None, answer);
+    let problem = lab.get(PICTURE).await.problem(503, "console-unavailable");
+    assert!(problem.str("detail").contains("HTTP status 404"), "{}", problem.text);
+}
+
+/// A console that does not answer is replaced once, whatever the caller wants of the screen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_does_not_answer_gets_one_new_connection() {
+    for below in ["screen.png", "screen/text", "screen/wait"] {
+        let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
+        let options = LabOptions { clock: clock.clone(), ..LabOptions::default() };
+        let lab = Lab::with_options(options).await;
+        let control = lab.control();
+        lab.get(PICTURE).await.expect(200);
+        // A console that ends sooner is opened again after a pause.
+        clock.advance(Duration::from_secs(5));
+        let silent = ConsoleQuirks { silent: true, ..ConsoleQuirks::default() };
+        control.apply(HostChange::ConsoleQuirks(silent));
+        let path = format!("/v1/machines/{RUNNING}/{below}");
+        let request = if below == "screen/wait" {
+            lab.request(Method::POST, &path).json(&json!({"any": [{"text": "Log In"}]}))
+        } else {
+            lab.request(Method::GET, &path)
+        };
+        let call = tokio::spawn(Answer::from_request(request));
+        eventually("the call to wait", async || {
+            lab.get("/metrics").await.text.contains("otter_waits_open 1\n")
+        })
+        .await;
+        // Nothing shows from outside when the host got the question, so the time passes in steps.
+        let is_replaced = async || {
+            control.calls("AcquireTicket") > 1
+                || screen_state(&lab, RUNNING).await["connection"] != "open"
+        };
+        eventually("the end of the connection", async || {
+            clock.advance(Duration::from_secs(1));
+            for _ in 0..5 {
+                pause().await;
+            }
+            is_replaced().await
+        })
+        .await;
+        eventually("another ticket", async || control.calls("AcquireTicket") > 1).await;
+        control.apply(HostChange::ConsoleQuirks(ConsoleQuirks::default()));
+        let answer = call.await.unwrap();
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+        assert_eq!(control.calls("AcquireTicket"), 2);
+    }
+}
+
+/// Neither the open console nor the new one answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_stays_silent_has_no_picture() {
+    let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
+    let lab = Lab::with_options(LabOptions { clock: clock.clone(), ..LabOptions::default() }).await;
+    lab.get(PICTURE).await.expect(200);
+    clock.advance(Duration::from_secs(5));
+    let silent = ConsoleQuirks { silent: true, ..ConsoleQuirks::default() };
+    lab.control().apply(HostChange::ConsoleQuirks(silent));
+    let call = tokio::spawn(Answer::from_request(lab.request(Method::GET, PICTURE)));
+    eventually("the call to wait", async || {
+        lab.get("/metrics").await.text.contains("otter_waits_open 1\n")
+    })
+    .await;
+    eventually("the answer", async || {
+        clock.advance(Duration::from_secs(1));
+        for _ in 0..5 {
+            pause().await;
+        }
+        call.is_finished()
+    })
+    .await;
+    let problem = call.await.unwrap().problem(503, "console-unavailable");
+    assert!(problem.str("detail").contains("does not answer"), "{}", problem.text);
+    assert!(lab.control().calls("AcquireTicket") >= 2, "a new console was tried");
 }
 
 #[tokio::test(flavor = "multi_thread")]

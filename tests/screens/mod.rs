@@ -2,6 +2,7 @@
 //! viewers, and what is typed.
 
 mod connections;
+mod cuts;
 mod input;
 mod pictures;
 mod text;
@@ -10,6 +11,7 @@ mod viewers;
 mod vnc_command;
 mod wait;
 
+use otter::simulator::Control;
 use serde_json::Value;
 
 use crate::harness::Lab;
@@ -32,6 +34,14 @@ pub fn guest_picture(lab: &Lab, machine: &str) -> (u32, u32, Vec<[u8; 3]>) {
     let screen = lab.control().screen(machine).unwrap();
     let pixels = screen.pixels.chunks_exact(4).map(|bgr| [bgr[0], bgr[1], bgr[2]]).collect();
     (screen.width.into(), screen.height.into(), pixels)
+}
+
+/// What was typed since the last Enter into the terminal that the guest of a machine shows.
+pub fn typed_in_terminal(control: &Control, machine: &str) -> String {
+    let screen = control.screen(machine).expect("a screen");
+    let mut lines = screen.lines.iter().rev();
+    let typed = lines.find_map(|line| line.strip_prefix("[user@dom0 ~]$"));
+    typed.unwrap_or_else(|| panic!("no prompt in {:?}", screen.lines)).trim_start().to_owned()
 }
 
 async fn screen_state(lab: &Lab, machine: &str) -> Value {

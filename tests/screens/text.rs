@@ -2,7 +2,7 @@
 
 use otter::app::Settings;
 use otter::simulator::ScreenStage;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::Lab;
 
@@ -37,11 +37,18 @@ async fn the_text_has_its_words_with_their_places() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_mode_is_read_too() {
-    let lab = Lab::start().await;
-    lab.control().show_screen(ON, ScreenStage::Firmware);
+    let lab = Lab::stepped().await;
+    lab.control().show_screen(ON, ScreenStage::Menu);
+    // The first key stops the countdown of the menu.
+    let down = json!({"events": [{"keys": ["down"]}]});
+    lab.post(&format!("/v1/machines/{ON}/screen/input"), down).await.expect(200);
     let read = lab.get(&text_path(ON, "")).await.expect(200);
     assert_eq!((&read.json["width"], &read.json["height"]), (&720.into(), &400.into()));
-    assert!(!read.str("text").trim().is_empty());
+    assert!(read.str("text").contains("GNU GRUB"), "{}", read.text);
+    // A low region can have several lines.
+    let read = lab.get(&text_path(ON, "?region=0,320,720,40")).await.expect(200);
+    let text = read.str("text");
+    assert!(text.contains("select an entry") && text.contains("before booting"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -196,6 +196,22 @@ impl ViewerClient {
         }
     }
 
+    /// Waits for a ping, and answers it.
+    pub async fn pinged(&mut self) {
+        let ping = async {
+            loop {
+                match self.socket.next().await {
+                    Some(Ok(Message::Ping(_))) => break,
+                    Some(Ok(Message::Binary(bytes))) => self.stream.feed(&bytes),
+                    Some(Ok(_)) => {}
+                    None | Some(Err(_)) => panic!("the end of the WebSocket before a ping"),
+                }
+            }
+            self.socket.flush().await.unwrap();
+        };
+        tokio::time::timeout(TIMEOUT, ping).await.expect("a ping");
+    }
+
     /// Reads until otter closes the WebSocket.
     pub async fn closed(&mut self) -> Closed {
         loop {

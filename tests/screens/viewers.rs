@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use otter::app::Settings;
+use otter::clock::Clock;
+use otter::domain::access::Role;
 use otter::domain::pool::{Pool, Pools, ScreenAccess};
+use otter::domain::scope::Scope;
 use otter::domain::screen::ScreenSize;
+use otter::simulator::{ConsoleEnd, Pace, ScreenStage};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -170,10 +174,49 @@ async fn a_viewer_cannot_type_and_a_driver_can() {
     drop(driver);
     eventually("the key to be released", async || held_keys(&lab).is_empty()).await;
     eventually("the seat to be free", async || screen_state(&lab).await["driver"].is_null()).await;
-    let audit = lab.get("/v1/audit?action=screen.driver_ended").await.expect(200).json;
+    // The audit gets its record a moment later.
+    let path = "/v1/audit?action=screen.driver_ended";
+    lab.wait_until(path, |audit| audit["items"][0].is_object()).await;
+    let audit = lab.get(path).await.expect(200).json;
     let ended = &audit["items"][0];
     assert_eq!(ended["machine"], MACHINE);
     assert_eq!(ended["detail"], "left; 1 key events, 0 pointer events");
+}
+
+/// A driver that closed its WebSocket does not keep the next one out, whether or not it held keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_seat_is_free_when_its_driver_has_left() {
+    let lab = lab().await;
+    let path = viewer_path(MACHINE, "?mode=drive");
+    for turn in 0..20 {
+        let mut driver = ViewerClient::open(&lab, &path, &[]).await.unwrap();
+        if turn % 2 == 0 {
+            driver.key(SHIFT.0, true).await;
+            eventually("the key", async || held_keys(&lab) == [SHIFT.1]).await;
+        }
+        driver.leave().await;
+    }
+    eventually("the key to be released", async || held_keys(&lab).is_empty()).await;
+}
+
+/// A guest keeps the keys of a console that was cut.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_leaves_after_a_lost_connection_holds_nothing() {
+    let lab = lab().await;
+    let path = viewer_path(MACHINE, "?mode=drive");
+    let mut driver = ViewerClient::open(&lab, &path, &[]).await.unwrap();
+    driver.key(SHIFT.0, true).await;
+    eventually("the key", async || held_keys(&lab) == [SHIFT.1]).await;
+    let tickets = lab.control().calls("AcquireTicket");
+    lab.control().end_consoles(MACHINE, ConsoleEnd::Cut);
+    // What otter sends before it sees the end of the console is lost.
+    eventually("the end of the console", async || {
+        let is_open = screen_state(&lab).await["connection"] == "open";
+        !is_open || lab.control().calls("AcquireTicket") > tickets
+    })
+    .await;
+    driver.leave().await;
+    eventually("the key to be released", async || held_keys(&lab).is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,6 +270,94 @@ async fn when_a_lease_ends_its_viewers_close_at_once_and_keys_are_released() {
     watching.update(false).await.unwrap();
     let refused = ViewerClient::open(lab, &path, &headers).await.err().unwrap();
     assert!([403, 423].contains(&refused.status), "{refused:?}");
+}
+
+/// A lease ends before its machine is released, which takes as long as the host likes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_right_to_look_ends_with_the_lease_and_not_with_its_release() {
+    let options = LabOptions { pace: Pace::Stepped, ..LabOptions::default() };
+    let guarded = Guarded::with(options).await;
+    let lab = &guarded.lab;
+    let release = json!({"snapshot": "installed"});
+    let ask = json!({"select": {"machine": MACHINE}, "ttl": "30m", "release": release});
+    let taken = guarded.request("runner", Method::POST, "/v1/leases").json(&ask);
+    let lease = Answer::from_request(taken).await.expect(201).json;
+    let id = lease["id"].as_str().unwrap();
+    let shown = format!("{id}.{}", lease["secret"].as_str().unwrap());
+    let runner = bearer(&guarded, "runner");
+    let path = viewer_path(MACHINE, "");
+    let own = [("authorization", runner.as_str())];
+    let shows_lease = [own[0], ("otter-lease", &shown)];
+    let mut by_token = ViewerClient::open_silent(lab, &path, &own).await.unwrap();
+    let mut by_lease = ViewerClient::open_silent(lab, &path, &shows_lease).await.unwrap();
+    let operator = bearer(&guarded, "operator");
+    let operator = [("authorization", operator.as_str())];
+    let mut watching = ViewerClient::open(lab, &path, &operator).await.unwrap();
+    end_lease(&guarded, id).await;
+    assert_eq!(by_token.closed().await.code, Some(4423));
+    assert_eq!(by_lease.closed().await.code, Some(4423));
+    watching.update(false).await.unwrap();
+    // The task of the host that reverts the machine has not ended yet.
+    let lease = guarded.request("runner", Method::GET, &format!("/v1/leases/{id}"));
+    assert_eq!(Answer::from_request(lease).await.expect(200).json["state"], "releasing");
+    let state = format!("/v1/machines/{MACHINE}/screen");
+    let look = guarded.request("runner", Method::GET, &state).header("otter-lease", &shown);
+    let refused = Answer::from_request(look).await.problem(403, "forbidden");
+    assert!(refused.str("detail").contains("is being released"), "{}", refused.text);
+}
+
+/// The token of the holder is revoked, and somebody else gets a token with its name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_token_with_the_name_of_the_holder_is_another_caller() {
+    let guarded = guarded().await;
+    take_lease(&guarded, "runner").await;
+    let path = format!("/v1/machines/{MACHINE}/screen.png");
+    Answer::from_request(guarded.request("runner", Method::GET, &path)).await.expect(200);
+    let later = guarded.made_again("runner", Role::Runner, Scope::default()).await;
+    let look = async || {
+        let request = guarded.lab.request(Method::GET, &path).bearer_auth(&later);
+        Answer::from_request(request).await
+    };
+    eventually("the token to be known", async || look().await.status != 401).await;
+    look().await.problem(403, "forbidden");
+}
+
+/// An override of a driver is recorded as that of a job, also if the lease is granted later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_overrides_a_lease_is_recorded() {
+    let guarded = guarded().await;
+    let lab = &guarded.lab;
+    let read = async |path: &str| {
+        let answer = Answer::from_request(guarded.request("admin", Method::GET, path)).await;
+        answer.expect(200).json
+    };
+    let records = async || {
+        let audit = read("/v1/audit?action=machine.overridden").await;
+        audit["items"].as_array().unwrap().clone()
+    };
+    let operator = bearer(&guarded, "operator");
+    let headers = [("authorization", operator.as_str()), ("otter-override", "to repair the guest")];
+    let path = viewer_path(MACHINE, "?mode=drive");
+    let mut early = ViewerClient::open(lab, &path, &headers).await.unwrap();
+    early.update(false).await.unwrap();
+    assert!(records().await.is_empty(), "no lease is overridden");
+    let (id, _) = take_lease(&guarded, "runner").await;
+    eventually("the first record", async || records().await.len() == 1).await;
+    early.leave().await;
+    let mut late = ViewerClient::open(lab, &path, &headers).await.unwrap();
+    late.update(false).await.unwrap();
+    eventually("the second record", async || records().await.len() == 2).await;
+    for record in records().await {
+        assert_eq!(record["detail"], "screen.driver_started: to repair the guest");
+        assert_eq!((&record["actor"], &record["machine"]), (&json!("operator"), &json!(MACHINE)));
+        assert_eq!(record["lease"], id, "the lease that is overridden");
+    }
+    eventually("the warnings of the lease", async || {
+        let lease = read(&format!("/v1/leases/{id}")).await;
+        let warning = "operator acted on the machine: to repair the guest";
+        lease["warnings"] == json!([warning, warning])
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -312,11 +443,6 @@ async fn viewers_see_no_signal_while_the_machine_is_off() {
     viewer.update(false).await.unwrap();
     let path = format!("/v1/machines/{MACHINE}/power?wait=30s");
     lab.post(&path, json!({"action": "off"})).await.expect(200);
-    let no_signal = |viewer: &ViewerClient| {
-        let colours = viewer.colours();
-        colours.iter().all(|colour| [[0x28; 3], [0xa0; 3]].contains(colour))
-            && colours.contains(&[0xa0; 3])
-    };
     eventually("the picture of no signal", async || {
         viewer.update(true).await.unwrap();
         no_signal(&viewer)
@@ -334,6 +460,77 @@ async fn viewers_see_no_signal_while_the_machine_is_off() {
         })
         .await;
     }
+}
+
+/// Whether a viewer shows “no signal”.
+fn no_signal(viewer: &ViewerClient) -> bool {
+    let colours = viewer.colours();
+    colours.iter().all(|colour| [[0x28; 3], [0xa0; 3]].contains(colour))
+        && colours.contains(&[0xa0; 3])
+}
+
+/// The WebSocket stays open whatever becomes of the connection to the host and of the guest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_viewer_goes_on_after_a_lost_connection_a_reset_and_a_revert() {
+    const RUNNING: &str = "17";
+    let lab = Lab::start().await;
+    let mut viewer = ViewerClient::open(&lab, &viewer_path(RUNNING, ""), &[]).await.unwrap();
+    viewer.update(false).await.unwrap();
+    for (change, (width, height)) in
+        [("cut", (1280, 1024)), ("reset", (800, 600)), ("revert", (1280, 1024))]
+    {
+        let path = |below: &str| format!("/v1/machines/{RUNNING}/{below}?wait=30s");
+        match change {
+            "cut" => {
+                lab.control().end_consoles(RUNNING, ConsoleEnd::Cut);
+                lab.control().show_screen(RUNNING, ScreenStage::Desktop);
+            }
+            "reset" => {
+                lab.post(&path("power"), json!({"action": "reset"})).await.expect(200);
+            }
+            _ => {
+                lab.post(&path("snapshots/logged%20in/revert"), json!({})).await.expect(200);
+            }
+        }
+        eventually(&format!("the screen after a {change}"), async || {
+            viewer.update(true).await.unwrap();
+            let is_blank = viewer.colours().iter().all(|colour| *colour == [0; 3]);
+            viewer.size == ScreenSize { width, height } && !is_blank && !no_signal(&viewer)
+        })
+        .await;
+    }
+}
+
+/// A viewer that answers no ping is dropped a minute after its last sign, and the others stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_viewer_is_pinged_and_dropped_if_it_is_silent() {
+    const RUNNING: &str = "17";
+    let clock = Clock::stepped("2026-03-01T12:00:00Z".parse().unwrap());
+    let lab = Lab::with_options(LabOptions { clock: clock.clone(), ..LabOptions::default() }).await;
+    let path = viewer_path(RUNNING, "");
+    let mut answering = ViewerClient::open(&lab, &path, &[]).await.unwrap();
+    let mut silent = ViewerClient::open(&lab, &path, &[]).await.unwrap();
+    let open = async || {
+        let state = lab.get(&format!("/v1/machines/{RUNNING}/screen")).await.expect(200).json;
+        state["viewers"].as_array().unwrap().len()
+    };
+    for round in 1..=3 {
+        assert_eq!(open().await, 2, "before round {round}");
+        clock.advance(Duration::from_secs(20));
+        answering.pinged().await;
+        // otter reads the answer to the ping before this request.
+        answering.update(false).await.unwrap();
+    }
+    eventually("the end of the silent viewer", async || open().await == 1).await;
+    answering.update(false).await.unwrap();
+    // otter waits for a moment for the close of the viewer.
+    let closed = tokio::spawn(async move { silent.closed().await });
+    eventually("the end of its connection", async || {
+        clock.advance(Duration::from_secs(1));
+        closed.is_finished()
+    })
+    .await;
+    assert_eq!(closed.await.unwrap().code, None, "no close message for a viewer that reads none");
 }
 
 /// The memory in bytes that 100 viewers may cost that read nothing. One screen has 1.9 MB.
@@ -361,6 +558,7 @@ async fn viewers_that_read_nothing_cost_little_and_others_are_served() {
     for _ in 0..100 {
         silent.push(ViewerClient::open_at(address, &path, &[]).await.unwrap());
     }
+    assert_eq!(daemon.metric("otter_screens_open").await, 1, "one connection for all viewers");
     // They ask for more than the buffers of the kernel hold, and read nothing.
     for _ in 0..10 {
         for viewer in &mut silent {

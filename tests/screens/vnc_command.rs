@@ -12,6 +12,8 @@ use tokio::process::{Child, Command};
 use crate::harness::{Lab, TIMEOUT, eventually, otter_command};
 
 const MACHINE: &str = "16";
+/// A machine that another caller leases.
+const LEASED: &str = "18";
 
 const SHIFT: u32 = 0xffe1;
 
@@ -132,11 +134,17 @@ async fn a_viewer_that_only_looks_types_nothing() {
 async fn the_command_fails_with_the_reason_of_otter() {
     let lab = lab().await;
     let url = lab.url("");
-    let mut command =
-        Command::from(otter_command(&["vnc", "none", "--listen", "127.0.0.1:0", "--url", &url]));
-    let output = tokio::time::timeout(TIMEOUT, command.output()).await.unwrap().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && error.contains("not-found"), "{error}");
+    let lease = json!({"select": {"machine": LEASED}, "ttl": "10m"});
+    lab.post("/v1/leases", lease).await.expect(201);
+    // Before a viewer connects.
+    for (machine, code) in [("none", "not-found"), (LEASED, "machine-leased")] {
+        let arguments = ["vnc", machine, "--listen", "127.0.0.1:0", "--url", &url];
+        let mut command = Command::from(otter_command(&arguments));
+        command.kill_on_drop(true);
+        let output = tokio::time::timeout(TIMEOUT, command.output()).await.unwrap().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && error.contains(code), "{error}");
+    }
     // A driver that was taken over does not come back by itself.
     let mut vnc = Vnc::start(&lab, &[]).await;
     let mut viewer = vnc.connect().await;

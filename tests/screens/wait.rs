@@ -5,9 +5,13 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use otter::app::Settings;
-use otter::simulator::ScreenStage;
+use otter::domain::access::{Role, TokenLimits};
+use otter::domain::scope::Scope;
+use otter::simulator::{ConsoleEnd, Disruption, ScreenStage};
+use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::api::tokens::Guarded;
 use crate::harness::{Answer, Lab, eventually};
 
 /// A machine that is on and shows the login.
@@ -64,6 +68,19 @@ async fn a_wait_that_times_out_shows_the_last_text_and_picture() {
         .await
         .problem(404, "not-found");
     lab.get("/v1/screen-pictures/none").await.problem(400, "invalid-request");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_ends_with_its_time_although_the_screen_was_not_still_for_long_enough() {
+    let lab = Lab::start().await;
+    for body in [
+        json!({"still": "1m"}),
+        json!({"still": "1m", "any": [{"text": "Log In"}, {"text": "user", "absent": true}]}),
+    ] {
+        // The client of the lab does not wait for a minute.
+        let problem = wait_for(&lab, "?wait=1s", body).await.problem(504, "wait-timeout");
+        assert!(problem.json["links"]["screen"].is_string(), "{}", problem.text);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,10 +180,19 @@ async fn mistakes_are_refused_with_their_place() {
         problem.problem(400, "invalid-request").points_at(place, code);
     }
     wait_for(&lab, "?wait=soon", json!({"still": "1s"})).await.problem(400, "invalid-request");
-    let outside = json!({"any": [{"text": "a", "region": "700,0,200,50"}]});
-    wait_for(&lab, "", outside).await.problem(400, "invalid-request");
+    for (outside, place) in [
+        (json!({"any": [{"text": "a", "region": "700,0,200,50"}]}), "/any/0/region"),
+        (json!({"still": "1s", "region": "0,0,8192,8192"}), "/region"),
+    ] {
+        let problem = wait_for(&lab, "", outside).await.problem(400, "invalid-request");
+        problem.points_at(place, "out-of-range");
+    }
     let large = json!({"any": [{"image": "A".repeat(10 * 1024 * 1024)}]});
     wait_for(&lab, "?wait=5s", large).await.problem(413, "payload-too-large");
+    // Each would take a hundred times its text.
+    let small = json!({"any": vec![json!({}); 1_000_000]});
+    let problem = wait_for(&lab, "?wait=5s", small).await.problem(400, "invalid-request");
+    problem.points_at("", "out-of-range");
     // Larger than the usual limit of bodies, but not than that of waits.
     let image = json!({"any": [{"image": "A".repeat(3 * 1024 * 1024)}]});
     let problem = wait_for(&lab, "?wait=5s", image).await.problem(400, "invalid-request");
@@ -189,6 +215,30 @@ async fn the_wait_for_a_machine_takes_a_text() {
     }
     let off = format!("/v1/machines/{OFF}/wait?until=screen:Login&wait=1m");
     lab.get(&off).await.problem(409, "invalid-power-state");
+}
+
+/// Waits until a text was read, then ends the console of a machine. The host refuses another one.
+async fn lose_console_after_a_read(lab: &Lab, machine: &str) {
+    eventually("a text", async || {
+        let metrics = lab.get("/metrics").await.text;
+        !metrics.contains("otter_screen_read_seconds_count 0\n")
+    })
+    .await;
+    let refused =
+        Disruption::Answer { status: 404, content_type: "text/html", body: String::new() };
+    lab.control().disrupt("/ticket", 0, None, refused);
+    lab.control().end_consoles(machine, ConsoleEnd::Close);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_whose_screen_is_lost_says_why() {
+    let lab = Lab::start().await;
+    let body = json!({"any": [{"text": "Kernel panic", "region": "300,100,220,60"}]});
+    let path = wait_path(ON, "?wait=8s");
+    let (ended, ()) = tokio::join!(lab.post(&path, body), lose_console_after_a_read(&lab, ON));
+    let problem = ended.problem(504, "wait-timeout");
+    assert!(problem.str("detail").contains("cannot be reached"), "{}", problem.text);
+    assert!(problem.str("seen").contains("Qubes"), "the last text: {}", problem.text);
 }
 
 async fn lease(lab: &Lab, until: &str) -> String {
@@ -238,6 +288,103 @@ async fn the_step_of_a_failed_preparation_has_the_last_text() {
     let jobs = lab.get(&format!("/v1/jobs?lease={id}&kind=lease.prepare")).await.expect(200).json;
     let error = jobs["items"][0]["error"]["detail"].as_str().unwrap();
     assert!(error.contains("Kernel panic") && !error.contains("user"), "{error}");
+    let machine = lab.get(&format!("/v1/machines/{OFF}")).await.expect(200).json;
+    assert!(machine["quarantine"].is_object(), "a guest without the text is at fault: {machine}");
+}
+
+/// The host takes the console away while a lease waits for a text: the machine is not at fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_loses_its_screen_does_not_quarantine_the_machine() {
+    fn impatient(settings: &mut Settings) {
+        settings.jobs.deadlines.prepare = Duration::from_secs(9);
+    }
+    let lab = Lab::with_settings(impatient).await;
+    let id = lease(&lab, "screen:Kernel panic").await;
+    lose_console_after_a_read(&lab, OFF).await;
+    let failed = lab.get(&format!("/v1/leases/{id}/wait?wait=14s")).await;
+    assert_eq!(failed.status, 409, "{}", failed.text);
+    let jobs = lab.get(&format!("/v1/jobs?lease={id}&kind=lease.prepare")).await.expect(200).json;
+    let error = jobs["items"][0]["error"]["detail"].as_str().unwrap();
+    assert!(error.contains("cannot be reached"), "{error}");
+    let machine = lab.get(&format!("/v1/machines/{OFF}")).await.expect(200).json;
+    assert!(machine["quarantine"].is_null(), "{machine}");
+}
+
+/// All callers see the job of a preparation, but not what the screen of its machine showed.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_callers_that_may_look_read_the_last_text_in_a_job() {
+    let guarded = Guarded::start().await;
+    let limits = TokenLimits::default();
+    let other = guarded.restricted("other", Role::Runner, Scope::default(), limits).await;
+    let ask = json!({
+        "select": {"machine": OFF},
+        "ttl": "10m",
+        "prepare": {"power": "on", "until": "screen:Kernel panic"},
+    });
+    let taken = guarded.request("runner", Method::POST, "/v1/leases").json(&ask);
+    let lease = Answer::from_request(taken).await.expect(201);
+    let id = lease.str("id");
+    let secret = format!("{id}.{}", lease.str("secret"));
+    let read = async |token: &str, lease: &str, path: &str| {
+        let mut request = guarded.lab.request(Method::GET, path).bearer_auth(token);
+        if !lease.is_empty() {
+            request = request.header("otter-lease", lease);
+        }
+        // Not checked against the document, because the response can be a stream.
+        request.send().await.unwrap().error_for_status().unwrap().text().await.unwrap()
+    };
+    let list = format!("/v1/jobs?lease={id}&kind=lease.prepare");
+    let shows = |text: &str| text.contains("the last text on it");
+    let (holder, viewer) = (guarded.token("runner"), guarded.token("viewer"));
+    eventually("a text on the screen", async || shows(&read(holder, "", &list).await)).await;
+    let jobs: Value = serde_json::from_str(&read(holder, "", &list).await).unwrap();
+    let job = jobs["items"][0]["id"].as_str().unwrap();
+    let events = format!("/v1/events?initial=true&job={job}&wait=0s");
+    let paths = [list.clone(), format!("/v1/jobs/{job}"), events];
+    for is_over in [false, true] {
+        if is_over {
+            let end = guarded.request("operator", Method::DELETE, &format!("/v1/leases/{id}"));
+            Answer::from_request(end).await.expect(200);
+            eventually("the end of the lease", async || {
+                let lease = read(holder, "", &format!("/v1/leases/{id}")).await;
+                serde_json::from_str::<Value>(&lease).unwrap()["state"] == "revoked"
+            })
+            .await;
+        }
+        for path in &paths {
+            for (token, lease, sees) in [
+                (guarded.token("operator"), "", true),
+                (viewer, "", false),
+                (holder, "", true),
+                (&*other, "", false),
+                (&*other, &*secret, true),
+                (viewer, &*secret, true),
+            ] {
+                let text = read(token, lease, path).await;
+                assert!(text.contains("Kernel panic"), "{path}: {text}");
+                assert_eq!(shows(&text), sees, "{path}, over: {is_over}: {text}");
+            }
+        }
+    }
+}
+
+/// A step that ended shows the text that ended it, and not the one before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preparation_that_is_over_shows_the_text_that_it_waited_for() {
+    let lab = Lab::start().await;
+    let ask = json!({
+        "select": {"machine": OFF},
+        "ttl": "10m",
+        "prepare": {"power": "on", "until": "screen:Log In"},
+    });
+    let lease = lab.post("/v1/leases", ask).await.expect(201);
+    let path = format!("/v1/leases/{}", lease.str("id"));
+    lab.wait_until(&path, |lease| lease["state"] == "active").await;
+    let jobs = lab.get(&format!("/v1/jobs?lease={}", lease.str("id"))).await.expect(200);
+    let steps = jobs.json["items"][0]["steps"].as_array().unwrap();
+    let text = steps.iter().find_map(|step| step["detail"].as_str()?.split_once("last text on it"));
+    let (_, text) = text.unwrap_or_else(|| panic!("no text: {}", jobs.text));
+    assert!(text.contains("Log In"), "{}", jobs.text);
 }
 
 #[tokio::test(flavor = "multi_thread")]

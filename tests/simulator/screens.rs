@@ -477,6 +477,21 @@ async fn a_client_that_breaks_the_protocol_is_closed() {
 }
 
 #[tokio::test]
+async fn a_quirk_lets_a_console_outlive_a_revert() {
+    let lab = Lab::stepped().await;
+    lab.quirks(ConsoleQuirks { outlive_reverts: true, ..ConsoleQuirks::default() });
+    let mut console = lab.console(ON, &[RAW, SIZES]).await;
+    console.paint_all().await;
+    let task =
+        lab.call("RevertToSnapshot_Task", "VirtualMachineSnapshot", "17-snapshot-3", "").await;
+    lab.finish(task.returned().text()).await;
+    console.request(true).await;
+    assert_eq!(console.update().await[0].encoding, SIZES);
+    assert_eq!(console.size, (1280, 1024), "the desktop of the snapshot");
+    assert_eq!(lab.counted(ON), 1);
+}
+
+#[tokio::test]
 async fn power_off_suspend_and_revert_close_consoles_and_a_reset_does_not() {
     let lab = Lab::stepped().await;
     let mut console = lab.console(ON, &[RAW, SIZES]).await;
@@ -758,4 +773,10 @@ async fn the_admin_endpoint_tells_what_a_guest_shows() {
     let mut console = lab.console(ON, &[RAW]).await;
     console.request(false).await;
     assert_eq!(console.update().await.len(), 1);
+    lab.clock.advance(Duration::from_secs(2));
+    console.key(ENTER, true).await;
+    bounded(lab.control().until(|control| !control.screen(ON).unwrap().held_keys.is_empty())).await;
+    let pressed_at = lab.clock.now().to_string();
+    lab.clock.advance(Duration::from_millis(100));
+    assert_eq!(get(ON).await["last_input_at"], pressed_at);
 }

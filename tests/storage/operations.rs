@@ -27,7 +27,7 @@ use otter::storage::{
     StoredToken, TokenUse,
 };
 
-use super::samples::{any_job, any_time, identity, lease, queued, start};
+use super::samples::{any_failure, any_job, any_time, identity, lease, queued, start};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -271,12 +271,12 @@ fn insert_job() -> BoxedStrategy<Operation> {
 }
 
 fn save_input_answer() -> BoxedStrategy<Operation> {
-    let texts = (option::of(any::<String>()), option::of(any::<String>()));
+    let texts = (option::of(any_failure()), option::of(any::<String>()));
     let answer = (any::<u32>(), any::<u32>(), any_time(), texts).prop_map(
         |(events, characters, finished_at, (interruption, result))| InputAnswer {
             sent: SentInput { events, characters },
             finished_at,
-            interruption,
+            interruption: interruption.map(Box::new),
             result,
         },
     );

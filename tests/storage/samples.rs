@@ -332,13 +332,15 @@ fn any_step() -> impl Strategy<Value = JobStep> {
         option::of(any_time()),
         option::of(any_time()),
         any::<Option<String>>(),
+        any::<Option<String>>(),
     )
-        .prop_map(|(name, state, started_at, finished_at, detail)| JobStep {
+        .prop_map(|(name, state, started_at, finished_at, detail, seen)| JobStep {
             name,
             state,
             started_at,
             finished_at,
             detail,
+            seen,
         })
 }
 
@@ -357,7 +359,8 @@ fn any_result() -> impl Strategy<Value = JobResult> {
         })
 }
 
-fn any_failure() -> impl Strategy<Value = Failure> {
+/// Any failure that the storage keeps whole.
+pub fn any_failure() -> impl Strategy<Value = Failure> {
     let fault = any::<(String, String, BTreeMap<String, String>)>()
         .prop_map(|(name, message, details)| Fault { name, message, details });
     let error = (any::<Option<String>>(), any::<Option<String>>(), any::<String>()).prop_map(

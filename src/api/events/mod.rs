@@ -6,7 +6,6 @@ mod wire;
 
 use std::time::Duration;
 
-use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use http::header::{ACCEPT, CACHE_CONTROL};
@@ -20,7 +19,7 @@ use self::wire::StreamFormat;
 pub use self::wire::{Event, NDJSON, SSE};
 use super::ApiState;
 use super::extract::{Parsed, Query, failure_at, header, values};
-use super::jobs::named_job;
+use super::jobs::{JobReader, named_job};
 use super::leases::named_lease;
 use super::long_poll::{WaitMode, WaitPermit};
 use super::machines::named_machine;
@@ -32,7 +31,6 @@ use crate::domain::access::Role;
 use crate::domain::event::{EventFilter, EventType};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{JobId, LeaseId};
-use crate::service::callers::Caller;
 use crate::service::event_stream::Version;
 use crate::service::machines::shorten;
 
@@ -119,28 +117,29 @@ pub struct EventsHeaders {
     ]))))]
 pub async fn stream_events(
     State(api): State<ApiState>,
-    Extension(caller): Extension<Caller>,
+    reader: JobReader,
     headers: HeaderMap,
     Query(query, _): Query<EventsQuery>,
 ) -> Result<Response, ApiError> {
     let EventsQuery { since, initial, wait, types, machine, job, lease, reference } = query;
+    let caller = &reader.caller;
     let format = if wants_ndjson(&headers) { StreamFormat::Ndjson } else { StreamFormat::Sse };
     let since = last_event_version(&headers)?.or(since.map(Parsed::value));
     let initial = initial.is_some_and(Parsed::value);
     let wait = wait.map(|Parsed(wait)| wait.min(api.settings().max_wait));
     let filter = EventFilter {
         types: values(types),
-        machine: named_machine(&api, &caller, machine).await?,
-        job: named_job(&api, &caller, job.map(Parsed::value)).await?,
-        lease: named_lease(&api, &caller, lease.map(Parsed::value)).await?,
+        machine: named_machine(&api, caller, machine).await?,
+        job: named_job(&api, caller, job.map(Parsed::value)).await?,
+        lease: named_lease(&api, caller, lease.map(Parsed::value)).await?,
         reference: reference.map(Parsed::value),
         placements: caller.scope.is_restricted(),
     };
     let permit = WaitPermit::acquire(&api)?;
-    let mut reader = api.services().event_stream.subscribe(filter);
-    let resumed = since.as_ref().is_some_and(|since| reader.resume(since));
-    let version = reader.version();
-    let mut stream = EventStream::new(&api, &caller, format, reader, wait, permit)?;
+    let mut events = api.services().event_stream.subscribe(filter);
+    let resumed = since.as_ref().is_some_and(|since| events.resume(since));
+    let version = events.version();
+    let mut stream = EventStream::new(&api, reader, format, events, wait, permit)?;
     if since.is_some() && !resumed {
         stream.start_with_reset();
     }

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use crate::api::ApiState;
 use crate::api::about::AboutSession;
 use crate::api::datastores::Datastore as DatastoreView;
-use crate::api::jobs::wire::Job as WireJob;
+use crate::api::jobs::JobReader;
 use crate::api::leases::wire::Lease as WireLease;
 use crate::api::machines::wire::{Machine, Snapshot};
 use crate::domain::datastore::Datastore;
@@ -41,23 +41,23 @@ pub struct EventPayload {
 /// The errors of the store.
 pub async fn payloads_for_event(
     api: &ApiState,
-    caller: &Caller,
+    reader: &JobReader,
     filter: &EventFilter,
     subject: &Subject,
 ) -> Result<Vec<(EventType, EventPayload)>, Failure> {
     if let Subject::Placement(change) = subject {
-        return Ok(placement_payloads(api, caller, filter, change));
+        return Ok(placement_payloads(api, &reader.caller, filter, change));
     }
-    let object = payload_for(api, caller, subject).await?;
+    let object = payload_for(api, reader, subject).await?;
     Ok(object.map(|object| (subject.event_type(), object)).into_iter().collect())
 }
 
 async fn payload_for(
     api: &ApiState,
-    caller: &Caller,
+    reader: &JobReader,
     subject: &Subject,
 ) -> Result<Option<EventPayload>, Failure> {
-    let services = api.services();
+    let (services, caller) = (api.services(), &reader.caller);
     let (scope, machines) = (&caller.scope, &services.machines);
     let can_see = |view: &JobView| machines.visibility().shows_job(caller, &view.job);
     Ok(match subject {
@@ -83,11 +83,12 @@ async fn payload_for(
         }
         Subject::DatastoreRemoved(id) => Some(removed(id.to_string())),
         Subject::Job { ended: Some(job), .. } => {
-            let view = JobView::ended(EndedJob::new(Arc::clone(job)));
-            can_see(&view).then(|| job_payload(&view))
+            let view = Some(JobView::ended(EndedJob::new(Arc::clone(job))));
+            job_payload(api, reader, view.filter(can_see)).await?
         }
         Subject::Job { id, ended: None, .. } => {
-            services.jobs.get(*id).await?.filter(can_see).as_ref().map(job_payload)
+            let view = services.jobs.get(*id).await?;
+            job_payload(api, reader, view.filter(can_see)).await?
         }
         Subject::Session => Some(session_payload(api)),
         Subject::Placement(_) => None,
@@ -145,8 +146,14 @@ fn datastore_payload(api: &ApiState, caller: &Caller, id: &DatastoreId) -> Optio
     Some(payload(id.to_string(), &DatastoreView::from_domain(api, &caller.scope, datastore)))
 }
 
-fn job_payload(view: &JobView) -> EventPayload {
-    payload(view.job.id.to_string(), &WireJob::from_view(view))
+async fn job_payload(
+    api: &ApiState,
+    reader: &JobReader,
+    view: Option<JobView>,
+) -> Result<Option<EventPayload>, Failure> {
+    let Some(view) = view else { return Ok(None) };
+    let job = reader.show(api, &view).await?;
+    Ok(Some(payload(view.job.id.to_string(), &job)))
 }
 
 fn session_payload(api: &ApiState) -> EventPayload {
@@ -172,7 +179,7 @@ fn raw_json<T: Serialize>(object: &T) -> Option<Box<RawValue>> {
 /// open leases, and jobs that have not ended, as far as they match the filter of the stream. If the
 /// filter names a job or a reference, ended jobs are included.
 pub struct InitialObjects {
-    caller: Caller,
+    reader: JobReader,
     filter: EventFilter,
     session: bool,
     datastores: vec::IntoIter<Arc<Datastore>>,
@@ -195,15 +202,15 @@ impl InitialObjects {
     ///
     /// # Errors
     /// `inventory-loading` before the inventory was first loaded.
-    pub fn new(api: &ApiState, caller: &Caller, filter: &EventFilter) -> Result<Self, Failure> {
-        let services = api.services();
+    pub fn new(api: &ApiState, reader: &JobReader, filter: &EventFilter) -> Result<Self, Failure> {
+        let (services, caller) = (api.services(), &reader.caller);
         let machines = services.machines.list(&caller.scope, &MachineFilter::default())?;
         let datastores = services.machines.contents()?.datastores.clone();
         // The store is not read if the filter excludes jobs.
         let no_jobs = !filter.includes_type(EventType::JobChanged);
         let leases = services.leases.open_leases(caller);
         Ok(Self {
-            caller: caller.clone(),
+            reader: reader.clone(),
             filter: filter.clone(),
             session: true,
             datastores: datastores.into_iter(),
@@ -230,7 +237,7 @@ impl InitialObjects {
             if self.filter.matches(&Subject::Datastore(datastore.id.clone())) {
                 let object = payload(
                     datastore.id.to_string(),
-                    &DatastoreView::from_domain(api, &self.caller.scope, &datastore),
+                    &DatastoreView::from_domain(api, &self.reader.caller.scope, &datastore),
                 );
                 return Ok(Some((EventType::DatastoreChanged, object)));
             }
@@ -258,7 +265,8 @@ impl InitialObjects {
         loop {
             for view in self.jobs.by_ref() {
                 if self.filter.matches(&Subject::from_job(&view.job)) {
-                    return Ok(Some((EventType::JobChanged, job_payload(&view))));
+                    let object = job_payload(api, &self.reader, Some(view)).await?;
+                    return Ok(object.map(|object| (EventType::JobChanged, object)));
                 }
             }
             let after = match self.page {
@@ -282,7 +290,8 @@ impl InitialObjects {
 
     async fn read_jobs(&mut self, api: &ApiState, after: Option<JobCursor>) -> Result<(), Failure> {
         let visibility = api.services().machines.visibility();
-        let is_visible = |job: &Job| visibility.shows_job(&self.caller, job);
+        let caller = &self.reader.caller;
+        let is_visible = |job: &Job| visibility.shows_job(caller, job);
         if let Some(id) = self.filter.job {
             let job = api.services().jobs.get(id).await?;
             let visible = job.filter(|view| is_visible(&view.job));
@@ -296,7 +305,7 @@ impl InitialObjects {
         };
         let (machine, reference) = (self.filter.machine.clone(), self.filter.reference.clone());
         let filter = JobFilter { states, machine, reference, ..JobFilter::default() };
-        let visible = self.caller.scope.is_restricted().then_some(&is_visible as _);
+        let visible = caller.scope.is_restricted().then_some(&is_visible as _);
         let page = api.services().jobs.list(&filter, after, PAGE, visible).await?;
         self.jobs = page.items.into_iter();
         self.page = page.next.map_or(JobPages::Last, JobPages::After);

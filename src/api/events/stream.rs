@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use super::objects::{self, EventPayload, InitialObjects};
 use super::wire::{Event, StreamFormat};
 use crate::api::ApiState;
+use crate::api::jobs::JobReader;
 use crate::api::long_poll::WaitPermit;
 use crate::domain::event::EventType;
 use crate::domain::failure::Failure;
@@ -34,7 +35,8 @@ const CHUNK: usize = 32 * 1024;
 /// A stream and its position.
 pub struct EventStream {
     api: ApiState,
-    caller: Caller,
+    /// The caller that reads the stream.
+    caller: JobReader,
     format: StreamFormat,
     reader: EventReader,
     /// When the `wait` of the request is over, as the elapsed time of the clock. `None` if the
@@ -57,18 +59,18 @@ impl EventStream {
     /// `too-many-requests` if the caller's token has reached its limit of streams.
     pub fn new(
         api: &ApiState,
-        caller: &Caller,
+        caller: JobReader,
         format: StreamFormat,
         reader: EventReader,
         wait: Option<Duration>,
         permit: WaitPermit,
     ) -> Result<Self, Failure> {
-        let counted =
-            api.services().callers.limiter().count_stream(&caller.name, &caller.limits)?;
+        let Caller { name, limits, .. } = &caller.caller;
+        let counted = api.services().callers.limiter().count_stream(name, limits)?;
         let now = api.clock().elapsed();
         Ok(Self {
             api: api.clone(),
-            caller: caller.clone(),
+            caller,
             format,
             reader,
             ends_at: wait.map(|wait| now + wait),

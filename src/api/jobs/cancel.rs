@@ -1,17 +1,15 @@
 //! `POST /v1/jobs/{job}/cancel`
 
-use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 
 use super::wire::Job;
-use super::{job_id, require_visible};
+use super::{JobReader, job_id, require_visible};
 use crate::api::extract::{JsonBody, NoFields, NoParameters, Query, Segment};
 use crate::api::openapi_parts::{JobPath, Problems};
 use crate::api::problem::ApiError;
 use crate::api::{ApiState, respond};
-use crate::service::callers::Caller;
 
 /// Ask to cancel a job
 ///
@@ -31,21 +29,21 @@ use crate::service::callers::Caller;
     ]))))]
 pub async fn cancel_job(
     State(api): State<ApiState>,
-    Extension(caller): Extension<Caller>,
+    reader: JobReader,
     Segment(text): Segment,
     _: Query<NoParameters>,
     _: JsonBody<NoFields>,
 ) -> Result<Response, ApiError> {
-    let id = job_id(&text)?;
+    let (id, caller) = (job_id(&text)?, &reader.caller);
     let version = api.services().event_stream.version();
     let jobs = &api.services().jobs;
-    let before = require_visible(&api, &caller, jobs.get(id).await?, &text)?;
+    let before = require_visible(&api, caller, jobs.get(id).await?, &text)?;
     caller.may_cancel(&before.job.requested_by)?;
     if before.job.state.is_end() {
-        return Ok(respond::object(&api, &version, &Job::from_view(&before)));
+        return Ok(respond::object(&api, &version, &reader.show(&api, &before).await?));
     }
-    let view = require_visible(&api, &caller, jobs.cancel(id, caller.actor()).await?, &text)?;
-    let mut response = respond::object(&api, &version, &Job::from_view(&view));
+    let view = require_visible(&api, caller, jobs.cancel(id, caller.actor()).await?, &text)?;
+    let mut response = respond::object(&api, &version, &reader.show(&api, &view).await?);
     *response.status_mut() = StatusCode::ACCEPTED;
     Ok(response)
 }

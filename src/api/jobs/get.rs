@@ -2,20 +2,18 @@
 
 use std::time::Duration;
 
-use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::wire::Job;
-use super::{job_id, job_response, require_visible};
+use super::{JobReader, job_id, job_response, require_visible};
 use crate::api::extract::{Parsed, Query, Segment};
 use crate::api::long_poll::{OTTER_WAIT, WaitEnd, wait};
 use crate::api::openapi_parts::{JobPath, Problems};
 use crate::api::problem::ApiError;
 use crate::api::{ApiState, respond};
-use crate::service::callers::Caller;
 
 /// The query parameter with which a read of a job waits for the job.
 #[derive(Deserialize, IntoParams)]
@@ -42,17 +40,17 @@ pub struct JobQuery {
     ]))))]
 pub async fn get_job(
     State(api): State<ApiState>,
-    Extension(caller): Extension<Caller>,
+    reader: JobReader,
     Segment(text): Segment,
     Query(query, _): Query<JobQuery>,
 ) -> Result<Response, ApiError> {
-    let id = job_id(&text)?;
+    let (id, caller) = (job_id(&text)?, &reader.caller);
     let time = query.wait.map(|Parsed(time)| time.min(api.settings().max_wait));
     let jobs = &api.services().jobs;
     if caller.scope.is_restricted() {
         // Check this before the wait, because the response time must not reveal whether a job
         // exists that the caller may not see.
-        require_visible(&api, &caller, jobs.get(id).await?, &text)?;
+        require_visible(&api, caller, jobs.get(id).await?, &text)?;
     }
     let waited = match time {
         Some(time) => wait(&api, time, jobs.ended(id)).await?,
@@ -65,8 +63,8 @@ pub async fn get_job(
         WaitEnd::Done(ended) => ended?,
         WaitEnd::TimeUp | WaitEnd::ShuttingDown => jobs.get(id).await?,
     };
-    let view = require_visible(&api, &caller, view, &text)?;
-    let mut response = job_response(&api, &version, &view);
+    let view = require_visible(&api, caller, view, &text)?;
+    let mut response = job_response(&api, &version, &reader, &view).await?;
     if let Some(time) = time {
         respond::set(&mut response, OTTER_WAIT, &format!("{}s", time.as_secs()));
     }

@@ -1,12 +1,12 @@
 //! `GET /v1/jobs`
 
-use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::wire::{Job, JobList};
+use super::JobReader;
+use super::wire::JobList;
 use crate::api::extract::{Parsed, values};
 use crate::api::leases::named_lease;
 use crate::api::machines::named_machine;
@@ -17,7 +17,6 @@ use crate::api::{ApiState, respond};
 use crate::domain;
 use crate::domain::ids::LeaseId;
 use crate::domain::job::{JobKind, JobState};
-use crate::service::callers::Caller;
 use crate::storage::JobFilter;
 
 /// The default number of jobs of a page.
@@ -65,12 +64,13 @@ pub struct JobsQuery {
     ]))))]
 pub async fn list_jobs(
     State(api): State<ApiState>,
-    Extension(caller): Extension<Caller>,
+    reader: JobReader,
     PagedQuery { filter, limit, cursors }: PagedQuery<JobsQuery>,
 ) -> Result<Response, ApiError> {
     let JobsQuery { state, machine, kind, requested_by, reference, lease } = filter;
-    let machine = named_machine(&api, &caller, machine).await?;
-    let lease = named_lease(&api, &caller, lease.map(Parsed::value)).await?;
+    let caller = &reader.caller;
+    let machine = named_machine(&api, caller, machine).await?;
+    let lease = named_lease(&api, caller, lease.map(Parsed::value)).await?;
     let filter = JobFilter {
         states: values(state),
         machine,
@@ -82,10 +82,13 @@ pub async fn list_jobs(
     let limit = limit.unwrap_or(PAGE);
     let version = api.services().event_stream.version();
     let visibility = api.services().machines.visibility();
-    let is_visible = |job: &domain::job::Job| visibility.shows_job(&caller, job);
+    let is_visible = |job: &domain::job::Job| visibility.shows_job(caller, job);
     let visible = caller.scope.is_restricted().then_some(&is_visible as _);
     let page = api.services().jobs.list(&filter, cursors.position()?, limit, visible).await?;
-    let items: Vec<Job> = page.items.iter().map(Job::from_view).collect();
+    let mut items = Vec::with_capacity(page.items.len());
+    for view in &page.items {
+        items.push(reader.show(&api, view).await?);
+    }
     let next = page.next.map(|next| cursors.after(&next));
     Ok(respond::list(&api, &version, &items, next.as_deref()))
 }

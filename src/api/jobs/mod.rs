@@ -3,12 +3,14 @@
 mod cancel;
 mod get;
 mod list;
+mod reader;
 mod wait;
 pub mod wire;
 
 use axum::response::Response;
 use utoipa_axum::routes;
 
+pub use self::reader::JobReader;
 use super::roles::Routes;
 use super::{ApiState, respond};
 use crate::domain::access::Role;
@@ -55,12 +57,23 @@ pub fn require_visible(
     view.filter(|view| visibility.shows_job(caller, &view.job)).ok_or_else(|| unknown_job(text))
 }
 
-/// A response with a job. All readers of an ended job share its text.
-pub fn job_response(api: &ApiState, version: &Version, view: &JobView) -> Response {
-    let wire = || wire::Job::from_view(view);
-    match &view.ended {
-        None => respond::object(api, version, &wire()),
-        Some(ended) => respond::encoded(api, version, ended.encoded(|| respond::encode(&wire()))),
+/// A response with a job. All readers of an ended job share its text, unless only some of them may
+/// see what the screen showed.
+///
+/// # Errors
+/// The errors of the store.
+pub async fn job_response(
+    api: &ApiState,
+    version: &Version,
+    reader: &JobReader,
+    view: &JobView,
+) -> Result<Response, Failure> {
+    match view.ended.as_ref().filter(|_| !view.job.has_seen_screen()) {
+        None => Ok(respond::object(api, version, &reader.show(api, view).await?)),
+        Some(ended) => {
+            let encode = || respond::encode(&wire::Job::from_view(view, false));
+            Ok(respond::encoded(api, version, ended.encoded(encode)))
+        }
     }
 }
 

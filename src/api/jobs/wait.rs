@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 
 use super::wire::Job;
-use super::{job_id, require_visible};
+use super::{JobReader, job_id, require_visible};
 use crate::api::ApiState;
 use crate::api::extract::{Query, Segment};
 use crate::api::long_poll::{WaitEnd, WaitMode, WaitQuery, wait};
@@ -16,7 +15,6 @@ use crate::api::problem::ApiError;
 use crate::api::start_job::{outcome, unfinished_job};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::JobId;
-use crate::service::callers::Caller;
 
 /// Wait for the outcome of a job
 ///
@@ -38,7 +36,7 @@ use crate::service::callers::Caller;
     ]))))]
 pub async fn wait_for_job(
     State(api): State<ApiState>,
-    Extension(caller): Extension<Caller>,
+    reader: JobReader,
     Segment(text): Segment,
     Query(query, _): Query<WaitQuery>,
 ) -> Result<Response, ApiError> {
@@ -46,7 +44,7 @@ pub async fn wait_for_job(
     let time = query.time(&api);
     // Turn a failure into a response before the headers of the wait are added, so that a problem
     // shows the wait time too.
-    let mut response = outcome_within(&api, &caller, id, time)
+    let mut response = outcome_within(&api, &reader, id, time)
         .await
         .unwrap_or_else(|failure| ApiError(failure).into_response());
     WaitMode::Outcome(time).set_headers(&mut response);
@@ -55,12 +53,12 @@ pub async fn wait_for_job(
 
 async fn outcome_within(
     api: &ApiState,
-    caller: &Caller,
+    reader: &JobReader,
     id: JobId,
     time: Duration,
 ) -> Result<Response, Failure> {
     let version = api.services().event_stream.version();
-    let (jobs, text) = (&api.services().jobs, id.to_string());
+    let (jobs, text, caller) = (&api.services().jobs, id.to_string(), &reader.caller);
     if caller.scope.is_restricted() {
         // Check this before the wait, because the response time must not reveal whether a job
         // exists that the caller may not see.
@@ -70,7 +68,7 @@ async fn outcome_within(
         WaitEnd::Done(ended) => {
             let view = require_visible(api, caller, ended?, &text)?;
             if view.job.state.is_end() {
-                return outcome(api, &version, &view);
+                return outcome(api, &version, reader, &view).await;
             }
             FailureKind::ShuttingDown
         }
@@ -81,7 +79,7 @@ async fn outcome_within(
     // The job can have ended although the wait timed out: the time can be up before the wait reads
     // the job for the first time.
     if view.job.state.is_end() {
-        outcome(api, &version, &view)
+        outcome(api, &version, reader, &view).await
     } else {
         Err(unfinished_job(kind, id, &view))
     }

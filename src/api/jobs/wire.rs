@@ -158,6 +158,8 @@ pub struct JobStep {
     pub started_at: Option<Timestamp>,
     #[schema(required)]
     pub finished_at: Option<Timestamp>,
+    /// More about the step, for people. Only the holder of the lease, the token that requested it,
+    /// and operators see the last text on the screen for which a preparation waits.
     #[schema(required)]
     pub detail: Option<String>,
 }
@@ -204,8 +206,11 @@ pub struct JobList {
 
 impl Job {
     /// The job on the wire.
+    ///
+    /// # Parameters
+    /// - `sees_screen`: whether the reader may see what the screen showed during the job.
     #[must_use]
-    pub fn from_view(view: &JobView) -> Self {
+    pub fn from_view(view: &JobView, sees_screen: bool) -> Self {
         let JobView { job, progress, position, blocked_by, cancelable, ended: _ } = view;
         let job::Job {
             id,
@@ -246,7 +251,7 @@ impl Job {
             request: JobRequestView::from_domain(request),
             progress: *progress,
             phase: phase.clone(),
-            steps: steps.iter().map(JobStep::from_domain).collect(),
+            steps: steps.iter().map(|step| JobStep::from_domain(step, sees_screen)).collect(),
             position: position.map(|position| u32::try_from(position).unwrap_or(u32::MAX)),
             blocked_by: blocked_by.as_ref().map(JobBlocker::from_domain),
             cancelable: *cancelable,
@@ -345,14 +350,17 @@ impl JobRequestView {
 }
 
 impl JobStep {
-    fn from_domain(step: &job::JobStep) -> Self {
-        let job::JobStep { name, state, started_at, finished_at, detail } = step;
+    fn from_domain(step: &job::JobStep, sees_screen: bool) -> Self {
+        let job::JobStep { name, state, started_at, finished_at, detail, seen } = step;
+        let seen = seen.as_ref().filter(|_| sees_screen);
+        let seen = seen.map(|seen| format!("the last text on it: {seen:?}"));
+        let parts: Vec<String> = detail.clone().into_iter().chain(seen).collect();
         Self {
             name: name.as_str().to_owned(),
             state: state.as_str().to_owned(),
             started_at: *started_at,
             finished_at: *finished_at,
-            detail: detail.clone(),
+            detail: (!parts.is_empty()).then(|| parts.join("; ")),
         }
     }
 }

@@ -90,8 +90,7 @@ const CONDITIONS: [(&str, WaitCondition); 9] = [
     extensions(("x-otter-problems" = json!([
         "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "machine-gone",
         "invalid-power-state", "inventory-loading", "wait-timeout", "shutting-down",
-        "too-many-waits", "machine-leased", "lease-ended", "lease-not-active", "self-protection",
-        "too-many-consoles", "not-supported"
+        "too-many-waits", "forbidden", "machine-leased", "too-many-consoles", "not-supported"
     ]))))]
 pub async fn wait_for_machine(
     State(api): State<ApiState>,

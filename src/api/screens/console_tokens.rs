@@ -64,7 +64,8 @@ pub struct ConsoleTokenRequest {
 }
 
 /// A token that opens one WebSocket.
-#[derive(Debug, Serialize, ToSchema)]
+// It has no `Debug`, because the token is a secret.
+#[derive(Serialize, ToSchema)]
 pub struct ConsoleToken {
     /// 64 hexadecimal digits. Offer the subprotocols `binary` and `otter.token.<token>`.
     #[schema(example = "9f2c…")]

@@ -4,24 +4,26 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Method, Uri};
 use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::input_request::{InputRequest, input_list};
+use super::input_check::input_list;
+use super::input_request::InputRequest;
 use super::wait_request::{MAX_BODY, checked};
 use crate::api::extract::{NoParameters, Query, Segment};
 use crate::api::lease_authorization::read_authorization;
 use crate::api::long_poll::WaitPermit;
 use crate::api::openapi_parts::{MachinePath, Problems};
 use crate::api::problem::{ApiError, InputSent};
+use crate::api::roles::read_credential;
 use crate::api::secret_body::SecretBody;
 use crate::api::start_job::{IDEMPOTENT_REPLAYED, read_idempotency_key, read_reference};
 use crate::api::{ApiState, respond};
 use crate::service::callers::Caller;
-use crate::service::screens::input_call::{InputCall, InputDone};
+use crate::service::screens::input_call::{BegunInput, InputDone, InputTerms};
 use crate::storage::IdempotencyKey;
 
 /// The headers of the request.
@@ -30,7 +32,8 @@ use crate::storage::IdempotencyKey;
 #[expect(dead_code, reason = "documents the headers")]
 pub struct InputHeaders {
     /// At most 255 characters. A repeat with the same key and body sends nothing: it waits for the
-    /// first request and returns its answer, or `input-interrupted` if otter died in between.
+    /// first request and returns its answer (of a problem, all but `seen`), or `input-interrupted`
+    /// if otter died in between.
     #[param(rename = "Idempotency-Key", value_type = String, required = false)]
     idempotency_key: Option<String>,
     /// A text of the client, at most 512 characters, for example the URL of a CI run. The audit
@@ -59,12 +62,13 @@ pub struct InputResult {
 ///
 /// Sends keys, texts and movements of the pointer to a machine, in the order of `events`, and waits
 /// for conditions in between. Everything is checked before the first key. Returns when the last
-/// event was sent: at most after `http.max_wait`.
+/// event was sent: at most after `http.max_wait`. Needs the right to change the machine; no
+/// caller types on a protected machine.
 ///
 /// A key that may have been typed is never typed again. After the first key every failure is 409
 /// `input-interrupted`, whose `sent` says what the machine got. Power-off, suspend, revert, the end
-/// of the lease, and a client that hangs up interrupt the input; keys that are held then are
-/// released. Calls for one machine run in the order of their arrival.
+/// of the lease or of the token, and a client that hangs up interrupt the input; keys that are held
+/// then are released. Calls for one machine run in the order of their arrival.
 ///
 /// At the end of a call, keys that `hold` still holds are released.
 #[utoipa::path(
@@ -104,24 +108,33 @@ pub async fn send_screen_input(
     let key = read_idempotency_key(&api, &caller, &method, &uri, &headers, &bytes)?;
     // The fingerprint of other calls is a plain hash.
     let key = key.map(|key| IdempotencyKey { fingerprint: inputs.fingerprint(&bytes), ..key });
-    let call_reference = read_reference(&headers)?;
     let limit = api.settings().max_wait;
-    let has_images = value.has_image();
-    let list = checked(has_images, move || input_list(value, limit)).await?;
-    let view = api.services().machines.resolve(&caller.scope, &reference)?;
-    let _permit = WaitPermit::acquire(&api)?;
-    let call = InputCall {
-        machine: Arc::clone(&view.machine),
+    let terms = InputTerms {
         requester,
-        reference: call_reference,
-        list,
+        credential: read_credential(&api, &headers)?,
+        reference: read_reference(&headers)?,
         key,
         limit,
     };
-    let InputDone { sent, finished_at, replayed } = inputs.run(call).await?;
-    let result = InputResult { sent: InputSent::from_sent(sent), finished_at };
-    let mut response = respond::object(&api, &version, &result);
-    if replayed {
+    let _permit = WaitPermit::acquire(&api)?;
+    // The answer of a repeat does not depend on what would be right now.
+    let (result, is_repeat) = match inputs.begin(terms).await? {
+        BegunInput::Repeat(result) => (result, true),
+        BegunInput::New(new) => {
+            let is_costly = value.is_costly();
+            let memory = api.services().screen_waits.memory().clone();
+            let list = checked(is_costly, move || input_list(value, limit, memory)).await?;
+            let view = api.services().machines.resolve(&caller.scope, &reference)?;
+            (inputs.run(new, Arc::clone(&view.machine), list).await, false)
+        }
+    };
+    let answer = result.map(|InputDone { sent, finished_at }| {
+        let result = InputResult { sent: InputSent::from_sent(sent), finished_at };
+        respond::object(&api, &version, &result)
+    });
+    // A problem is a response already here, so that it has the header too.
+    let mut response = answer.unwrap_or_else(|failure| ApiError(failure).into_response());
+    if is_repeat {
         respond::set(&mut response, IDEMPOTENT_REPLAYED, "true");
     }
     Ok(response)

@@ -3,6 +3,7 @@
 
 mod console_tokens;
 mod input;
+mod input_check;
 mod input_request;
 mod kept_picture;
 mod picture;
@@ -33,7 +34,7 @@ pub fn routes() -> Routes {
         .role(Role::Viewer, routes!(text::get_screen_text))
         .role(Role::Viewer, routes!(wait::wait_for_screen))
         .role(Role::Viewer, routes!(kept_picture::get_kept_picture))
-        .role(Role::Runner, routes!(input::send_screen_input))
+        .watching(Role::Runner, routes!(input::send_screen_input))
         .console(Role::Viewer, routes!(rfb::open_screen_viewer))
         .role(Role::Viewer, routes!(console_tokens::create_console_token))
 }
@@ -62,6 +63,7 @@ pub fn check_region(region: Region, size: ScreenSize) -> Result<(), Failure> {
     if region.is_within(size) {
         return Ok(());
     }
-    let detail = format!("The region {region} is not on the screen, which has {size} pixels.");
+    let detail =
+        format!("The region {region} does not fit on the screen, which has {size} pixels.");
     Err(failure_at(FailureKind::InvalidRequest, "region", "out-of-range", detail))
 }

@@ -31,14 +31,11 @@ use crate::domain::power::PowerState;
 use crate::domain::screen::{Region, ScreenSize};
 use crate::service::callers::Caller;
 use crate::service::event_stream::Version;
-use crate::service::screens::Frame;
 use crate::service::screens::encoded::{EncodedPicture, PictureRequest};
+use crate::service::screens::{CONFIRM_LIMIT, Frame};
 
 /// When a pixel of the screen last changed, as otter saw it.
 pub const OTTER_SCREEN_CHANGED: HeaderName = HeaderName::from_static("otter-screen-changed");
-
-/// How long a picture may take: the host has 10 s to answer, and then 10 s on a new connection.
-const LIMIT: Duration = Duration::from_secs(25);
 
 /// The part of the screen, and how old its picture may be.
 #[derive(Deserialize, IntoParams)]
@@ -105,7 +102,7 @@ pub async fn get_screen_picture(
         Some(max_age).filter(|age| !age.is_zero()).and_then(|age| user.confirmed_within(age));
     let frame = match known {
         Some(frame) => frame,
-        None => user.confirmed(LIMIT).await?,
+        None => user.confirmed(CONFIRM_LIMIT).await?,
     };
     if let Some(region) = request.region {
         check_region(region, frame.size)?;

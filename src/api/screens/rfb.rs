@@ -66,8 +66,8 @@ pub struct ViewerHeaders {
 ///
 /// One viewer at a time drives. The keys that it holds are released when it ends. When a right
 /// ends, the WebSocket is closed with a code: 4401 the token is not valid any more, 4403 the caller
-/// may not look or drive any more, 4409 another viewer took over, 4423 the lease ended, 4503 otter
-/// stops.
+/// may not look or drive any more, or the machine is gone, 4409 another viewer took over, 4423 the
+/// lease ended, 4503 otter stops. A machine has at most `screens.max_viewers` viewers.
 #[utoipa::path(
     get,
     path = "/v1/machines/{machine}/screen/rfb",
@@ -100,7 +100,8 @@ pub async fn open_screen_viewer(
     screens.check_viewer(&request, &view.machine)?;
     let instead = "For one picture: GET /v1/machines/{machine}/screen.png.";
     let upgrade = websocket::check(upgrade, &headers, instead)?;
-    let viewer = screens.open_viewer(request, &view.machine)?;
+    let overrides = &api.services().overrides;
+    let viewer = screens.open_viewer(request, &view.machine, overrides)?;
     let state = api.clone();
     Ok(upgrade.on_upgrade(move |socket| async move {
         let served = serve(state.clone(), socket, viewer);

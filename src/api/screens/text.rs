@@ -89,8 +89,8 @@ pub struct ScreenWord {
     extensions(("x-otter-problems" = json!([
         "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "forbidden",
         "machine-leased", "invalid-power-state", "machine-gone", "inventory-loading",
-        "console-unavailable", "too-many-consoles", "not-supported", "too-many-waits",
-        "wait-timeout", "shutting-down"
+        "host-unreachable", "host-login-refused", "console-unavailable", "too-many-consoles",
+        "not-supported", "too-many-waits", "wait-timeout", "shutting-down"
     ]))))]
 pub async fn get_screen_text(
     State(api): State<ApiState>,

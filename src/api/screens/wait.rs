@@ -1,7 +1,6 @@
 //! `POST /v1/machines/{machine}/screen/wait`
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,20 +14,23 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::LookHeaders;
 use super::wait_request::{MAX_BODY, ScreenWaitRequest, checked};
-use crate::api::extract::{JsonBody, NoParameters, Parsed, Query, Segment};
+use crate::api::extract::{JsonBody, NoParameters, Parsed, Query, Segment, failure_in_body};
 use crate::api::lease_authorization::read_authorization;
 use crate::api::long_poll::{WaitEnd, WaitMode, WaitPermit};
 use crate::api::openapi_parts::{MachinePath, Problems};
 use crate::api::problem::ApiError;
 use crate::api::{ApiState, links, respond};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
+use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
 use crate::domain::machine::Machine;
 use crate::service::callers::Caller;
 use crate::service::jobs::authorization::Requester;
 use crate::service::screens::conditions::ScreenConditions;
-use crate::service::screens::wait::{Matched, RightCheck, ScreenMatch, Seen, Sight, WaitTerms};
+use crate::service::screens::wait::{
+    FIRST_TEST_LIMIT, Matched, RightCheck, ScreenMatch, Seen, Sight, WaitTerms,
+};
 
 /// The longest time of a call that tests once: it may open a connection, and read a text.
 pub const ONCE_LIMIT: Duration = Duration::from_secs(40);
@@ -37,8 +39,9 @@ pub const ONCE_LIMIT: Duration = Duration::from_secs(40);
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ScreenWaitQuery {
-    /// The longest time that this call waits: `30s`, `10m`. At most `http.max_wait`. Without it,
-    /// each condition is tested once.
+    /// The longest time that this call waits: `30s`, `10m`. At most `http.max_wait`. A wait below
+    /// 10 s may last up to 10 s, until each condition was tested once. Without it, each condition
+    /// is tested once.
     #[param(value_type = Option<String>)]
     wait: Option<Parsed<Duration>>,
 }
@@ -107,8 +110,9 @@ pub struct ScreenMatched {
         "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "request-timeout",
         "payload-too-large", "unsupported-media-type", "forbidden", "machine-leased",
         "lease-ended", "lease-not-active", "self-protection", "invalid-power-state",
-        "machine-gone", "inventory-loading", "console-unavailable", "too-many-consoles",
-        "not-supported", "too-many-waits", "wait-timeout", "shutting-down"
+        "machine-gone", "inventory-loading", "host-unreachable", "host-login-refused",
+        "console-unavailable", "too-many-consoles", "not-supported", "too-many-waits",
+        "wait-timeout", "shutting-down"
     ]))))]
 pub async fn wait_for_screen(
     State(api): State<ApiState>,
@@ -121,8 +125,9 @@ pub async fn wait_for_screen(
     let version = api.services().event_stream.version();
     let requester = read_authorization(&api, &caller, &headers)?;
     let wake = value.wake;
-    let has_images = value.has_image();
-    let conditions = Arc::new(checked(has_images, move || value.conditions()).await?);
+    let is_costly = value.is_costly();
+    let memory = api.services().screen_waits.memory().clone();
+    let conditions = Arc::new(checked(is_costly, move || value.conditions(&memory)).await?);
     let longest = api.settings().max_wait;
     let time = query.wait.map(|Parsed(wait)| wait.min(longest));
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
@@ -176,39 +181,37 @@ impl ScreenCall<'_> {
             services.screens.may_drive(self.requester, machine)?;
         }
         let wake: &RightCheck<'_> = &may_wake;
+        let clock = self.api.clock();
+        let limit = time.unwrap_or(ONCE_LIMIT);
         let terms = WaitTerms {
             conditions: Arc::clone(&conditions),
             once: time.is_none(),
+            tests_until: Some(clock.elapsed() + limit),
             may_look: &may_look,
             wake: self.wake.then_some(wake),
             has_job: &has_job,
         };
         let (identity, sight) = (machine.identity(), Sight::default());
-        let mut work = pin!(services.screen_waits.wait(&identity, &terms, &sight));
-        let limit = time.unwrap_or(ONCE_LIMIT);
-        let mut ended = WaitPermit::acquire(self.api)?.wait(self.api, limit, &mut work).await;
-        if matches!(ended, WaitEnd::TimeUp) && !sight.seen().is_tested {
-            // A wait that is shorter than the recognition of a text still tests once.
-            let first_test = async {
-                tokio::select! {
-                    biased;
-                    found = &mut work => Some(found),
-                    () = sight.tested() => None,
-                }
+        let permit = WaitPermit::acquire(self.api)?;
+        let work = async {
+            let time_up = async {
+                clock.sleep(limit).await;
+                sight.tested().await;
             };
-            let permit = WaitPermit::acquire(self.api)?;
-            ended = match permit.wait(self.api, ONCE_LIMIT, first_test).await {
-                WaitEnd::Done(Some(found)) => WaitEnd::Done(found),
-                WaitEnd::Done(None) | WaitEnd::TimeUp => WaitEnd::TimeUp,
-                WaitEnd::ShuttingDown => WaitEnd::ShuttingDown,
-            };
-        }
-        match ended {
-            WaitEnd::Done(Err(failure)) if failure.kind == FailureKind::WaitTimeout => {
+            tokio::select! {
+                biased;
+                found = services.screen_waits.wait(&identity, &terms, &sight) => Some(found),
+                () = time_up => None,
+            }
+        };
+        match permit.wait(self.api, limit.max(FIRST_TEST_LIMIT), work).await {
+            WaitEnd::Done(Some(Err(failure))) if failure.kind == FailureKind::WaitTimeout => {
                 Err(self.timed_out(&conditions, time, &sight).await)
             }
-            WaitEnd::TimeUp => Err(self.timed_out(&conditions, time, &sight).await),
-            WaitEnd::Done(done) => done.map_err(|failure| self.with_machine(failure)),
+            WaitEnd::Done(Some(done)) => done.map_err(|failure| self.with_machine(failure)),
+            WaitEnd::Done(None) | WaitEnd::TimeUp => {
+                Err(self.timed_out(&conditions, time, &sight).await)
+            }
             WaitEnd::ShuttingDown => {
                 let detail = "otter is shutting down; wait again when it is back.";
                 Err(self.with_machine(Failure::new(FailureKind::ShuttingDown, detail)))
@@ -251,11 +254,14 @@ impl ScreenCall<'_> {
     ) -> Failure {
         let Seen { frame, .. } = sight.seen();
         let outside = frame.as_ref().and_then(|frame| {
-            let region = conditions.region_outside(frame.size)?;
-            Some(format!("The region {region} is not within the screen, which is {}.", frame.size))
+            let (pointer, region) = conditions.region_outside(frame.size)?;
+            let size = frame.size;
+            let detail =
+                format!("The region {region} does not fit on the screen, which has {size} pixels.");
+            Some(failure_in_body(&pointer, "out-of-range", detail))
         });
         if let Some(outside) = outside.as_ref().filter(|_| time.is_none()) {
-            return self.with_machine(Failure::new(FailureKind::InvalidRequest, outside));
+            return self.with_machine(outside.clone());
         }
         let what = match (conditions.any.len(), conditions.still) {
             (0, _) => "was not still".to_owned(),
@@ -264,11 +270,11 @@ impl ScreenCall<'_> {
             (count, Some(_)) => format!("was not still with one of {count} conditions met"),
         };
         let when = match time {
-            Some(time) => format!("within {} s; wait again", time.as_secs()),
-            None => "when it was tested once; set wait to wait for it".to_owned(),
+            Some(time) => format!("within {}; wait again", duration::format(time)),
+            None => "when it was tested once; add ?wait=5m to wait for it".to_owned(),
         };
         let name = &self.machine.name;
-        let end = outside.map(|outside| format!(" {outside}")).unwrap_or_default();
+        let end = outside.map(|outside| format!(" {}", outside.detail)).unwrap_or_default();
         let detail = format!("The screen of {name} {what} {when}.{end}");
         let waits = &self.api.services().screen_waits;
         waits.timed_out(self.machine, &self.requester.caller, sight, &detail).await

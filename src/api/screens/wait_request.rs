@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
 use crate::api::condition_fields;
-use crate::api::extract::{failure_in_body, some_duration_text};
+use crate::api::extract::{failure_in_body, some_bounded_list, some_duration_text};
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::screen::{Region, ScreenSize};
@@ -18,8 +18,9 @@ use crate::service::screens::conditions::{
     DEFAULT_TOLERANCE, MAX_IMAGES, ScreenCondition, ScreenConditions, StillCondition, Subject,
 };
 use crate::service::screens::picture_search::{DEFAULT_SIMILARITY, Template};
-use crate::service::screens::png;
+use crate::service::screens::png::{self, PngError};
 use crate::service::screens::text_match::Needle;
+use crate::service::screens::wait_memory::{WaitMemory, WaitSpace};
 use crate::service::wait_conditions::compile_regex;
 
 /// The largest body of a wait, in bytes.
@@ -28,8 +29,9 @@ pub const MAX_BODY: usize = 4 * 1024 * 1024;
 /// The largest margin of an image, in pixels.
 const MAX_MARGIN: u16 = ScreenSize::MAX_SIDE;
 
-/// Permits to check requests with images: to decode them takes much time and memory.
-static IMAGE_CHECKS: Semaphore = Semaphore::const_new(2);
+/// Permits to check requests with images and regular expressions: to decode and to compile them
+/// takes much time and memory.
+static COSTLY_CHECKS: Semaphore = Semaphore::const_new(2);
 
 /// What to wait for. At least one of `any` and `still` is set.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -37,6 +39,7 @@ static IMAGE_CHECKS: Semaphore = Semaphore::const_new(2);
 pub struct ScreenWaitRequest {
     /// The wait ends when one of these conditions holds. At most 16, with at most 4 images.
     #[schema(nullable = false, max_items = 16)]
+    #[serde(default, deserialize_with = "some_bounded_list::<_, _, MAX_CONDITIONS>")]
     pub any: Option<Vec<ConditionRequest>>,
     /// The screen, or `region` of it, must not change for this time. With `any`, one of the
     /// conditions must hold on the still screen.
@@ -64,18 +67,20 @@ pub struct ConditionRequest {
     /// A name, which the answer repeats. At most 64 characters.
     #[schema(nullable = false, example = "terminal")]
     name: Option<String>,
-    /// A text. Upper and lower case, white space, line breaks and characters that text recognition
-    /// confuses do not matter.
+    /// A text, at most 1,024 characters. Upper and lower case, white space, line breaks and
+    /// characters that text recognition confuses do not matter.
     #[schema(nullable = false, example = "Log In")]
     text: Option<String>,
     /// A regular expression, in the syntax of the Rust crate `regex`, over the text as it was
     /// recognized: lines are joined by a line feed. At most 1 KiB.
     #[schema(nullable = false, example = "[$#] $")]
     regex: Option<String>,
-    /// A picture: a PNG in base64.
+    /// A picture, such as a part of a `screen.png`: a PNG in base64, at most 16 million pixels. A
+    /// search that takes longer than 2 s counts as no match: name a region.
     #[schema(nullable = false)]
     image: Option<String>,
-    /// Where it must be, as `x,y,width,height`. Default: anywhere.
+    /// Where it must be, as `x,y,width,height`. Default: anywhere. Nothing is found in a region
+    /// that is not within the screen.
     #[schema(nullable = false, example = "0,0,640,480")]
     region: Option<String>,
     /// With `image`: how similar the screen must be, from 0 to 1. Default: 0.96.
@@ -92,25 +97,35 @@ pub struct ConditionRequest {
 }
 
 impl ConditionRequest {
-    /// Whether it has an image, which takes much memory.
+    /// Whether it has an image.
     pub const fn has_image(&self) -> bool {
         self.image.is_some()
     }
+
+    /// Whether it has a regular expression.
+    pub const fn has_regex(&self) -> bool {
+        self.regex.is_some()
+    }
+
+    /// Whether its check takes much time and memory.
+    pub const fn is_costly(&self) -> bool {
+        self.has_image() || self.has_regex()
+    }
 }
 
-/// Checks a request. With images, the check runs on a thread that may block.
+/// Checks a request. A costly check runs on a thread that may block.
 ///
 /// # Errors
 /// Those of the check.
 pub async fn checked<T: Send + 'static>(
-    has_images: bool,
+    is_costly: bool,
     check: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
-    if !has_images {
+    if !is_costly {
         return check();
     }
     // The semaphore is never closed. The check keeps the permit, also if its caller hangs up.
-    let permit = IMAGE_CHECKS.acquire().await.ok();
+    let permit = COSTLY_CHECKS.acquire().await.ok();
     let checking = tokio::task::spawn_blocking(move || {
         let _permit = permit;
         check()
@@ -121,16 +136,19 @@ pub async fn checked<T: Send + 'static>(
 }
 
 impl ScreenWaitRequest {
-    /// Whether a condition has an image.
-    pub fn has_image(&self) -> bool {
-        self.any.iter().flatten().any(ConditionRequest::has_image)
+    /// Whether its check takes much time and memory.
+    pub fn is_costly(&self) -> bool {
+        self.any.iter().flatten().any(ConditionRequest::is_costly)
     }
 
     /// Checks the request. `wake` is for the caller.
     ///
+    /// # Parameters
+    /// - `memory`: of the images and regular expressions.
+    ///
     /// # Errors
-    /// `invalid-request` with the JSON Pointer of the mistake.
-    pub fn conditions(self) -> Result<ScreenConditions, Failure> {
+    /// `invalid-request` with the JSON Pointer of the mistake; `too-many-waits` without memory.
+    pub fn conditions(self, memory: &WaitMemory) -> Result<ScreenConditions, Failure> {
         let Self { any, still, tolerance, region, wake: _ } = self;
         if still.is_none() {
             let not_alone = |field: &str| {
@@ -144,7 +162,7 @@ impl ScreenWaitRequest {
                 return not_alone("region");
             }
         }
-        let mut conditions = screen_conditions("", any, still)?;
+        let mut conditions = screen_conditions("", any, still, memory)?;
         let tolerance = tolerance.map(|share| parse_share("/tolerance", share)).transpose()?;
         let region = region.map(|region| parse_region("/region", &region)).transpose()?;
         if let Some(still) = &mut conditions.still {
@@ -159,13 +177,15 @@ impl ScreenWaitRequest {
 ///
 /// # Parameters
 /// - `at`: the JSON Pointer of the object that has the fields `any` and `still`.
+/// - `memory`: of the images and regular expressions.
 ///
 /// # Errors
-/// `invalid-request` with the JSON Pointer of the mistake.
+/// As [`ScreenWaitRequest::conditions`].
 pub fn screen_conditions(
     at: &str,
     any: Option<Vec<ConditionRequest>>,
     still: Option<String>,
+    memory: &WaitMemory,
 ) -> Result<ScreenConditions, Failure> {
     let in_any = format!("{at}/any");
     let still = still.map(|text| parse_still(&format!("{at}/still"), &text)).transpose()?;
@@ -183,8 +203,8 @@ pub fn screen_conditions(
         return Err(failure_in_body(&in_any, "out-of-range", detail));
     }
     let parsed = any.into_iter().enumerate();
-    let parsed =
-        parsed.map(|(index, condition)| parse_condition(&format!("{in_any}/{index}"), condition));
+    let parsed = parsed
+        .map(|(index, condition)| parse_condition(&format!("{in_any}/{index}"), condition, memory));
     Ok(ScreenConditions { any: parsed.collect::<Result<_, _>>()?, still })
 }
 
@@ -223,11 +243,15 @@ fn parse_share(at: &str, share: f64) -> Result<f64, Failure> {
         return Ok(share);
     }
     let name = at.rsplit('/').next().unwrap_or_default();
-    let detail = format!("{name} is {share}; write a number from 0 to 1.");
+    let detail = format!("{name} must be a number from 0 to 1.");
     Err(failure_in_body(at, "out-of-range", detail))
 }
 
-fn parse_condition(at: &str, condition: ConditionRequest) -> Result<ScreenCondition, Failure> {
+fn parse_condition(
+    at: &str,
+    condition: ConditionRequest,
+    memory: &WaitMemory,
+) -> Result<ScreenCondition, Failure> {
     let ConditionRequest { name, text, regex, image, region, similarity, margin, absent } =
         condition;
     let wrong = |field: &str, code, detail: String| {
@@ -258,12 +282,13 @@ fn parse_condition(at: &str, condition: ConditionRequest) -> Result<ScreenCondit
         parse_text(&format!("{at}/text"), &text)?
     } else if let Some(regex) = regex {
         let at = format!("{at}/regex");
-        Subject::Regex(condition_fields::parse_regex(&at, &regex, compile_regex)?)
+        let (regex, bytes) = condition_fields::parse_regex(&at, &regex, compile_regex)?;
+        Subject::Regex { regex, _space: memory.reserve(bytes)? }
     } else {
         let similarity =
             similarity.map(|share| parse_share(&format!("{at}/similarity"), share)).transpose()?;
         let image = image.unwrap_or_default();
-        let template = parse_image(&format!("{at}/image"), &image)?;
+        let (template, space) = parse_image(&format!("{at}/image"), &image, memory)?;
         let (of_image, margin) = (template.size(), margin.unwrap_or(0));
         if let Some(region) = region
             && (u32::from(of_image.width) > u32::from(region.width) + 2 * u32::from(margin)
@@ -276,7 +301,7 @@ fn parse_condition(at: &str, condition: ConditionRequest) -> Result<ScreenCondit
             return wrong("image", "out-of-range", detail);
         }
         let similarity = similarity.unwrap_or(DEFAULT_SIMILARITY);
-        Subject::Image { template, similarity, margin }
+        Subject::Image { template, similarity, margin, _space: space }
     };
     Ok(ScreenCondition { name, subject, region, absent })
 }
@@ -284,19 +309,32 @@ fn parse_condition(at: &str, condition: ConditionRequest) -> Result<ScreenCondit
 fn parse_text(at: &str, text: &str) -> Result<Subject, Failure> {
     condition_fields::check_text_length(at, text)?;
     Needle::new(text).map(Subject::Text).ok_or_else(|| {
-        let detail = format!("Nothing of the text {} can be compared.", shorten(text));
+        let detail = format!("text is {}; it has no character to compare.", shorten(text));
         failure_in_body(at, "empty", detail)
     })
 }
 
-fn parse_image(at: &str, image: &str) -> Result<Template, Failure> {
+/// Decodes an image. Its memory is reserved before.
+fn parse_image(
+    at: &str,
+    image: &str,
+    memory: &WaitMemory,
+) -> Result<(Template, WaitSpace), Failure> {
     let bytes = BASE64_STANDARD.decode(image).map_err(|error| {
-        failure_in_body(at, "not-base64", format!("image is not base64: {error}."))
+        let detail = if image.starts_with("data:") {
+            "image is a data URL; write only what follows \"base64,\" in it.".to_owned()
+        } else {
+            let error = error.to_string();
+            format!("image is not base64 without line breaks: {}.", error.trim_end_matches('.'))
+        };
+        failure_in_body(at, "not-base64", detail)
     })?;
-    let picture = png::decode(&bytes).map_err(|error| {
+    let not_a_png = |error: PngError| {
         failure_in_body(at, "not-a-png", format!("image is no PNG that otter reads: {error}."))
-    })?;
-    Ok(Template::new(picture))
+    };
+    let space = memory.reserve(png::size(&bytes).map_err(not_a_png)?.bytes())?;
+    let picture = png::decode(&bytes).map_err(not_a_png)?;
+    Ok((Template::new(picture), space))
 }
 
 #[cfg(test)]
@@ -308,7 +346,7 @@ mod tests {
 
     fn check(body: serde_json::Value) -> Result<ScreenConditions, (String, String)> {
         let request: ScreenWaitRequest = serde_json::from_value(body).unwrap();
-        request.conditions().map_err(|failure| {
+        request.conditions(&WaitMemory::default()).map_err(|failure| {
             let error = failure.errors.into_iter().next().unwrap();
             (error.pointer.unwrap(), error.code.into_owned())
         })
@@ -372,6 +410,32 @@ mod tests {
             let shown = body.to_string();
             assert_eq!(check(body).unwrap_err(), (pointer.to_owned(), code.to_owned()), "{shown}");
         }
+    }
+
+    #[test]
+    fn the_images_and_regular_expressions_of_all_waits_share_a_memory() {
+        let memory = WaitMemory::new(3 * ScreenSize::new(20, 10).bytes());
+        let wait = |images: usize| {
+            let body = json!({"any": vec![json!({"image": png_text(20, 10)}); images]});
+            let request: ScreenWaitRequest = serde_json::from_value(body).unwrap();
+            request.conditions(&memory)
+        };
+        let waiting = wait(2).unwrap();
+        assert_eq!(wait(2).unwrap_err().kind, FailureKind::TooManyWaits);
+        wait(1).expect("a refused wait keeps nothing");
+        drop(waiting);
+        wait(3).expect("a wait that ended keeps nothing");
+        // A short regular expression takes 16 KiB.
+        let memory = WaitMemory::new(20_000);
+        let wait = || {
+            let body = json!({"any": [{"regex": "a"}]});
+            let request: ScreenWaitRequest = serde_json::from_value(body).unwrap();
+            request.conditions(&memory)
+        };
+        let waiting = wait().unwrap();
+        assert_eq!(wait().unwrap_err().kind, FailureKind::TooManyWaits);
+        drop(waiting);
+        wait().expect("a wait that ended keeps nothing");
     }
 
     #[test]

@@ -19,7 +19,8 @@ use super::PortPath;
 use super::wait::SerialWaitResult;
 use super::wait_request::{SerialConditionRequest, serial_conditions};
 use crate::api::extract::{
-    NoParameters, Query, Segments, duration_text, failure_in_body, some_duration_text,
+    NoParameters, Query, Segments, bounded_list, duration_text, failure_in_body,
+    some_duration_text,
 };
 use crate::api::lease_authorization::read_authorization;
 use crate::api::long_poll::WaitPermit;
@@ -36,6 +37,7 @@ use crate::service::callers::Caller;
 use crate::service::machines::shorten;
 use crate::service::serial::find_port;
 use crate::service::serial::input_call::{InputOutcome, SerialInputCall, SerialInputDone, WaitFor};
+use crate::service::wait_conditions::MAX_CONDITIONS;
 use crate::storage::IdempotencyKey;
 
 /// The shortest and the longest time between two bytes that a caller may choose.
@@ -69,6 +71,7 @@ pub struct WaitForRequest {
     /// Waits until the port has output one of these, as `POST …/serial/{port}/wait` does. Note that
     /// a terminal echoes what it gets.
     #[schema(min_items = 1, max_items = 16)]
+    #[serde(deserialize_with = "bounded_list::<_, _, MAX_CONDITIONS>")]
     any: Vec<SerialConditionRequest>,
     /// The longest wait.
     #[schema(example = "30s")]

@@ -110,7 +110,7 @@ pub async fn wait_for_serial(
     let version = api.services().event_stream.version();
     let requester = read_authorization(&api, &caller, &headers)?;
     let SerialWaitRequest { any, since } = value;
-    let conditions = serial_conditions("/any", any)?;
+    let conditions = serial_conditions("/any", any, api.services().screen_waits.memory())?;
     let longest = api.settings().max_wait;
     let time = query.wait.map(|Parsed(wait)| wait.min(longest));
     let view = api.services().machines.resolve(&caller.scope, &reference)?;

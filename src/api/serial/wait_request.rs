@@ -4,10 +4,11 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::api::condition_fields;
-use crate::api::extract::failure_in_body;
+use crate::api::extract::{bounded_list, failure_in_body};
 use crate::domain::failure::Failure;
 use crate::service::serial::conditions::{SerialCondition, SerialConditions, Subject};
-use crate::service::wait_conditions::compile_bytes_regex;
+use crate::service::screens::wait_memory::WaitMemory;
+use crate::service::wait_conditions::{MAX_CONDITIONS, compile_bytes_regex};
 
 /// What to wait for.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -15,6 +16,7 @@ use crate::service::wait_conditions::compile_bytes_regex;
 pub struct SerialWaitRequest {
     /// The wait ends when the port has output one of these. At most 16.
     #[schema(min_items = 1, max_items = 16)]
+    #[serde(deserialize_with = "bounded_list::<_, _, MAX_CONDITIONS>")]
     pub any: Vec<SerialConditionRequest>,
     /// The offset of the first byte that counts. Negative: so many bytes before the end. Default:
     /// what comes from now on.
@@ -43,23 +45,27 @@ pub struct SerialConditionRequest {
 ///
 /// # Parameters
 /// - `at`: the JSON Pointer of the list.
+/// - `memory`: where the regular expressions reserve their memory.
 ///
 /// # Errors
-/// `invalid-request` with the JSON Pointer of the mistake.
+/// `invalid-request` with the JSON Pointer of the mistake; `too-many-waits` if waits use all the
+/// memory.
 pub fn serial_conditions(
     at: &str,
     any: Vec<SerialConditionRequest>,
+    memory: &WaitMemory,
 ) -> Result<SerialConditions, Failure> {
     condition_fields::check_count(at, any.len())?;
     let parsed = any.into_iter().enumerate();
-    let parsed =
-        parsed.map(|(index, condition)| parse_condition(&format!("{at}/{index}"), condition));
+    let parsed = parsed
+        .map(|(index, condition)| parse_condition(&format!("{at}/{index}"), condition, memory));
     Ok(SerialConditions { any: parsed.collect::<Result<_, _>>()? })
 }
 
 fn parse_condition(
     at: &str,
     condition: SerialConditionRequest,
+    memory: &WaitMemory,
 ) -> Result<SerialCondition, Failure> {
     let SerialConditionRequest { name, text, regex } = condition;
     if let Some(name) = &name {
@@ -77,7 +83,9 @@ fn parse_condition(
         }
         (None, Some(regex)) => {
             let at = format!("{at}/regex");
-            Subject::Regex(condition_fields::parse_regex(&at, &regex, compile_bytes_regex)?)
+            let compiled = condition_fields::parse_regex(&at, &regex, compile_bytes_regex)?;
+            let (regex, bytes) = compiled;
+            Subject::Regex { regex, _space: memory.reserve(bytes)? }
         }
         _ => {
             let detail = "Set exactly one of text and regex.".to_owned();
@@ -95,6 +103,7 @@ mod tests {
 
     #[test]
     fn each_mistake_has_its_pointer() {
+        let memory = WaitMemory::default();
         for (any, pointer, code) in [
             (json!([]), "/any", "empty"),
             (json!(vec![json!({"text": "a"}); 17]), "/any", "out-of-range"),
@@ -110,12 +119,12 @@ mod tests {
         ] {
             let shown = any.to_string();
             let request: SerialWaitRequest = serde_json::from_value(json!({"any": any})).unwrap();
-            let failure = serial_conditions("/any", request.any).unwrap_err();
+            let failure = serial_conditions("/any", request.any, &memory).unwrap_err();
             let error = &failure.errors[0];
             assert_eq!((error.pointer.as_deref(), &*error.code), (Some(pointer), code), "{shown}");
         }
         let control = serde_json::from_value(json!({"any": [{"text": "\r\n# "}]}));
         let control: SerialWaitRequest = control.unwrap();
-        assert!(serial_conditions("/any", control.any).is_ok(), "control characters are output");
+        assert!(serial_conditions("/any", control.any, &memory).is_ok(), "control characters are output");
     }
 }

@@ -58,7 +58,8 @@ impl Exit {
             Self::Unavailable => "otter cannot be reached, is not trusted, or fails",
             Self::Internal => "`otter run` itself failed",
             Self::NotReady => {
-                "the machine could not be prepared: a revert failed, or it got no IP address"
+                "the machine could not be prepared: a revert failed, it got no IP address, or its \
+                 screen did not show the text"
             }
             Self::LeaseLost => {
                 "the lease was revoked or expired, or its machine vanished; the command was ended"

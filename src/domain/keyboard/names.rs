@@ -4,7 +4,7 @@ use super::{ALT_GR, Keysym, SHIFT};
 
 /// There is no key with this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no key {given:?}: did you mean {nearest:?}?")]
+#[error("there is no key {given:?}; did you mean {nearest:?}?")]
 pub struct UnknownKey {
     /// The beginning of the name that was given.
     pub given: String,

@@ -35,8 +35,8 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Connects to the API's address and makes the handshake with a ticket.
 ///
 /// # Errors
-/// `Unreachable` if there is no connection, or if the host refuses the ticket; `Protocol` if it
-/// does not speak the subprotocol.
+/// `Unreachable` if there is no connection, `Rejected` if the host refuses the ticket, `Protocol`
+/// if it does not speak the subprotocol.
 pub async fn open(transport: &Transport, ticket: &SecretString) -> Result<ByteSocket, HostError> {
     let address = transport.address();
     let request = request(transport, ticket).map_err(|error| {
@@ -81,7 +81,7 @@ fn request(transport: &Transport, ticket: &SecretString) -> http::Result<Request
 fn refused(address: &str, error: Error) -> HostError {
     let (kind, reason) = match &error {
         Error::Http(answer) => (
-            HostErrorKind::Unreachable,
+            HostErrorKind::Rejected,
             format!("it answered the ticket with HTTP status {}", answer.status().as_u16()),
         ),
         Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => {

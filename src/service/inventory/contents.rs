@@ -188,6 +188,14 @@ impl InventoryContents {
         self.entry(id).and_then(|entry| entry.guest.restarted_at)
     }
 
+    /// How often the machine was reverted to a snapshot since otter first saw it; 0 if the machine
+    /// does not exist. One revert can count twice: when the host reports another current snapshot,
+    /// and when its task ends.
+    #[must_use]
+    pub fn reverts(&self, id: &MachineId) -> u64 {
+        self.entry(id).map_or(0, |entry| entry.guest.reverts)
+    }
+
     /// The machines whose addresses a direct read can confirm. Each has the earliest time for this
     /// read, as the elapsed time of the clock.
     pub fn confirmations(&self) -> impl Iterator<Item = (&MachineId, Duration)> {
@@ -316,9 +324,9 @@ impl<'a> Editor<'a> {
                 datastores.push(datastore);
             }
             Fact::DatastoreRemoved(id) => self.datastores().retain(|known| known.id != id),
-            Fact::GuestRestarted(id) => {
+            Fact::GuestRestarted { machine: id, reverted } => {
                 if let Some(Entry { machine, guest }) = self.get(&id).cloned() {
-                    let guest = guest.after_restart(&machine, now, settle);
+                    let guest = guest.after_restart(&machine, reverted, now, settle);
                     self.set(id, Some(Entry { machine, guest }));
                 }
             }

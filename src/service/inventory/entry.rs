@@ -26,6 +26,9 @@ pub struct GuestHistory {
     pub restarts: u64,
     /// When the last of these happened, as the elapsed time of the clock. `None` if none did.
     pub restarted_at: Option<Duration>,
+    /// How often the machine was reverted to a snapshot since otter first saw it. One revert can
+    /// count twice.
+    pub reverts: u64,
 }
 
 impl GuestHistory {
@@ -33,7 +36,7 @@ impl GuestHistory {
     #[must_use]
     pub fn at_first(machine: &Machine, now: Duration, settle: Duration) -> Self {
         let address_trust = AddressTrust::at_first(machine, now, settle);
-        Self { address_trust, tools_stops: 0, restarts: 0, restarted_at: None }
+        Self { address_trust, tools_stops: 0, restarts: 0, restarted_at: None, reverts: 0 }
     }
 
     /// The history after a complete read or an update changed the machine from `before` to
@@ -53,24 +56,35 @@ impl GuestHistory {
         } else {
             self.address_trust.after_update(before, machine, now, settle)
         };
-        let restarted = before.power_state != machine.power_state
-            || reverted(&before.snapshots, &machine.snapshots);
+        let reverted = reverted(&before.snapshots, &machine.snapshots);
+        let restarted = before.power_state != machine.power_state || reverted;
         Self {
             address_trust,
             tools_stops: self.tools_stops + u64::from(stopped),
             restarts: self.restarts + u64::from(restarted),
             restarted_at: if restarted { Some(now) } else { self.restarted_at },
+            reverts: self.reverts + u64::from(reverted),
         }
     }
 
     /// The history after a task that restarts the guest, even if no property changed.
+    ///
+    /// # Parameters
+    /// - `reverted`: whether the task reverted the machine to a snapshot.
     #[must_use]
-    pub fn after_restart(self, machine: &Machine, now: Duration, settle: Duration) -> Self {
+    pub fn after_restart(
+        self,
+        machine: &Machine,
+        reverted: bool,
+        now: Duration,
+        settle: Duration,
+    ) -> Self {
         let is_on = machine.power_state == Some(PowerState::On);
         Self {
             address_trust: AddressTrust::after_restart(machine, now, settle),
             restarts: self.restarts + u64::from(is_on),
             restarted_at: if is_on { Some(now) } else { self.restarted_at },
+            reverts: self.reverts + u64::from(reverted),
             ..self
         }
     }

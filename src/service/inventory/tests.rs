@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::samples;
 use super::{Change, Inventory, InventoryContents};
 use crate::clock::Clock;
-use crate::domain::ids::MachineId;
+use crate::domain::ids::{MachineId, SnapshotId};
 use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
 use crate::hypervisor::{Fact, Facts, Observer, SessionState, SessionStatus};
@@ -34,7 +34,10 @@ fn any_fact() -> impl Strategy<Value = Fact> {
             Fact::Machine(Arc::new(machine))
         }),
         1 => id.clone().prop_map(|id| Fact::MachineRemoved(MachineId::from_backend(id))),
-        1 => id.prop_map(|id| Fact::GuestRestarted(MachineId::from_backend(id))),
+        1 => (id, any::<bool>()).prop_map(|(id, reverted)| Fact::GuestRestarted {
+            machine: MachineId::from_backend(id),
+            reverted,
+        }),
     ]
 }
 
@@ -152,6 +155,35 @@ fn a_machine_that_the_host_cannot_read_keeps_its_identity_until_its_moid_leaves(
     let left = Fact::MachineRemoved(known.id.clone());
     contents = apply(&contents, false, vec![left, unreadable()]);
     assert!(!shown(&contents).has_known_identity(), "the moid can be of another machine");
+}
+
+#[test]
+fn reverts_are_counted_and_other_restarts_are_not() {
+    let id = MachineId::from_backend("1");
+    let mut machine = samples::machine("1", "runner");
+    machine.power_state = Some(PowerState::On);
+    machine.snapshots.items =
+        ["a", "b"].map(|snapshot| samples::snapshot(snapshot, snapshot, None)).to_vec();
+    let shows = |machine: &Machine, current: &str| {
+        let mut machine = machine.clone();
+        machine.snapshots.current = Some(SnapshotId::from_backend(current));
+        Fact::Machine(Arc::new(machine))
+    };
+    let restarted = |reverted| Fact::GuestRestarted { machine: id.clone(), reverted };
+    let mut grown = machine.clone();
+    grown.snapshots.items.push(samples::snapshot("c", "c", Some("b")));
+    let mut contents = InventoryContents::default();
+    for (what, fact, reverts) in [
+        ("the first report", shows(&machine, "a"), 0),
+        ("a reset", restarted(false), 0),
+        ("a revert to the current snapshot", restarted(true), 1),
+        ("another current snapshot", shows(&machine, "b"), 2),
+        ("a new snapshot", shows(&grown, "c"), 2),
+    ] {
+        let facts = Facts { complete: false, changes: vec![fact] };
+        contents = contents.apply(facts, Duration::ZERO, SETTLE).0;
+        assert_eq!(contents.reverts(&id), reverts, "{what}");
+    }
 }
 
 #[test]

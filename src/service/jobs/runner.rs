@@ -184,6 +184,11 @@ impl Runner<'_> {
                 }
                 self.publish(&state_machine, &status, cancel_unsaved);
             };
+            // The step shows what the wait saw last, not what was published before.
+            if seen.has_changed().unwrap_or(false) {
+                let sight = seen.borrow_and_update().clone();
+                state_machine.see_screen(sight, self.parts.clock.now());
+            }
             if let Some(input) = input {
                 if deadline_unsaved {
                     self.try_to_save(state_machine.job()).await;

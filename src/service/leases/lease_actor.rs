@@ -300,6 +300,9 @@ impl LeaseActor {
         }
         if let LeaseCommand::Request { lease, key, limits } = command {
             self.end_leases_of_invalid_tokens(table).await?;
+            // Fails while the inventory is loading. It comes before the candidates: if the
+            // inventory finished loading after they were read, they would lack all its machines.
+            self.parts.machines.contents()?;
             let candidates = self.candidates.load(&self.parts);
             self.check_grantable(&lease, &candidates.machines)?;
             Self::check_token_limits(table, &lease, limits)?;

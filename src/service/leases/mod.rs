@@ -209,6 +209,19 @@ impl Leases {
         Ok(view.is_some_and(|view| self.visible_to(caller, view).is_some()))
     }
 
+    /// Whether the token of a caller created a lease, which may have ended. Calling this method
+    /// does not count as a poll of the lease.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be read.
+    pub async fn is_created_by(&self, caller: &Caller, id: LeaseId) -> Result<bool, Failure> {
+        let lease = match self.0.view(id) {
+            Some(view) => Some(view.lease),
+            None => self.stored(id).await?.map(Arc::new),
+        };
+        Ok(lease.is_some_and(|lease| lease.is_created_by(caller.token)))
+    }
+
     /// A lease as a caller sees it. `None` if the lease does not exist for the caller. For a
     /// restricted caller, the position of the lease counts only the leases that the caller sees.
     #[must_use]

@@ -161,7 +161,6 @@ impl LeaseActor {
         lease: &Lease,
         candidates: &[CandidateMachine],
     ) -> Result<(), Failure> {
-        self.parts.machines.contents()?;
         if let Some(reference) = &lease.select.machine
             && let Err(failure) = self.parts.machines.resolve_reference(&lease.scope, reference)
             && failure.kind == FailureKind::AmbiguousName

@@ -7,11 +7,16 @@ use regex::Regex;
 
 use super::picture_search::{self, SearchArea, SearchTooLong, Template};
 use super::text_match::{Needle, ReadText};
+use super::wait_memory::WaitSpace;
 use crate::domain::screen::{Picture, Region, ScreenSize};
 use crate::domain::screen_text::ScreenText;
 
 /// The largest number of conditions of one wait that search for an image.
 pub const MAX_IMAGES: usize = 4;
+
+/// The largest number of regular expressions of one call of input. All are compiled before its
+/// first key.
+pub const MAX_REGEXES: usize = 64;
 
 /// The share of the pixels that may change while a region counts as still.
 pub const DEFAULT_TOLERANCE: f64 = 0.005;
@@ -56,7 +61,11 @@ pub enum Subject {
     /// A text, compared after both sides were folded.
     Text(Needle),
     /// A regular expression over the text as OCR read it.
-    Regex(Regex),
+    Regex {
+        regex: Regex,
+        /// Its memory.
+        _space: WaitSpace,
+    },
     /// A picture.
     Image {
         template: Template,
@@ -64,6 +73,8 @@ pub enum Subject {
         similarity: f64,
         /// How far outside `region` it may be, in pixels.
         margin: u16,
+        /// The memory of the picture.
+        _space: WaitSpace,
     },
 }
 
@@ -98,12 +109,15 @@ impl ScreenConditions {
         self.any.iter().any(ScreenCondition::needs_text)
     }
 
-    /// The first region that is not within a screen of this size.
+    /// The first region that is not within a screen of this size, after its JSON Pointer in the
+    /// request.
     #[must_use]
-    pub fn region_outside(&self, size: ScreenSize) -> Option<Region> {
-        let of_conditions = self.any.iter().filter_map(|condition| condition.region);
-        let of_still = self.still.and_then(|still| still.region);
-        of_conditions.chain(of_still).find(|region| !region.is_within(size))
+    pub fn region_outside(&self, size: ScreenSize) -> Option<(String, Region)> {
+        let of_conditions = self.any.iter().enumerate().filter_map(|(index, condition)| {
+            Some((format!("/any/{index}/region"), condition.region?))
+        });
+        let of_still = self.still.and_then(|still| Some(("/region".to_owned(), still.region?)));
+        of_conditions.chain(of_still).find(|(_, region)| !region.is_within(size))
     }
 }
 
@@ -111,7 +125,7 @@ impl ScreenCondition {
     /// Whether a check needs OCR.
     #[must_use]
     pub const fn needs_text(&self) -> bool {
-        matches!(self.subject, Subject::Text(_) | Subject::Regex(_))
+        matches!(self.subject, Subject::Text(_) | Subject::Regex { .. })
     }
 
     /// The part of the screen that the condition depends on. `None` if the screen does not have the
@@ -124,7 +138,7 @@ impl ScreenCondition {
         }
         match self.subject {
             Subject::Image { margin, .. } => Some(region.grow(margin, size)),
-            Subject::Text(_) | Subject::Regex(_) => Some(region),
+            Subject::Text(_) | Subject::Regex { .. } => Some(region),
         }
     }
 
@@ -136,7 +150,7 @@ impl ScreenCondition {
     pub fn find_text(&self, read: &ReadText) -> Option<Found> {
         let found = match &self.subject {
             Subject::Text(needle) => read.find(needle)?,
-            Subject::Regex(regex) => read.find_regex(regex)?,
+            Subject::Regex { regex, .. } => read.find_regex(regex)?,
             Subject::Image { .. } => return None,
         };
         let (left, top) = self.region.map_or((0, 0), |region| (region.x, region.y));
@@ -160,7 +174,7 @@ impl ScreenCondition {
         screen: &Picture,
         is_over: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Found>, SearchTooLong> {
-        let Subject::Image { template, similarity, margin } = &self.subject else {
+        let Subject::Image { template, similarity, margin, .. } = &self.subject else {
             return Ok(None);
         };
         let area = SearchArea { region: self.region, margin: *margin };
@@ -176,6 +190,7 @@ impl ScreenCondition {
 #[cfg(test)]
 mod tests {
     use super::super::text_match::Word;
+    use super::super::wait_memory::WaitMemory;
     use super::*;
     use crate::service::wait_conditions::compile_regex;
 
@@ -206,7 +221,9 @@ mod tests {
     #[test]
     fn a_regular_expression_sees_the_text_as_it_was_read() {
         let find = |pattern: &str| {
-            condition(Subject::Regex(compile_regex(pattern).unwrap()), None).find_text(&read())
+            let (regex, bytes) = compile_regex(pattern).unwrap();
+            let space = WaitMemory::default().reserve(bytes).unwrap();
+            condition(Subject::Regex { regex, _space: space }, None).find_text(&read())
         };
         assert_eq!(find("(?i)log in"), None, "nothing is folded");
         assert_eq!(find(r"L\dg In\nus").unwrap().text.as_deref(), Some("L0g In\nus"));
@@ -214,8 +231,10 @@ mod tests {
 
     #[test]
     fn the_area_of_an_image_has_its_margin() {
-        let template = Template::new(Picture::blank(ScreenSize { width: 10, height: 10 }));
-        let subject = Subject::Image { template, similarity: 0.96, margin: 50 };
+        let size = ScreenSize { width: 10, height: 10 };
+        let template = Template::new(Picture::blank(size));
+        let space = WaitMemory::default().reserve(size.bytes()).unwrap();
+        let subject = Subject::Image { template, similarity: 0.96, margin: 50, _space: space };
         let region = Region { x: 20, y: 100, width: 10, height: 10 };
         let condition = condition(subject, Some(region));
         assert_eq!(condition.area(SIZE), Some(Region { x: 0, y: 50, width: 80, height: 110 }));

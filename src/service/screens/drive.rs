@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! free ──take──► driven ──take with force──► driven by another
-//!  ▲               │ dropped: the held keys and buttons are released
-//!  └───────────────┘
+//!  ▲               │ leaves                     ▲
+//!  │ released      ▼                            │
+//!  └───────────── left ───────take──────────────┘
 //! ```
-//! A driver that takes over sends nothing before the keys of the earlier one are released.
+//! A driver sends nothing before the keys and buttons of the earlier one are released.
 
 use std::sync::Arc;
 
@@ -135,8 +136,8 @@ pub struct InputCounts {
     pub lost: u64,
 }
 
-/// Sends the input of the driver of a machine. When it is dropped, whatever the reason, it releases
-/// the keys and buttons that are held, and then gives the seat back.
+/// Sends the input of the driver of a machine. When it is dropped, whatever the reason, another
+/// viewer can take the seat, and the keys and buttons that are held are released.
 pub struct DriverInput {
     /// `None` only while it is dropped.
     parts: Option<(DriverSeat, ScreenUser)>,
@@ -173,8 +174,14 @@ impl DriverInput {
         let (keys, all) = (number(keys), number(input.len()));
         self.counts.keys += keys;
         self.counts.pointer_events += all - keys;
-        if let Err(InputLost { .. }) = user.send(&input).await {
+        if let Err(InputLost { maybe_sent }) = user.send(&input).await {
             self.counts.lost += all;
+            if maybe_sent {
+                // Perhaps only a part arrived, without what releases its keys.
+                for pressed in input.into_iter().filter(|one| presses(*one)) {
+                    self.held.note(pressed);
+                }
+            }
         }
     }
 
@@ -193,17 +200,29 @@ impl DriverInput {
 
 impl Drop for DriverInput {
     fn drop(&mut self) {
-        let Some((seat, user)) = self.parts.take() else { return };
+        let Some((mut seat, user)) = self.parts.take() else { return };
         let releases = self.held.release();
-        if releases.is_empty() {
+        if releases.is_empty() && seat.is_ready() {
             return;
         }
+        seat.leave();
         let sending = async move {
-            // If the connection to the host is lost, nothing can be released on it.
-            let _ = user.send(&releases).await;
+            // The next driver waits for this one alone, so this one waits for the one before.
+            seat.ready().await;
+            if !releases.is_empty() && !user.release(&releases).await {
+                tracing::debug!("the keys of a driver were not released");
+            }
             drop(seat);
         };
         drop(self.supervisor.spawn_isolated("release of keys", sending));
+    }
+}
+
+/// Whether input presses a key or a button.
+const fn presses(input: ScreenInput) -> bool {
+    match input {
+        ScreenInput::Key { down, .. } => down,
+        ScreenInput::Pointer { buttons, .. } => buttons != 0,
     }
 }
 
@@ -253,6 +272,22 @@ mod tests {
         assert_eq!(drivers.of(&qubes.id).unwrap().caller, "ann", "the first had lost the seat");
         drop(second);
         assert!(drivers.of(&qubes.id).is_none() && drivers.check(&qubes, false).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_has_left_is_followed_without_force() {
+        let (drivers, qubes) = (Arc::new(Drivers::default()), machine("16"));
+        let first = drivers.take(&qubes, id(1), info("ci"), false).unwrap();
+        first.leave();
+        assert!(drivers.of(&qubes.id).is_none() && drivers.check(&qubes, false).is_ok());
+        let mut second = drivers.take(&qubes, id(2), info("ann"), false).unwrap();
+        assert!(!second.is_ready(), "the first driver may still hold keys");
+        // The first driver has lost the seat, so its end changes nothing for the second.
+        first.leave();
+        assert!(drivers.check(&qubes, false).is_err());
+        drop(first);
+        second.ready().await;
+        assert_eq!(drivers.of(&qubes.id).unwrap().caller, "ann");
     }
 
     #[test]

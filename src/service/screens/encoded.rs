@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
 use super::png;
 use crate::domain::failure::{Failure, FailureKind};
@@ -12,6 +12,9 @@ use crate::domain::screen::{Picture, Region};
 
 /// The most pictures that are kept of one frame.
 const MAX_KEPT: usize = 8;
+
+/// Permits to encode a picture, which takes three times the memory of its pixels.
+static ENCODINGS: Semaphore = Semaphore::const_new(4);
 
 /// A part of a frame, and its size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,9 +54,15 @@ impl EncodedPictures {
     ) -> Result<EncodedPicture, Failure> {
         let cell = self.cell(request);
         let encode = async {
+            // The semaphore is never closed. The encoding keeps the permit, also if its caller
+            // hangs up.
+            let permit = ENCODINGS.acquire().await.ok();
             // Encoding takes some milliseconds, which would delay the other tasks of the thread.
-            let encoded = tokio::task::spawn_blocking(move || encode(&whole, request)).await;
-            encoded.unwrap_or_else(|error| Err(not_encoded(&error)))
+            let encoding = tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                encode(&whole, request)
+            });
+            encoding.await.unwrap_or_else(|error| Err(not_encoded(&error)))
         };
         cell.get_or_try_init(|| encode).await.cloned()
     }
@@ -89,4 +98,25 @@ fn encode(picture: &Picture, request: PictureRequest) -> Result<EncodedPicture, 
 
 fn not_encoded(error: &dyn std::fmt::Display) -> Failure {
     Failure::new(FailureKind::Internal, format!("the picture could not be encoded: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+
+    use super::*;
+    use crate::domain::screen::ScreenSize;
+
+    #[tokio::test]
+    async fn more_callers_than_permits_all_get_their_picture() {
+        let pictures = EncodedPictures::default();
+        let whole = Picture::blank(ScreenSize::new(64, 16));
+        let encoded = (1..=20).map(|width| {
+            let request = PictureRequest { region: None, width: Some(width) };
+            pictures.png(whole.clone(), request)
+        });
+        for (width, encoded) in (1..).zip(join_all(encoded).await) {
+            assert_eq!(png::size(&encoded.unwrap().png).unwrap().width, width);
+        }
+    }
 }

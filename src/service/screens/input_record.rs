@@ -62,7 +62,7 @@ impl InputRecords {
     ///
     /// # Errors
     /// - `idempotency-mismatch` if the key was used for another request
-    /// - `input-interrupted` if otter died while the first call typed
+    /// - `input-interrupted` if the first call typed and has no answer, because otter died
     /// - if the storage cannot be read
     pub async fn claim(&self, key: IdempotencyKey) -> Result<ClaimedInput, Failure> {
         let claim = self.keys.reserve(key).await;
@@ -100,9 +100,9 @@ impl InputRecords {
 
 /// The failure of a repeat whose first call has no answer.
 fn died() -> Failure {
-    let detail = "otter died while the first call with this Idempotency-Key sent its input, so \
-                  the machine may have got a part of it. Look at the machine, then decide what to \
-                  send.";
+    let detail = "otter died while the first call with this Idempotency-Key sent its input, or \
+                  could not store its answer, so the machine may have got a part of it. Look at \
+                  the machine, then decide what to send.";
     Failure::new(FailureKind::InputInterrupted, detail)
 }
 

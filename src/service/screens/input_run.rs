@@ -9,12 +9,12 @@ use secrecy::ExposeSecret;
 use super::RightChanges;
 use super::input_call::{InputCall, InputCallsParts, InputDone, Until};
 use super::input_lane::Turn;
+use super::reverts::Reverts;
 use super::rights::DriveRight;
 use super::screen_input::{InputLost, ScreenInput};
 use super::screen_user::ScreenUser;
-use super::wait::{ScreenMatch, Sight, WaitTerms};
+use super::wait::{FIRST_TEST_LIMIT, ScreenMatch, Sight, WaitTerms};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
-use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::input::{
     HeldKeys, InputEvent, InputMessage, InputStroke, Point, SentInput, character_strokes,
@@ -22,13 +22,11 @@ use crate::domain::input::{
 };
 use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
+use crate::fail_points::fail_point;
 use crate::service::call_ends::CallEnds;
 use crate::service::idempotency::KeyClaim;
-use crate::service::input_override::record_override;
+use crate::service::jobs::authorization::Authorization;
 use crate::storage::InputAnswer;
-
-/// How long the release of held keys may take.
-const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The turn of one call.
 pub(super) struct InputRun<'c> {
@@ -40,6 +38,7 @@ pub(super) struct InputRun<'c> {
     user: ScreenUser,
     /// The connection to the screen on which the call began. It never goes on on another one.
     epoch: u64,
+    reverts: Reverts,
     turn: &'c Turn,
     ends: &'c CallEnds,
     claim: Option<&'c KeyClaim>,
@@ -49,6 +48,8 @@ pub(super) struct InputRun<'c> {
     /// Whether the key is committed, or the machine may have got a message. From then on a repeat
     /// could type twice.
     has_begun: bool,
+    /// Why the call was allowed to send its last message. `None` before the first one.
+    allowed_by: Option<Authorization>,
     /// The centre of what the last condition found.
     last_match: Option<Point>,
 }
@@ -66,6 +67,7 @@ impl<'c> InputRun<'c> {
         ends: &'c CallEnds,
         claim: Option<&'c KeyClaim>,
     ) -> Self {
+        let reverts = Reverts::since_now(&parts.inventory, &machine.id);
         Self {
             parts,
             call,
@@ -73,6 +75,7 @@ impl<'c> InputRun<'c> {
             right,
             right_changes: parts.screens.right_changes(),
             epoch: user.epoch(),
+            reverts,
             user,
             turn,
             ends,
@@ -81,6 +84,7 @@ impl<'c> InputRun<'c> {
             held: HeldKeys::default(),
             sent: SentInput::default(),
             has_begun: false,
+            allowed_by: None,
             last_match: None,
         }
     }
@@ -97,25 +101,19 @@ impl<'c> InputRun<'c> {
             self.sent.events += 1;
         }
         // The key of a call that only waited has an answer too.
-        if self.claim.is_some() { self.begin().await } else { Ok(()) }
+        self.begin().await
     }
 
-    /// Releases the keys and buttons that the call holds, as far as the connection stands.
+    /// Releases the keys and buttons that the call holds, also those that its last stroke may have
+    /// pressed on a connection that was lost.
     pub(super) async fn release(&mut self) {
         let releases = self.held.releases();
         if releases.is_empty() {
             return;
         }
         let messages: Vec<ScreenInput> = releases.iter().copied().map(screen_input).collect();
-        tokio::select! {
-            biased;
-            sent = self.user.send_on(self.epoch, &messages) => {
-                if sent.is_err() {
-                    // The host releases the keys of a connection that ends.
-                    tracing::debug!(machine = %self.machine.id, "held keys were not released");
-                }
-            }
-            () = self.parts.clock.sleep(RELEASE_LIMIT) => {}
+        if !self.user.release(&messages).await {
+            tracing::debug!(machine = %self.machine.id, "held keys were not released");
         }
         self.held.record(&releases);
     }
@@ -134,14 +132,16 @@ impl<'c> InputRun<'c> {
         let answer = InputAnswer {
             sent: self.sent,
             finished_at,
-            interruption: interruption.as_ref().map(|failure| failure.detail.clone()),
+            interruption: interruption.clone().map(Box::new),
             result: None,
         };
         let record = self.audit_record(interruption.as_ref());
+        fail_point!("input-answer");
         self.parts.records.finish(self.claim, answer, record).await;
+        fail_point!("input-answer-committed");
         match interruption {
             Some(failure) => Err(failure),
-            None => Ok(InputDone { sent: self.sent, finished_at, replayed: false }),
+            None => Ok(InputDone { sent: self.sent, finished_at }),
         }
     }
 
@@ -197,20 +197,26 @@ impl<'c> InputRun<'c> {
         let terms = WaitTerms {
             conditions: Arc::clone(&until.conditions),
             once: false,
+            tests_until: Some(clock.elapsed() + until.wait),
             may_look: &may_look,
             wake: None,
             has_job: &|_| false,
         };
         let wait = async {
+            let time_up = async {
+                clock.sleep(until.wait).await;
+                sight.tested().await;
+            };
             tokio::select! {
                 biased;
                 found = waits.wait(&identity, &terms, &sight) => found.map(Some),
-                () = clock.sleep(until.wait) => Ok(None),
+                () = time_up => Ok(None),
+                () = clock.sleep(until.wait.max(FIRST_TEST_LIMIT)) => Ok(None),
             }
         };
         let Some(ScreenMatch { matched, .. }) = self.unless_ended(wait).await?? else {
-            let time = duration::format(until.wait);
-            let detail = format!("until did not become true on {} within {time}.", machine.name);
+            let time = until.wait;
+            let detail = format!("until did not become true on {} within {time:?}.", machine.name);
             return Err(waits.timed_out(&machine, &requester.caller, &sight, &detail).await);
         };
         let found = matched.and_then(|matched| matched.found.region);
@@ -236,73 +242,77 @@ impl<'c> InputRun<'c> {
             let clock = self.parts.clock.clone();
             self.unless_ended(async move { clock.sleep(wait).await }).await?;
         }
-        self.check_now()?;
+        let mut right = self.check_now()?;
         if !self.has_begun {
             // The commit takes time.
             self.begin().await?;
-            self.check_now()?;
+            right = self.check_now()?;
         }
-        // Recorded before: a message that may have arrived counts.
-        self.held.record(&messages);
+        self.record_override(right);
         let inputs: Vec<ScreenInput> = messages.iter().copied().map(screen_input).collect();
         let sent = self.user.send_on(self.epoch, &inputs).await;
         self.has_begun |= !matches!(sent, Err(InputLost { maybe_sent: false }));
-        if sent.is_err() {
-            return Err(self.connection_lost());
+        if let Err(InputLost { maybe_sent }) = sent {
+            if maybe_sent {
+                // Perhaps only a part arrived, without what releases its keys.
+                let pressed = messages.into_iter().filter(|message| message.presses());
+                self.held.record(&pressed.collect::<Vec<_>>());
+            }
+            return Err(self.screen_lost());
         }
+        self.held.record(&messages);
         self.turn.stroke_sent(self.parts.clock.elapsed());
         self.sent.characters += characters;
         Ok(())
     }
 
-    /// Commits the key of the call, and records an override, before the first message.
+    /// Commits the key of the call, before the first message.
     async fn begin(&mut self) -> Result<(), Failure> {
-        if self.has_begun {
-            return Ok(());
-        }
-        if let Some(claim) = self.claim {
+        if let Some(claim) = self.claim.filter(|_| !self.has_begun) {
+            fail_point!("input-key");
             self.parts.records.begin(claim).await?;
             self.has_begun = true;
+            fail_point!("input-key-committed");
         }
-        let InputCallsParts { audit, leases, clock, .. } = self.parts;
-        record_override(
-            audit,
-            leases,
-            clock.now(),
-            &self.machine,
-            &self.call.requester,
-            self.right.authorization,
-            AuditAction::ScreenInput,
-        )
-        .await;
         Ok(())
+    }
+
+    /// Records, before a message is sent, that the call overrides a lease: once for each lease, as
+    /// the machine can be leased while the call types.
+    fn record_override(&mut self, right: DriveRight) {
+        let authorization = right.authorization;
+        if self.allowed_by.replace(authorization) != Some(authorization) {
+            let (overrides, requester) = (&self.parts.overrides, &self.call.requester);
+            overrides.record(&self.machine, requester, authorization, AuditAction::ScreenInput);
+        }
     }
 
     /// Waits for `work`, unless the call must end before.
     async fn unless_ended<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Failure> {
-        let Self { parts, call, machine, right_changes, user, epoch, ends, .. } = self;
+        let Self { parts, call, machine, right_changes, user, epoch, reverts, ends, .. } = self;
         tokio::select! {
             biased;
-            failure = ends.ended(machine) => return Err(failure),
+            failure = ends.ended() => return Err(failure),
             failure = right_changes.drive_right_ended(&parts.screens, &call.requester, machine) => {
                 return Err(failure);
             }
+            () = reverts.grown(&parts.inventory, &machine.id) => {}
             () = connection_ended(user, *epoch) => {}
             done = work => return Ok(done),
         }
-        Err(self.connection_lost())
+        Err(self.screen_lost())
     }
 
     /// Checks that the call may send the next message.
-    fn check_now(&self) -> Result<(), Failure> {
-        let Self { parts, call, machine, user, epoch, ends, .. } = self;
+    fn check_now(&self) -> Result<DriveRight, Failure> {
+        let Self { parts, call, machine, user, epoch, reverts, ends, .. } = self;
         if let Some(failure) = ends.failure() {
-            return Err(failure.with_machine(&machine.id, &machine.name));
+            return Err(failure);
         }
-        if user.epoch() != *epoch {
-            return Err(self.connection_lost());
+        if user.epoch() != *epoch || reverts.have_grown(&parts.inventory, &machine.id) {
+            return Err(self.screen_lost());
         }
-        parts.screens.may_drive(&call.requester, machine).map(drop)
+        parts.screens.may_drive(&call.requester, machine)
     }
 
     /// Checks the points of the events that act on the screen as it is now: those before the first
@@ -336,27 +346,37 @@ impl<'c> InputRun<'c> {
             if let InputMessage::Pointer { at, .. } = message
                 && !at.is_on(screen)
             {
-                let field = event.points().first().map_or("click", |(field, _)| *field);
-                return Err(self.outside(index, field, *at));
+                return Err(match event.points().first() {
+                    Some((field, _)) => self.outside(index, field, *at),
+                    None => self.match_outside(index),
+                });
             }
         }
         Ok(())
     }
 
     fn no_match(&self, index: usize) -> Failure {
+        let detail = "The last until found nothing that has a place, so there is nothing to click \
+                      on.";
+        let pointer = format!("/events/{index}/click/last_match");
+        self.wrong_event(&pointer, "not-with-this", detail.to_owned())
+    }
+
+    fn match_outside(&self, index: usize) -> Failure {
+        let (screen, name) = (self.user.frame().size, &self.machine.name);
         let detail = format!(
-            "events.{index}.click: the last until found nothing that has a place, so there is \
-             nothing to click on."
+            "The point that is dx and dy from the last match is outside the screen of {name}, \
+             which has {screen} pixels now."
         );
-        self.wrong_event(&format!("/events/{index}/click/last_match"), "not-with-this", detail)
+        self.wrong_event(&format!("/events/{index}/click"), "out-of-range", detail)
     }
 
     fn outside(&self, index: usize, field: &str, point: Point) -> Failure {
         let screen = self.user.frame().size;
+        let (Point { x, y }, name) = (point, &self.machine.name);
         let detail = format!(
-            "events.{index}.{field}: the point {},{} is outside the screen of {}, which is \
-             {screen} now.",
-            point.x, point.y, self.machine.name
+            "The point {x},{y} of {field} is outside the screen of {name}, which has {screen} \
+             pixels now."
         );
         self.wrong_event(&format!("/events/{index}/{field}"), "out-of-range", detail)
     }
@@ -372,15 +392,20 @@ impl<'c> InputRun<'c> {
             })
     }
 
-    /// The failure of a connection to the screen that ended while the call used it.
-    fn connection_lost(&self) -> Failure {
+    /// The failure of a call whose screen is gone: its connection ended, or the machine was
+    /// reverted.
+    fn screen_lost(&self) -> Failure {
         let machine = &self.machine;
-        let contents = self.parts.inventory.contents();
+        let inventory = &self.parts.inventory;
+        let contents = inventory.contents();
         let power_state = contents.machine(&machine.id).and_then(|machine| machine.power_state);
         let (kind, what) = match power_state {
             Some(PowerState::Off) => (FailureKind::InvalidPowerState, "the machine was turned off"),
             Some(PowerState::Suspended) => {
                 (FailureKind::InvalidPowerState, "the machine was suspended")
+            }
+            Some(PowerState::On) | None if self.reverts.have_grown(inventory, &machine.id) => {
+                (FailureKind::ConsoleUnavailable, "the machine was reverted")
             }
             Some(PowerState::On) | None => (
                 FailureKind::ConsoleUnavailable,
@@ -396,23 +421,26 @@ impl<'c> InputRun<'c> {
     fn interrupted(&self, cause: Failure) -> Failure {
         let SentInput { events, characters } = self.sent;
         let all = self.call.list.events.len();
+        let reason = reason_after_input(&cause.detail);
+        let mut errors = cause.errors.clone();
+        if errors.is_empty() {
+            errors.push(InputError {
+                pointer: None,
+                parameter: None,
+                code: cause.kind.code().into(),
+                detail: reason.clone(),
+            });
+        }
+        let code = errors.first().map_or(cause.kind.code(), |error| &*error.code);
         let detail = format!(
             "{} got {events} of {all} events and {characters} characters, then the input ended \
-             ({}). {} Look at the screen before you type on.",
+             ({code}). {reason} Look at the screen before you type on.",
             self.machine.name,
-            cause.kind.code(),
-            cause.detail
         );
-        let error = InputError {
-            pointer: None,
-            parameter: None,
-            code: cause.kind.code().into(),
-            detail: cause.detail.clone(),
-        };
         Failure {
             kind: FailureKind::InputInterrupted,
             detail,
-            errors: if cause.errors.is_empty() { vec![error] } else { cause.errors.clone() },
+            errors,
             retry_after: None,
             sent: Some(self.sent),
             ..cause
@@ -440,6 +468,13 @@ impl<'c> InputRun<'c> {
             ..record
         }
     }
+}
+
+/// The detail of a failure that ended a call after its first key, without what holds only for a call
+/// that is refused.
+fn reason_after_input(detail: &str) -> String {
+    let of_refusals = ["; nothing was done", " Nothing was sent.", "; try again when it is back"];
+    of_refusals.iter().fold(detail.to_owned(), |detail, words| detail.replace(words, ""))
 }
 
 /// Waits until the connection with this epoch has ended.

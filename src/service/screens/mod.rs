@@ -5,6 +5,7 @@
 //! is its pure state machine, `upstream_task` does its I/O. `frame` is the picture. `rights` says
 //! who may look and who may drive.
 
+mod condition_checks;
 pub mod conditions;
 pub mod console_tokens;
 pub mod drive;
@@ -23,10 +24,12 @@ pub mod picture_search;
 pub mod png;
 mod prepare_wait;
 mod registry;
+mod reverts;
 pub mod rights;
 mod screen_input;
 mod screen_user;
 mod shared_screen;
+mod sight;
 pub mod state;
 mod stillness;
 pub mod text_match;
@@ -34,11 +37,14 @@ mod upstream;
 mod upstream_task;
 pub mod viewer_damage;
 pub mod viewer_end;
+mod viewer_exchange;
 mod viewer_pieces;
 pub mod viewer_rights;
 pub mod viewer_session;
+mod viewer_writer;
 pub mod viewers;
 pub mod wait;
+pub mod wait_memory;
 mod watch_state;
 
 use std::sync::Arc;
@@ -50,19 +56,20 @@ use jiff::Timestamp;
 pub use self::frame::{Frame, FrameChange};
 pub use self::rights::{DriveRight, RightChanges};
 pub use self::screen_input::{InputLost, ScreenInput};
-pub use self::screen_user::ScreenUser;
+pub use self::screen_user::{CONFIRM_LIMIT, ScreenUser};
 pub use self::state::{ConnectionState, DriverInfo, ScreenState, ViewerInfo, ViewerMode};
 
 use self::registry::Registry;
 use self::viewers::Viewers;
 use super::audit::Audit;
-use super::callers::Callers;
+use super::callers::{Caller, Callers};
 use super::hosts::Hosts;
 use super::inventory::Inventory;
 use super::jobs::authorization::Requester;
 use super::leases::published::PublishedLeases;
 use super::live_settings::LiveSettings;
 use crate::clock::Clock;
+use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{MachineId, SnapshotId};
 use crate::domain::machine::Machine;
@@ -175,13 +182,20 @@ impl Screens {
         &self.viewers
     }
 
-    /// Checks that a caller may look at the screen of a machine: an operator; the holder of its
-    /// lease; the token that created the lease; everybody if there are no tokens; any caller if the
-    /// machine is not held and is in a pool with `screens = "public"`.
+    /// Whether a caller may look at the screens of all machines: an operator, and everybody if
+    /// there are no tokens.
+    #[must_use]
+    pub fn may_look_at_all(&self, caller: &Caller) -> bool {
+        caller.role >= Role::Operator || !self.callers.need_tokens()
+    }
+
+    /// Checks that a caller may look at the screen of a machine: an operator; until the end of its
+    /// lease the holder, and the token that created the lease; everybody if there are no tokens;
+    /// any caller if the machine is not held and is in a pool with `screens = "public"`. Only
+    /// operators look at a protected machine.
     ///
     /// # Errors
-    /// `forbidden`, `machine-leased` if another lease holds the machine, `lease-ended` if the
-    /// lease of the call has ended.
+    /// `forbidden`
     pub fn may_look(&self, requester: &Requester, machine: &Machine) -> Result<(), Failure> {
         rights::may_look(self, requester, machine)
     }

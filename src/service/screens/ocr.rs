@@ -162,7 +162,8 @@ impl Ocr {
                 .map_err(|error| OcrError::Failed(error.to_string()))??;
             let output = process::run(&clock, &command, &prepared.png, size.height).await;
             metrics.record_read(clock.elapsed().saturating_sub(started));
-            let text = Arc::new(tsv::parse(&output?, prepared.scale, size));
+            let text = tsv::parse(&output?, prepared.scale, prepared.margin, size);
+            let text = Arc::new(text);
             lock(&results).keep(hash, Arc::clone(&text));
             Ok(text)
         }
@@ -229,6 +230,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use bytes::Bytes;
+    use jiff::Timestamp;
     use tempfile::TempDir;
 
     use super::*;
@@ -243,12 +245,16 @@ mod tests {
 
     /// OCR by a shell script, which counts its runs in the file `runs`.
     fn scripted(folder: &TempDir, script: &str) -> Ocr {
+        scripted_by(Clock::system(), folder, script)
+    }
+
+    fn scripted_by(clock: Clock, folder: &TempDir, script: &str) -> Ocr {
         let file = folder.path().join("ocr");
         let runs = folder.path().join("runs");
         let text = format!("#!/bin/sh\necho run >>{}\ncat >/dev/null\n{script}", runs.display());
         std::fs::write(&file, text).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Ocr::new(Clock::system(), &[file.display().to_string()], 4, metrics())
+        Ocr::new(clock, &[file.display().to_string()], 4, metrics())
     }
 
     fn metrics() -> ScreenMetrics {
@@ -285,6 +291,34 @@ mod tests {
         assert!(tokio::time::timeout(limit, read).await.is_err());
         assert_eq!(ocr.processors.available_permits(), 2, "the permit is free again");
         assert!(!ended.exists());
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_too_slow_is_killed() {
+        let folder = TempDir::new().unwrap();
+        let clock = Clock::stepped(Timestamp::UNIX_EPOCH);
+        let file = folder.path().join("pid");
+        let script = format!("echo $$ >{}\nexec sleep 1000", file.display());
+        let ocr = scripted_by(clock.clone(), &folder, &script);
+        let mut id = String::new();
+        let slow = async {
+            // The program runs, so its time has begun.
+            while !id.ends_with('\n') {
+                id = std::fs::read_to_string(&file).unwrap_or_default();
+                tokio::task::yield_now().await;
+            }
+            clock.advance(process::TIME_LIMIT);
+        };
+        let both = async { tokio::join!(ocr.read(picture(1)), slow) };
+        let limit = std::time::Duration::from_secs(20);
+        let (read, ()) = tokio::time::timeout(limit, both).await.unwrap();
+        assert_eq!(read, Err(OcrError::TooSlow));
+        let status = format!("/proc/{}/stat", id.trim());
+        // A process that has ended is a zombie until it is waited for.
+        let runs = || std::fs::read_to_string(&status).is_ok_and(|stat| !stat.contains(") Z "));
+        while runs() {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

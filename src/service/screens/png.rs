@@ -59,21 +59,21 @@ pub fn encode_gray(picture: &GrayPicture) -> Result<Bytes, PngError> {
     write(picture.size, ColorType::Grayscale, &picture.pixels)
 }
 
+/// The size of a PNG, from its header alone.
+///
+/// # Errors
+/// [`PngError`]: the bytes are no PNG, or its header is broken or of a picture that is too large.
+pub fn size(bytes: &[u8]) -> Result<ScreenSize, PngError> {
+    read_size(&mut decoder(bytes)?)
+}
+
 /// Decodes a PNG of any kind: colours, greys or a palette, with any number of bits.
 ///
 /// # Errors
 /// [`PngError`]: the bytes are no PNG, or it is broken, too large or partly transparent.
 pub fn decode(bytes: &[u8]) -> Result<Picture, PngError> {
-    const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
-    if !bytes.starts_with(SIGNATURE) {
-        return Err(PngError::NotPng);
-    }
-    let mut file = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: DECODER_BYTES });
-    file.set_transformations(Transformations::normalize_to_color8());
-    file.set_ignore_text_chunk(true);
-    file.set_ignore_iccp_chunk(true);
-    let header = file.read_header_info().map_err(broken)?;
-    let size = allowed_size(header.width, header.height)?;
+    let mut file = decoder(bytes)?;
+    let size = read_size(&mut file)?;
     let mut reader = file.read_info().map_err(broken)?;
     let mut decoded = vec![0; reader.output_buffer_size().ok_or(PngError::TooMuchMemory)?];
     let frame = reader.next_frame(&mut decoded).map_err(broken)?;
@@ -106,6 +106,23 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, PngError> {
     let pixels: Vec<u8> = pixels;
     Picture::new(size, pixels.into())
         .ok_or_else(|| PngError::Broken("it does not have all its pixels".to_owned()))
+}
+
+fn decoder(bytes: &[u8]) -> Result<Decoder<Cursor<&[u8]>>, PngError> {
+    const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
+    if !bytes.starts_with(SIGNATURE) {
+        return Err(PngError::NotPng);
+    }
+    let mut file = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: DECODER_BYTES });
+    file.set_transformations(Transformations::normalize_to_color8());
+    file.set_ignore_text_chunk(true);
+    file.set_ignore_iccp_chunk(true);
+    Ok(file)
+}
+
+fn read_size(file: &mut Decoder<Cursor<&[u8]>>) -> Result<ScreenSize, PngError> {
+    let header = file.read_header_info().map_err(broken)?;
+    allowed_size(header.width, header.height)
 }
 
 fn write(size: ScreenSize, colours: ColorType, pixels: &[u8]) -> Result<Bytes, PngError> {
@@ -209,9 +226,13 @@ mod tests {
         for (width, height) in [(8193, 1), (8192, 8192), (4001, 4000), (u32::MAX >> 1, 1)] {
             let mut file = Vec::new();
             drop(Encoder::new(&mut file, width, height).write_header());
-            let error = decode(&file).unwrap_err();
-            assert!(matches!(error, PngError::TooLarge { .. }), "{width} {height}: {error}");
+            for error in [decode(&file).unwrap_err(), size(&file).unwrap_err()] {
+                assert!(matches!(error, PngError::TooLarge { .. }), "{width} {height}: {error}");
+            }
         }
+        let mut file = Vec::new();
+        drop(Encoder::new(&mut file, 4000, 3000).write_header());
+        assert_eq!(size(&file).unwrap(), ScreenSize::new(4000, 3000));
     }
 
     #[test]

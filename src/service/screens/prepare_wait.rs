@@ -33,6 +33,7 @@ impl ScreenWatch for ScreenWaits {
         let terms = WaitTerms {
             conditions: Arc::new(conditions),
             once: false,
+            tests_until: None,
             may_look: &|_| Ok(()),
             wake: None,
             has_job: &|_| false,

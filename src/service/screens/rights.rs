@@ -82,7 +82,7 @@ pub(super) fn may_look(
     machine: &Machine,
 ) -> Result<(), Failure> {
     let caller = &requester.caller;
-    if caller.role >= Role::Operator || !screens.callers.need_tokens() {
+    if screens.may_look_at_all(caller) {
         return Ok(());
     }
     let settings = screens.live.load();
@@ -100,21 +100,7 @@ pub(super) fn may_look(
     }
     let table = screens.leases.load();
     if let Some(open) = table.holder_of(&machine.identity()) {
-        let lease = &open.lease;
-        let shows_lease =
-            matches!(requester.credential, LeaseCredential::Lease(given) if given == lease.id);
-        return if shows_lease || created(requester, lease) {
-            Ok(())
-        } else {
-            let detail = format!(
-                "{} is leased by {}. Only the holder of the lease and operators may look at its \
-                 screen and serial ports: send Otter-Lease: <id>.<secret>.",
-                machine.name, lease.holder
-            );
-            Err(Failure::new(FailureKind::Forbidden, detail)
-                .with_machine(&machine.id, &machine.name)
-                .with_lease(lease.id))
-        };
+        return may_look_as_holder(requester, machine, &open.lease);
     }
     let pools = settings.pools.for_machine(machine);
     let is_public = |name: &String| {
@@ -123,9 +109,15 @@ pub(super) fn may_look(
     if pools.iter().any(is_public) {
         return Ok(());
     }
+    // A viewer cannot take a lease.
+    let advice = if caller.role == Role::Viewer {
+        "A viewer may look at machines in pools with screens = \"public\", and at a leased machine \
+         whose lease it sends."
+    } else {
+        "To look at its screen or serial ports, lease the machine: POST /v1/leases."
+    };
     let detail = format!(
-        "{} is {} and does not hold {}. To look at its screen or serial ports, lease the machine: \
-         POST /v1/leases.",
+        "{} is {} and does not hold {}. {advice}",
         caller.name,
         caller.role.with_article(),
         machine.name
@@ -133,9 +125,35 @@ pub(super) fn may_look(
     Err(Failure::new(FailureKind::Forbidden, detail).with_machine(&machine.id, &machine.name))
 }
 
-/// Whether the caller's token created the lease.
-fn created(requester: &Requester, lease: &Lease) -> bool {
-    *lease.requested_by == *requester.caller.name
+/// Checks that a caller may look at a leased machine because the lease is its own. The right ends
+/// when the lease ends, which is before the machine is released.
+fn may_look_as_holder(
+    requester: &Requester,
+    machine: &Machine,
+    lease: &Lease,
+) -> Result<(), Failure> {
+    let shows_lease =
+        matches!(requester.credential, LeaseCredential::Lease(given) if given == lease.id);
+    let is_own = shows_lease || lease.is_created_by(requester.caller.token);
+    let detail = match &lease.end {
+        None if is_own => return Ok(()),
+        Some(end) if is_own => format!(
+            "The lease {} ended ({}, by {}) and {} is being released, so only operators may look \
+             at its screen and serial ports.",
+            lease.id,
+            end.reason.as_str(),
+            end.by,
+            machine.name
+        ),
+        _ => format!(
+            "{} is leased by {}. Only the holder of the lease and operators may look at its \
+             screen and serial ports: send Otter-Lease: <id>.<secret>.",
+            machine.name, lease.holder
+        ),
+    };
+    Err(Failure::new(FailureKind::Forbidden, detail)
+        .with_machine(&machine.id, &machine.name)
+        .with_lease(lease.id))
 }
 
 /// As [`Screens::may_drive`].

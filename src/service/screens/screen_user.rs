@@ -14,6 +14,13 @@ use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::hypervisor::HostErrorKind;
 
+/// How long a caller waits for a confirmed frame: the host has 10 s to answer, and then 10 s on one
+/// new connection.
+pub const CONFIRM_LIMIT: Duration = Duration::from_secs(25);
+
+/// How long the release of held keys may take, with the time for one new connection.
+const RELEASE_LIMIT: Duration = Duration::from_secs(5);
+
 /// A caller that waits for a frame gives up after so many failures of the connection: the one that
 /// was open or being opened, and one more.
 const FAILURES: u64 = 2;
@@ -45,6 +52,16 @@ impl ScreenUser {
     #[must_use]
     pub fn connection(&self) -> ConnectionState {
         self.published.borrow().connection
+    }
+
+    /// Why the host does not show the screen, in sentences. `None` while the host shows it, and if
+    /// nothing failed since a console was last ready.
+    #[must_use]
+    pub fn outage(&self) -> Option<String> {
+        let published = self.published.borrow();
+        let refusal = published.status.refusal.as_ref();
+        let refusal = refusal.filter(|_| !published.frame.is_current())?;
+        Some(self.unavailable(Some(refusal)).detail)
     }
 
     /// Changes whenever a console becomes ready and whenever it ends. Pass it to
@@ -84,12 +101,13 @@ impl ScreenUser {
     /// after it painted the whole screen, or the host answered a request that was sent after it.
     ///
     /// # Parameters
-    /// - `limit`: how long to wait.
+    /// - `limit`: how long to wait. [`CONFIRM_LIMIT`] leaves time for one new connection.
     ///
     /// # Errors
     /// `console-unavailable` if the host did not answer in time, also not on one new connection, or
-    /// refuses the console; `host-unreachable` in an outage of the host; `invalid-power-state` if
-    /// the machine is not on; and as [`ScreenUser::changed`].
+    /// refuses the console; `host-unreachable` in an outage of the host; `host-login-refused` if
+    /// the host refuses the login; `invalid-power-state` if the machine is not on; and as
+    /// [`ScreenUser::changed`].
     pub async fn confirmed(&self, limit: Duration) -> Result<Arc<Frame>, Failure> {
         let number = self.usage.screen().ask();
         self.until(limit, |published| {
@@ -141,13 +159,36 @@ impl ScreenUser {
         self.send_message(Some(epoch), input).await
     }
 
+    /// Releases keys and buttons. Those that were down on a console that was lost stay down in the
+    /// guest, so they are released on the next one, if it opens in time. To release a key twice
+    /// does no harm.
+    ///
+    /// # Parameters
+    /// - `releases`: only keys that come up, and pointers without buttons.
+    ///
+    /// # Returns
+    /// Whether a console took it.
+    pub async fn release(&self, releases: &[ScreenInput]) -> bool {
+        let sending = async {
+            let is_sent = self.send(releases).await.is_ok();
+            is_sent
+                || (self.opened(RELEASE_LIMIT).await.is_ok() && self.send(releases).await.is_ok())
+        };
+        tokio::select! {
+            biased;
+            is_sent = sending => is_sent,
+            () = self.clock.sleep(RELEASE_LIMIT) => false,
+        }
+    }
+
     async fn send_message(
         &self,
         epoch: Option<u64>,
         input: &[ScreenInput],
     ) -> Result<(), InputLost> {
         let (reply, taken) = oneshot::channel();
-        let message = InputMessage { input: input.to_vec(), epoch, reply };
+        let since = self.clock.elapsed();
+        let message = InputMessage { input: input.to_vec(), epoch, since, reply };
         let not_sent = InputLost { maybe_sent: false };
         self.usage.screen().inputs.send(message).await.map_err(|_| not_sent)?;
         // The task replies to each message, unless it panics.
@@ -208,8 +249,10 @@ impl ScreenUser {
         let machine = &self.usage.screen().machine;
         let reason =
             refusal.map_or("The host did not answer in time.", |refusal| refusal.message.as_str());
-        let kind = match refusal.map(|refusal| refusal.kind) {
-            Some(HostErrorKind::NotAuthenticated) => FailureKind::HostUnreachable,
+        let kind = match refusal.and_then(|refusal| refusal.kind) {
+            Some(HostErrorKind::Unreachable | HostErrorKind::NotAuthenticated) => {
+                FailureKind::HostUnreachable
+            }
             Some(HostErrorKind::LoginRefused) => FailureKind::HostLoginRefused,
             Some(HostErrorKind::NotFound) => FailureKind::NotFound,
             _ => FailureKind::ConsoleUnavailable,

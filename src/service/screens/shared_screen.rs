@@ -56,6 +56,8 @@ pub struct InputMessage {
     pub input: Vec<ScreenInput>,
     /// The console on which it may be sent. `None`: the one that is open.
     pub epoch: Option<u64>,
+    /// When it was handed over, by the monotonic clock.
+    pub since: Duration,
     pub reply: oneshot::Sender<Result<(), InputLost>>,
 }
 

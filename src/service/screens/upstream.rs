@@ -13,43 +13,28 @@
 //! While it is open, one request for changes is outstanding. Servers answer even a request for the
 //! whole screen with a part of it, so the missing part is requested again until every pixel was
 //! painted. A screen that does not change is silent, so a silent host gets a probe: a request that
-//! it has to answer. A caller that asks for a confirmed frame causes the same probe.
+//! it has to answer. A caller that asks for a confirmed frame causes the same probe. `protocol` has
+//! the events and effects, and `console` the requests of one connection.
 
+mod console;
+mod protocol;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+pub use self::protocol::{Effect, Event, Moment, Refusal, Status};
 
+use self::console::{Console, Probe};
 use super::frame::{Canvas, FrameChange};
 use super::screen_input::ScreenInput;
 use super::state::ConnectionState;
-use crate::domain::screen::{Picture, Region};
+use crate::domain::screen::Picture;
 use crate::hypervisor::HostErrorKind;
-use crate::rfb::client_messages;
-use crate::rfb::{RfbError, ServerEvent, ServerStream};
+use crate::rfb::{RfbError, ServerEvent, client_messages};
 
 /// A try to connect is given up after this time.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
-
-/// The RFB handshake may take this long.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-
-/// The missing part of the screen is requested again after this time without an answer.
-const REPEAT_REQUEST: Duration = Duration::from_secs(1);
-
-/// A host that sent nothing for this time gets a probe.
-const SILENCE: Duration = Duration::from_secs(15);
-
-/// A host that does not answer a request that it has to answer is given up after this time.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-
-/// A host that sends, but never the answer to the probe, is given up after this time.
-const PROBE_LIMIT: Duration = Duration::from_secs(30);
-
-/// The side of the probe in pixels.
-const PROBE_SIDE: u16 = 16;
 
 /// So many updates without a pixel may follow each other before otter waits for its next request.
 const MAX_EMPTY_UPDATES: u32 = 8;
@@ -71,77 +56,6 @@ const PICTURE_PAUSE: Duration = Duration::from_secs(2);
 
 /// How often the fallback tries a console.
 const FALLBACK_TRY: Duration = Duration::from_secs(30);
-
-/// A time on both clocks.
-#[derive(Clone, Copy, Debug)]
-pub struct Moment {
-    /// The elapsed time of the clock.
-    pub elapsed: Duration,
-    /// The wall clock, for the frames.
-    pub wall: Timestamp,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// The host reports whether the machine is on.
-    Power { on: bool },
-    /// The guest was started, reverted or reset, so that its old picture is not its screen any
-    /// more.
-    Restarted,
-    /// Whether somebody uses the screen.
-    InUse(bool),
-    /// [`Effect::Connect`] succeeded.
-    Connected,
-    /// [`Effect::Connect`] failed.
-    ConnectFailed(&'a Refusal),
-    /// The host sent bytes.
-    Bytes(&'a [u8]),
-    /// The connection ended. The text is a sentence for people.
-    Lost(String),
-    /// Somebody asks for a frame that is confirmed after now. Numbers grow.
-    Ask(u64),
-    /// [`Effect::ReadPicture`] succeeded.
-    PictureRead(&'a Picture),
-    /// [`Effect::ReadPicture`] failed.
-    PictureFailed(&'a Refusal),
-    /// [`Upstream::due`] has come.
-    TimePassed,
-}
-
-/// Why a try failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    pub kind: HostErrorKind,
-    /// A sentence for people.
-    pub message: String,
-}
-
-/// What the task has to do, in this order.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Open a connection.
-    Connect,
-    /// Send these bytes on the connection.
-    Send(Vec<u8>),
-    /// End the connection, or the try to open one.
-    Disconnect,
-    /// Read a picture of the screen.
-    ReadPicture,
-}
-
-/// What everybody may know of the upstream.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
-    /// The highest number that [`Event::Ask`] gave and that is answered.
-    pub confirmed: u64,
-    /// How many tries and connections failed so far, without those right after a power-on.
-    pub failures: u64,
-    /// The last failure.
-    pub refusal: Option<Refusal>,
-    /// Grows whenever a console becomes ready and whenever it ends.
-    pub epoch: u64,
-}
 
 /// The state machine of one screen.
 #[derive(Debug)]
@@ -184,44 +98,6 @@ enum Link {
     },
     Connected(Box<Console>),
     Fallback(Fallback),
-}
-
-/// A connection on which RFB is spoken.
-#[derive(Debug)]
-struct Console {
-    codec: ServerStream,
-    is_ready: bool,
-    opened_at: Duration,
-    /// The highest number that was asked before the connection was requested. The first complete
-    /// frame confirms it.
-    asked_before: u64,
-    /// When bytes last came.
-    heard_at: Duration,
-    /// When the screen was last requested.
-    requested_at: Duration,
-    /// Since when a request that has to be answered is unanswered.
-    unanswered_since: Option<Duration>,
-    probe: Option<Probe>,
-    /// Whether the current update painted anything.
-    has_pixels: bool,
-    empty_updates: u32,
-    /// Whether no request is outstanding, because the server answers each with nothing. The next
-    /// one comes when the time has come.
-    is_withheld: bool,
-}
-
-/// A request that the host has to answer although nothing changed.
-#[derive(Debug)]
-struct Probe {
-    /// The highest number that was asked before it was first sent.
-    asked: u64,
-    sent_at: Duration,
-    region: Region,
-    /// Whether the current update has exactly the requested rectangle, or covers it.
-    is_exact: bool,
-    is_covered: bool,
-    /// The updates since it was sent that covered it. The first may have been under way already.
-    covering_updates: u32,
 }
 
 #[derive(Debug)]
@@ -359,7 +235,7 @@ impl Upstream {
             Event::Lost(message) => self.lose(message, now, &mut effects),
             Event::Ask(number) => self.ask(number, now, &mut effects),
             Event::PictureRead(picture) => self.picture_read(picture, now),
-            Event::PictureFailed(refusal) => self.picture_failed(refusal, now),
+            Event::PictureFailed(refusal) => self.picture_failed(refusal),
             Event::TimePassed => self.time_passed(now, &mut effects),
         }
         effects
@@ -388,6 +264,11 @@ impl Upstream {
                 console.request(&self.canvas, now.elapsed, effects);
             }
             Link::Waiting { .. } => self.open(now, effects),
+            Link::Fallback(fallback) => {
+                // The picture that is being read may be older than the restart.
+                fallback.is_reading = false;
+                self.read_if_due(now, effects);
+            }
             _ => {}
         }
     }
@@ -404,19 +285,7 @@ impl Upstream {
             effects.push(Effect::Disconnect);
             return;
         };
-        let mut console = Console {
-            codec: ServerStream::new(),
-            is_ready: false,
-            opened_at: now.elapsed,
-            asked_before: asked,
-            heard_at: now.elapsed,
-            requested_at: now.elapsed,
-            unanswered_since: None,
-            probe: None,
-            has_pixels: false,
-            empty_updates: 0,
-            is_withheld: false,
-        };
+        let mut console = Console::new(asked, now.elapsed);
         let greeting = console.codec.to_send();
         if !greeting.is_empty() {
             effects.push(Effect::Send(greeting));
@@ -428,10 +297,12 @@ impl Upstream {
         let Link::Opening { from_fallback, .. } = self.link else { return };
         let refuses_consoles = matches!(
             refusal.kind,
-            HostErrorKind::ScreenLimitReached
-                | HostErrorKind::Forbidden
-                | HostErrorKind::LicenseRestricted
-                | HostErrorKind::NotSupported
+            Some(
+                HostErrorKind::ScreenLimitReached
+                    | HostErrorKind::Forbidden
+                    | HostErrorKind::LicenseRestricted
+                    | HostErrorKind::NotSupported
+            )
         );
         if self.has_pictures && (refuses_consoles || from_fallback) {
             self.status.refusal = Some(refusal.clone());
@@ -454,7 +325,7 @@ impl Upstream {
         let Link::Connected(console) = &self.link else { return };
         let (was_ready, opened_at) = (console.is_ready, console.opened_at);
         self.close(effects);
-        let refusal = Refusal { kind: HostErrorKind::Unreachable, message };
+        let refusal = Refusal { kind: None, message };
         if was_ready && now.elapsed.saturating_sub(opened_at) >= STABLE {
             self.status.failures += 1;
             self.status.refusal = Some(refusal);
@@ -545,6 +416,7 @@ impl Upstream {
                 canvas.set_live(true);
                 console.request(canvas, now.elapsed, effects);
                 self.status.epoch += 1;
+                self.status.refusal = None;
             }
             ServerEvent::Resize(size) => {
                 canvas.clear(size);
@@ -556,8 +428,7 @@ impl Upstream {
                 console.has_pixels = true;
                 canvas.paint(region, &pixels);
                 if let Some(probe) = &mut console.probe {
-                    probe.is_exact |= region == probe.region;
-                    probe.is_covered |= region.contains(probe.region);
+                    probe.on_painted(region);
                 }
             }
             ServerEvent::Copy { region, from_x, from_y } => {
@@ -609,26 +480,32 @@ impl Upstream {
     }
 
     fn picture_read(&mut self, picture: &Picture, now: Moment) {
-        let Link::Fallback(fallback) = &mut self.link else { return };
-        fallback.is_reading = false;
+        let Some(fallback) = self.end_read() else { return };
         fallback.failed_reads = 0;
+        let asked = fallback.asked;
         if picture.size != self.canvas.size() {
             self.canvas.clear(picture.size);
         }
         self.canvas.paint(picture.size.whole(), &picture.pixels);
         self.canvas.set_live(true);
         self.answered_at = Some(now.elapsed);
-        self.confirmed = self.confirmed.max(fallback.asked);
+        self.confirmed = self.confirmed.max(asked);
     }
 
-    fn picture_failed(&mut self, refusal: &Refusal, _now: Moment) {
-        let Link::Fallback(fallback) = &mut self.link else { return };
-        fallback.is_reading = false;
+    fn picture_failed(&mut self, refusal: &Refusal) {
+        let Some(fallback) = self.end_read() else { return };
         fallback.failed_reads = fallback.failed_reads.saturating_add(1);
         self.canvas.set_live(false);
         self.canvas.uncover();
         self.status.failures += 1;
         self.status.refusal = Some(refusal.clone());
+    }
+
+    /// The fallback whose read has ended. `None` if the result of the read does not count, because
+    /// it was begun before a restart, or before the fallback.
+    fn end_read(&mut self) -> Option<&mut Fallback> {
+        let Link::Fallback(fallback) = &mut self.link else { return None };
+        std::mem::take(&mut fallback.is_reading).then_some(fallback)
     }
 
     fn read_if_due(&mut self, now: Moment, effects: &mut Vec<Effect>) {
@@ -650,7 +527,7 @@ impl Upstream {
             Link::Opening { .. } => {
                 effects.push(Effect::Disconnect);
                 let message = "The host did not open the console in time.".to_owned();
-                let refusal = Refusal { kind: HostErrorKind::Unreachable, message };
+                let refusal = Refusal { kind: None, message };
                 self.connect_failed(&refusal, now, effects);
             }
             Link::Waiting { .. } => self.open(now, effects),
@@ -671,94 +548,6 @@ impl Upstream {
                 }
             }
         }
-    }
-}
-
-impl Console {
-    /// When the time of this connection has come.
-    fn due(&self, is_complete: bool) -> Duration {
-        if !self.is_ready {
-            return self.opened_at + HANDSHAKE_LIMIT;
-        }
-        let unanswered = self.unanswered_since.map(|since| since.max(self.heard_at) + ANSWER_LIMIT);
-        let probe = self.probe.as_ref().map(|probe| probe.sent_at + PROBE_LIMIT);
-        let next = if !is_complete || self.is_withheld {
-            self.requested_at + REPEAT_REQUEST
-        } else {
-            // While a probe is under way, only its limits count.
-            probe.unwrap_or(self.heard_at + SILENCE)
-        };
-        unanswered.into_iter().chain(probe).fold(next, Duration::min)
-    }
-
-    fn reason_to_give_up(&self, now: Duration) -> Option<&'static str> {
-        let is_over = |since: Duration, limit: Duration| now.saturating_sub(since) >= limit;
-        if !self.is_ready {
-            return is_over(self.opened_at, HANDSHAKE_LIMIT)
-                .then_some("The host's console did not finish the RFB handshake in time.");
-        }
-        let is_silent = self
-            .unanswered_since
-            .is_some_and(|since| is_over(since.max(self.heard_at), ANSWER_LIMIT));
-        let is_unconfirmed =
-            self.probe.as_ref().is_some_and(|probe| is_over(probe.sent_at, PROBE_LIMIT));
-        (is_silent || is_unconfirmed).then_some("The host's console does not answer.")
-    }
-
-    /// Requests a missing part of the screen, or the next changes if it is complete, and sends the
-    /// probe again if it is not answered. The part has no pixel that was painted already: a server
-    /// that answers with one rectangle at a time would else send the first one again and again.
-    fn request(&mut self, canvas: &Canvas, now: Duration, effects: &mut Vec<Effect>) {
-        let mut bytes = match canvas.missing() {
-            Some(missing) => {
-                self.unanswered_since.get_or_insert(now);
-                client_messages::update_request(false, missing).to_vec()
-            }
-            None => client_messages::update_request(true, canvas.size().whole()).to_vec(),
-        };
-        self.requested_at = now;
-        self.is_withheld = false;
-        if let Some(probe) = self.probe.take() {
-            bytes.extend(self.send_probe(probe, now));
-        }
-        effects.push(Effect::Send(bytes));
-    }
-
-    /// The bytes of a probe, which is under way from now on.
-    fn send_probe(&mut self, probe: Probe, now: Duration) -> Vec<u8> {
-        self.unanswered_since.get_or_insert(now);
-        let bytes = client_messages::update_request(false, probe.region).to_vec();
-        self.probe = Some(probe);
-        bytes
-    }
-}
-
-impl Probe {
-    fn new(asked: u64, canvas: &Canvas, now: Duration) -> Self {
-        let mut probe = Self {
-            asked,
-            sent_at: now,
-            region: Region::new(0, 0, 0, 0),
-            is_exact: false,
-            is_covered: false,
-            covering_updates: 0,
-        };
-        probe.aim(canvas);
-        probe
-    }
-
-    /// Aims at the top left corner of the screen.
-    fn aim(&mut self, canvas: &Canvas) {
-        let size = canvas.size();
-        self.region = Region::new(0, 0, size.width.min(PROBE_SIDE), size.height.min(PROBE_SIDE));
-        (self.is_exact, self.is_covered, self.covering_updates) = (false, false, 0);
-    }
-
-    /// Whether the update that ends now answers the probe. An update that only covers it may have
-    /// been under way when the probe was sent, so it takes two of them.
-    fn is_answered(&mut self) -> bool {
-        self.covering_updates += u32::from(std::mem::take(&mut self.is_covered));
-        std::mem::take(&mut self.is_exact) || self.covering_updates >= 2
     }
 }
 

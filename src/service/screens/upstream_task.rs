@@ -323,10 +323,9 @@ impl UpstreamTask {
 
     /// Sends input if the console is the right one.
     async fn send_input(&mut self, message: InputMessage) {
-        let InputMessage { input, epoch, reply } = message;
+        let InputMessage { input, epoch, since, reply } = message;
         let is_right = epoch.is_none_or(|epoch| epoch == self.upstream.status().epoch);
         let bytes = self.upstream.encode(&input).filter(|_| is_right);
-        let began = self.clock.elapsed();
         let result = match bytes {
             None => Err(InputLost { maybe_sent: false }),
             Some(bytes) => match self.write(&bytes).await {
@@ -338,7 +337,7 @@ impl UpstreamTask {
             },
         };
         if result.is_ok() {
-            self.metrics.record_input(self.clock.elapsed().saturating_sub(began));
+            self.metrics.record_input(self.clock.elapsed().saturating_sub(since));
         }
         // The sender may have gone.
         let _ = reply.send(result);
@@ -441,7 +440,7 @@ impl UpstreamTask {
 
 impl From<&HostError> for Refusal {
     fn from(error: &HostError) -> Self {
-        Self { kind: error.kind, message: error.message.clone() }
+        Self { kind: Some(error.kind), message: error.message.clone() }
     }
 }
 
@@ -449,7 +448,7 @@ impl From<&HostError> for Refusal {
 async fn read_picture(host: Arc<dyn Hypervisor>, object: ScreenObject) -> Result<Picture, Refusal> {
     let bytes = host.screen_picture(&object).await.map_err(|error| Refusal::from(&error))?;
     let unreadable = |error: String| Refusal {
-        kind: HostErrorKind::Protocol,
+        kind: Some(HostErrorKind::Protocol),
         message: format!("The host's picture of the screen cannot be read: {error}."),
     };
     let decoded = tokio::task::spawn_blocking(move || png::decode(&bytes)).await;

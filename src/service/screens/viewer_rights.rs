@@ -1,20 +1,22 @@
 //! The right of one viewer, which is judged again after each change that may end it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Screens;
 use super::state::ViewerMode;
 use super::viewer_end::ViewerEnd;
+use super::{DriveRight, Screens};
 use crate::clock::Clock;
 use crate::domain::access::Role;
+use crate::domain::audit::AuditAction;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
 use crate::domain::machine::{Machine, MachineIdentity};
 use crate::service::callers::Credential;
-use crate::service::jobs::authorization::Requester;
+use crate::service::jobs::authorization::{Authorization, Requester};
+use crate::service::overrides::Overrides;
 
 /// A right is judged at least this often, whether or not anything changed.
 const JUDGE_INTERVAL: Duration = Duration::from_secs(20);
@@ -22,6 +24,7 @@ const JUDGE_INTERVAL: Duration = Duration::from_secs(20);
 /// What a viewer's right rests on.
 pub struct ViewerRights {
     screens: Arc<Screens>,
+    overrides: Arc<Overrides>,
     clock: Clock,
     requester: Requester,
     credential: Credential,
@@ -29,6 +32,8 @@ pub struct ViewerRights {
     machine: MachineIdentity,
     /// The lease that held the machine when the viewer was opened.
     lease: Option<LeaseId>,
+    /// Why the viewer was allowed to drive when its right was last judged.
+    allowed_by: Mutex<Option<Authorization>>,
 }
 
 impl ViewerRights {
@@ -36,6 +41,7 @@ impl ViewerRights {
     #[must_use]
     pub fn new(
         screens: Arc<Screens>,
+        overrides: Arc<Overrides>,
         clock: Clock,
         requester: Requester,
         credential: Credential,
@@ -44,11 +50,12 @@ impl ViewerRights {
     ) -> Self {
         let table = screens.leases.load();
         let lease = table.holder_of(&machine.identity()).map(|open| open.lease.id);
-        let machine = machine.identity();
-        Self { screens, clock, requester, credential, mode, machine, lease }
+        let (machine, allowed_by) = (machine.identity(), Mutex::default());
+        Self { screens, overrides, clock, requester, credential, mode, machine, lease, allowed_by }
     }
 
-    /// Whether the right still exists.
+    /// Whether the right still exists. Records the override of a driver that has its right against
+    /// a lease, once for each lease: the machine can be leased after the viewer was opened.
     ///
     /// # Errors
     /// How the viewer ends.
@@ -57,16 +64,28 @@ impl ViewerRights {
         let machine = contents.machine(&self.machine.id);
         let machine = machine.filter(|machine| self.machine.can_be(&machine.identity()));
         let Some(machine) = machine else { return Err(ViewerEnd::MachineGone) };
-        check(&self.screens, &self.requester, self.mode, machine).map_err(|failure| {
+        let right = check(&self.screens, &self.requester, self.mode, machine);
+        let right = right.map_err(|failure| {
             let table = self.screens.leases.load();
-            let holder = table.holder_of(&self.machine).map(|open| open.lease.id);
-            let has_ended = self.lease.is_some() && holder != self.lease;
+            // A lease that has ended holds its machine until the machine is released.
+            let holder = table.holder_of(&self.machine).filter(|open| open.lease.end.is_none());
+            let has_ended = self.lease.is_some() && holder.map(|open| open.lease.id) != self.lease;
             if failure.kind == FailureKind::LeaseEnded || has_ended {
                 ViewerEnd::LeaseEnded(failure.detail)
             } else {
                 ViewerEnd::RightEnded(failure.detail)
             }
-        })
+        })?;
+        if let Some(DriveRight { authorization, .. }) = right {
+            let mut allowed_by = self.allowed_by.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = allowed_by.replace(authorization);
+            drop(allowed_by);
+            if before != Some(authorization) {
+                let (requester, action) = (&self.requester, AuditAction::DriverStarted);
+                self.overrides.record(machine, requester, authorization, action);
+            }
+        }
+        Ok(())
     }
 
     /// Waits until the viewer has to end: its right or its token ended, another viewer took over,
@@ -113,6 +132,9 @@ impl ViewerRights {
 
 /// Checks that a caller may look at a machine or drive it in this mode.
 ///
+/// # Returns
+/// The right to drive. `None` if the viewer only looks.
+///
 /// # Errors
 /// `not-found` if the machine is outside of the scope of the caller; `forbidden`, `machine-leased`,
 /// `lease-ended`, `lease-not-active`, `self-protection`.
@@ -121,7 +143,7 @@ pub fn check(
     requester: &Requester,
     mode: ViewerMode,
     machine: &Machine,
-) -> Result<(), Failure> {
+) -> Result<Option<DriveRight>, Failure> {
     let caller = &requester.caller;
     let pools = || screens.live.load().pools.for_machine(machine);
     if caller.scope.is_restricted() && !caller.scope.contains(&machine.name, &pools()) {
@@ -129,7 +151,7 @@ pub fn check(
         return Err(Failure::new(FailureKind::NotFound, detail));
     }
     if mode == ViewerMode::View {
-        return screens.may_look(requester, machine);
+        return screens.may_look(requester, machine).map(|()| None);
     }
     if caller.role < Role::Runner {
         let detail = format!(
@@ -141,5 +163,5 @@ pub fn check(
             Failure::new(FailureKind::Forbidden, detail).with_machine(&machine.id, &machine.name)
         );
     }
-    screens.may_drive(requester, machine).map(drop)
+    screens.may_drive(requester, machine).map(Some)
 }

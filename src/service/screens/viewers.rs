@@ -119,6 +119,9 @@ impl Screens {
     /// Opens a viewer of the screen of a machine. It counts as open until it is dropped. If the
     /// machine is off, the viewer sees “no signal” until it is on.
     ///
+    /// # Parameters
+    /// - `overrides`: records that the viewer drives a machine that another caller leases.
+    ///
     /// # Errors
     /// `forbidden`, `machine-leased`, `lease-ended`, `lease-not-active`, `self-protection` if the
     /// caller may not look or drive; `console-busy`; `too-many-consoles` if the machine or otter
@@ -128,6 +131,7 @@ impl Screens {
         self: &Arc<Self>,
         request: ViewerRequest,
         machine: &Machine,
+        overrides: &Arc<Overrides>,
     ) -> Result<Viewer, Failure> {
         let ViewerRequest { requester, credential, mode, force } = request;
         viewer_rights::check(self, &requester, mode, machine)?;
@@ -160,6 +164,7 @@ impl Screens {
         let pieces = Arc::clone(&place.pieces);
         let rights = ViewerRights::new(
             Arc::clone(self),
+            Arc::clone(overrides),
             clock.clone(),
             requester,
             credential,
@@ -387,5 +392,36 @@ impl Drop for DriveRecord {
         let at = self.clock.now();
         let duration = Some(between(self.record.at, at));
         self.audit.record(AuditRecord { at, duration, ..self.record.clone() }.with_detail(detail));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn otter_serves_at_most_256_viewers_of_all_machines() {
+        let viewer = ViewerInfo {
+            id: ViewerId::new(uuid::Uuid::nil()),
+            caller: "ci".to_owned(),
+            mode: ViewerMode::View,
+            since: Timestamp::UNIX_EPOCH,
+            address: None,
+        };
+        let mut machines: HashMap<MachineId, MachineViewers> = HashMap::new();
+        for number in 0..8 {
+            let viewers = vec![viewer.clone(); 32];
+            let of_machine = MachineViewers { viewers, ..MachineViewers::default() };
+            machines.insert(MachineId::from_backend(number.to_string()), of_machine);
+        }
+        let other = Machine::new(MachineId::from_backend("other"));
+        let refused = check_room(&machines, &other, 32).unwrap_err();
+        assert_eq!(refused.kind, FailureKind::TooManyConsoles);
+        assert!(refused.detail.contains("256 viewers"), "{refused}");
+        machines.values_mut().next().unwrap().viewers.pop();
+        assert!(check_room(&machines, &other, 32).is_ok());
+        let full = machines.iter().find(|(_, open)| open.viewers.len() == 32).unwrap().0;
+        let refused = check_room(&machines, &Machine::new(full.clone()), 32).unwrap_err();
+        assert!(refused.detail.contains("screens.max_viewers"), "{refused}");
     }
 }

@@ -10,44 +10,50 @@
 //! changes that come meanwhile cause the next one. Nothing is polled.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, OptionFuture};
 use jiff::SignedDuration;
-use tokio::sync::{Semaphore, watch};
 
-use super::conditions::{Found, ScreenCondition, ScreenConditions, Subject};
+pub use super::condition_checks::Matched;
+pub use super::sight::{Seen, Sight};
+
+use super::condition_checks::{CheckTrouble, Checked, ConditionChecks};
+use super::conditions::ScreenConditions;
+use super::encoded::{EncodedPicture, PictureRequest};
 use super::last_pictures::LastPictures;
 use super::ocr::{Ocr, OcrError};
-use super::picture_search::SEARCH_LIMIT;
 use super::text_match::ReadText;
+use super::wait_memory::WaitMemory;
 use super::watch_state::WatchState;
-use super::{Frame, FrameChange, ScreenInput, ScreenUser, Screens, png};
+use super::{CONFIRM_LIMIT, Frame, FrameChange, ScreenInput, ScreenUser, Screens};
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind, InputError, SeenScreen};
 use crate::domain::keyboard;
 use crate::domain::machine::{Machine, MachineIdentity};
 use crate::domain::power::PowerState;
-use crate::domain::screen::{Picture, Region};
+use crate::domain::screen::Region;
 use crate::service::callers::Caller;
 use crate::service::inventory::Inventory;
 
-/// How long one try to get a confirmed frame takes.
-pub const CONFIRM_LIMIT: Duration = Duration::from_secs(10);
+/// How long one try to get a confirmed frame takes in a wait that tries again.
+const TRY_LIMIT: Duration = Duration::from_secs(10);
 
 /// The pause before otter tries again to get a frame, or to read a text that could not be read.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// A shorter wait may take this long, until each condition was tested once: it takes time to read a
+/// text.
+pub const FIRST_TEST_LIMIT: Duration = Duration::from_secs(10);
 
 /// Waits for screens, and keeps what they saw last.
 pub struct ScreenWaits {
     screens: Arc<Screens>,
     inventory: Arc<Inventory>,
     clock: Clock,
-    ocr: Ocr,
+    checks: ConditionChecks,
     pictures: LastPictures,
-    /// Permits to search for a picture: one for two processors.
-    searches: Arc<Semaphore>,
+    memory: WaitMemory,
 }
 
 /// What [`ScreenWaits`] are made of.
@@ -69,6 +75,9 @@ pub struct WaitTerms<'a> {
     pub conditions: Arc<ScreenConditions>,
     /// Whether each condition is tested only once.
     pub once: bool,
+    /// When the first tests end at the latest, by the monotonic clock: a condition that was not
+    /// testable by then, because the screen was not still, counts as tested.
+    pub tests_until: Option<Duration>,
     /// Checks again that the caller may look, after each change of rights.
     pub may_look: &'a RightCheck<'a>,
     /// Set if a blank screen is woken. Checks that the caller may type, before each key.
@@ -86,62 +95,12 @@ pub struct ScreenMatch {
     pub frame: Arc<Frame>,
 }
 
-/// The condition that holds.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Matched {
-    /// Its position in `any`.
-    pub index: usize,
-    pub name: Option<String>,
-    pub found: Found,
-}
-
-/// What a wait saw last. Shared between the wait and its caller, who reads it if the time is up.
-#[derive(Debug, Default)]
-pub struct Sight(watch::Sender<Seen>);
-
-/// What was seen last.
-#[derive(Clone, Debug, Default)]
-pub struct Seen {
-    /// The text of the last check.
-    pub text: Option<Arc<str>>,
-    /// The last complete frame.
-    pub frame: Option<Arc<Frame>>,
-    /// Why there is no frame or no text, for the caller. `None` if all is well.
-    pub trouble: Option<String>,
-    /// Whether each condition was tested once.
-    pub is_tested: bool,
-}
-
-impl Sight {
-    /// What was seen last.
-    #[must_use]
-    pub fn seen(&self) -> Seen {
-        self.0.borrow().clone()
-    }
-
-    /// Notifies of each change.
-    #[must_use]
-    pub fn subscribe(&self) -> watch::Receiver<Seen> {
-        self.0.subscribe()
-    }
-
-    /// Waits until each condition was tested once.
-    pub async fn tested(&self) {
-        // The sender is alive as long as `self`.
-        let _ = self.0.subscribe().wait_for(|seen| seen.is_tested).await;
-    }
-
-    fn note(&self, change: impl FnOnce(&mut Seen)) {
-        self.0.send_modify(change);
-    }
-}
-
 impl ScreenWaits {
     #[must_use]
     pub fn new(parts: ScreenWaitsParts) -> Self {
         let ScreenWaitsParts { screens, inventory, clock, ocr, pictures, processors } = parts;
-        let searches = Arc::new(Semaphore::new((processors / 2).max(1)));
-        Self { screens, inventory, clock, ocr, pictures, searches }
+        let checks = ConditionChecks::new(clock.clone(), ocr, processors);
+        Self { screens, inventory, clock, checks, pictures, memory: WaitMemory::default() }
     }
 
     pub(super) const fn clock(&self) -> &Clock {
@@ -151,13 +110,19 @@ impl ScreenWaits {
     /// Reads text from pictures.
     #[must_use]
     pub const fn ocr(&self) -> &Ocr {
-        &self.ocr
+        self.checks.ocr()
     }
 
     /// The pictures that waits saw last.
     #[must_use]
     pub const fn pictures(&self) -> &LastPictures {
         &self.pictures
+    }
+
+    /// The memory of what waits search for.
+    #[must_use]
+    pub const fn memory(&self) -> &WaitMemory {
+        &self.memory
     }
 
     /// Reads the text of a confirmed frame.
@@ -170,14 +135,14 @@ impl ScreenWaits {
     ///
     /// # Errors
     /// `not-supported` without OCR, `invalid-request` if the region is not within the screen,
-    /// `invalid-power-state`, `console-unavailable`, `too-many-consoles`, `too-many-waits`.
+    /// `too-many-consoles`, `too-many-waits`, and as [`ScreenUser::confirmed`].
     pub async fn read_text(
         &self,
         machine: &Machine,
         region: Option<Region>,
     ) -> Result<(Arc<Frame>, Arc<ReadText>), Failure> {
         let with_machine = |failure: Failure| failure.with_machine(&machine.id, &machine.name);
-        self.ocr.check_installed().map_err(with_machine)?;
+        self.ocr().check_installed().map_err(with_machine)?;
         let user = self.screens.use_screen(machine)?;
         let frame = user.confirmed(CONFIRM_LIMIT).await?;
         let picture = frame.picture().ok_or_else(|| with_machine(no_picture()))?;
@@ -185,7 +150,7 @@ impl ScreenWaits {
         if !region.is_within(picture.size) {
             return Err(with_machine(outside(region, &frame)));
         }
-        let read = self.ocr.read(picture.crop(region)).await;
+        let read = self.ocr().read(picture.crop(region)).await;
         Ok((frame, read.map_err(|error| with_machine(error.to_failure()))?))
     }
 
@@ -200,8 +165,8 @@ impl ScreenWaits {
     /// - `not-supported` without OCR, if a condition needs it.
     /// - The failure of `may_look` or `wake` if the right of the caller ended.
     /// - `wait-timeout` if the conditions are tested once and none holds.
-    /// - `too-many-consoles`, `shutting-down`; `console-unavailable` only if the conditions are
-    ///   tested once.
+    /// - `too-many-consoles`, `shutting-down`; the other failures of [`ScreenUser::confirmed`] only
+    ///   if the conditions are tested once.
     pub async fn wait(
         &self,
         machine: &MachineIdentity,
@@ -211,7 +176,7 @@ impl ScreenWaits {
         let known = self.known(machine)?;
         if terms.conditions.need_text() {
             let with_machine = |failure: Failure| failure.with_machine(&known.id, &known.name);
-            self.ocr.check_installed().map_err(with_machine)?;
+            self.ocr().check_installed().map_err(with_machine)?;
         }
         self.check_can_come(&known, terms)?;
         let user = if known.power_state == Some(PowerState::On) {
@@ -241,11 +206,13 @@ impl ScreenWaits {
         detail: &str,
     ) -> Failure {
         let Seen { text, frame, trouble, .. } = sight.seen();
-        let picture = frame.and_then(|frame| frame.picture());
-        let encode = |picture: Picture| tokio::task::spawn_blocking(move || png::encode(&picture));
-        let encoded = OptionFuture::from(picture.map(encode)).await;
-        let encoded = encoded.and_then(Result::ok).and_then(Result::ok);
-        let kept = encoded.and_then(|png| self.pictures.keep(&machine.identity(), caller, png));
+        let encoded = match &frame {
+            Some(frame) => frame.png(PictureRequest::default()).await.ok().flatten(),
+            None => None,
+        };
+        let keep =
+            |picture: EncodedPicture| self.pictures.keep(&machine.identity(), caller, picture.png);
+        let kept = encoded.and_then(keep);
         let detail = match trouble {
             Some(trouble) => format!("{detail} {trouble}"),
             None => detail.to_owned(),
@@ -297,11 +264,18 @@ impl ScreenWaits {
         self.confirm(&user, terms, sight).await?;
         let wakes = terms.wake.is_some();
         let began = self.clock.elapsed();
-        let mut state = WatchState::new(&terms.conditions, wakes, &user.frame(), began);
+        let WaitTerms { conditions, tests_until, .. } = terms;
+        let mut state = WatchState::new(conditions, wakes, &user.frame(), began, *tests_until);
         let mut check: Option<BoxFuture<'_, Checked>> = None;
+        let mut had_outage = false;
         loop {
             let now = self.clock.elapsed();
             let frame = user.frame();
+            let outage = user.outage();
+            if outage.is_some() || had_outage {
+                had_outage = outage.is_some();
+                sight.note(|seen| seen.trouble = outage);
+            }
             state.look(&frame, now, self.since(&frame, now));
             if frame.is_current() {
                 sight.note(|seen| seen.frame = Some(Arc::clone(&frame)));
@@ -313,7 +287,7 @@ impl ScreenWaits {
                 match state.begin_check(&frame, now) {
                     Some(due) => {
                         let conditions = Arc::clone(&terms.conditions);
-                        check = Some(Box::pin(self.check(conditions, due, frame, sight)));
+                        check = Some(Box::pin(self.checks.check(conditions, due, frame, sight)));
                     }
                     None if state.is_tested(now) => {
                         sight.note(|seen| seen.is_tested = true);
@@ -375,8 +349,9 @@ impl ScreenWaits {
         terms: &WaitTerms<'_>,
         sight: &Sight,
     ) -> Result<(), Failure> {
+        let limit = if terms.once { CONFIRM_LIMIT } else { TRY_LIMIT };
         loop {
-            let Err(failure) = user.confirmed(CONFIRM_LIMIT).await else {
+            let Err(failure) = user.confirmed(limit).await else {
                 sight.note(|seen| seen.trouble = None);
                 return Ok(());
             };
@@ -393,77 +368,6 @@ impl ScreenWaits {
             sight.note(|seen| seen.trouble = Some(failure.detail));
             self.clock.sleep(RETRY_PAUSE).await;
         }
-    }
-
-    /// Checks some conditions against a frame, in their order.
-    async fn check(
-        &self,
-        conditions: Arc<ScreenConditions>,
-        due: Vec<usize>,
-        frame: Arc<Frame>,
-        sight: &Sight,
-    ) -> Checked {
-        let mut checked = Checked { frame, matched: None, failed: Vec::new(), trouble: None };
-        let Some(picture) = checked.frame.picture() else { return checked };
-        for index in due {
-            let Some(condition) = conditions.any.get(index) else { continue };
-            let found = match &condition.subject {
-                Subject::Text(_) | Subject::Regex(_) => {
-                    self.check_text(condition, &picture, sight).await.map_err(CheckTrouble::Ocr)
-                }
-                Subject::Image { .. } => self.check_image(&conditions, index, &picture).await,
-            };
-            match found {
-                Ok(found) if found.is_some() == condition.absent => {}
-                Ok(_) if condition.absent && picture.is_one_colour() => {}
-                Ok(found) => {
-                    let (name, found) = (condition.name.clone(), found.unwrap_or_default());
-                    checked.matched = Some(Matched { index, name, found });
-                    return checked;
-                }
-                Err(trouble) => {
-                    checked.failed.push(index);
-                    checked.trouble = Some(trouble);
-                }
-            }
-        }
-        checked
-    }
-
-    async fn check_text(
-        &self,
-        condition: &ScreenCondition,
-        picture: &Picture,
-        sight: &Sight,
-    ) -> Result<Option<Found>, OcrError> {
-        let part = condition.region.map_or_else(|| picture.clone(), |region| picture.crop(region));
-        let read = self.ocr.read(part).await?;
-        sight.note(|seen| seen.text = Some(Arc::from(read.text())));
-        Ok(condition.find_text(&read))
-    }
-
-    async fn check_image(
-        &self,
-        conditions: &Arc<ScreenConditions>,
-        index: usize,
-        picture: &Picture,
-    ) -> Result<Option<Found>, CheckTrouble> {
-        let (conditions, picture) = (Arc::clone(conditions), picture.clone());
-        let clock = self.clock.clone();
-        let stopped = StopOnDrop::default();
-        let is_stopped = Arc::clone(&stopped.0);
-        // The semaphore is never closed.
-        let permit = Arc::clone(&self.searches).acquire_owned().await;
-        let search = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            let end = clock.elapsed() + SEARCH_LIMIT;
-            let mut is_over = || is_stopped.load(Ordering::Relaxed) || clock.elapsed() >= end;
-            let condition = conditions.any.get(index);
-            condition.map_or(Ok(None), |condition| condition.find_image(&picture, &mut is_over))
-        });
-        let found = search.await;
-        drop(stopped);
-        found.ok().and_then(Result::ok).ok_or(CheckTrouble::SlowSearch(index))
     }
 
     /// The machine of a wait, as it is now.
@@ -494,34 +398,6 @@ impl ScreenWaits {
     }
 }
 
-/// The result of one check.
-struct Checked {
-    frame: Arc<Frame>,
-    matched: Option<Matched>,
-    /// The conditions that could not be tested.
-    failed: Vec<usize>,
-    trouble: Option<CheckTrouble>,
-}
-
-/// Why a condition could not be tested.
-#[derive(Debug, thiserror::Error)]
-enum CheckTrouble {
-    #[error("The text could not be read: {0}.")]
-    Ocr(OcrError),
-    #[error("The search for the image of any[{0}] took longer than 2 s; give it a smaller region.")]
-    SlowSearch(usize),
-}
-
-/// Tells a search to stop when the wait is dropped.
-#[derive(Default)]
-struct StopOnDrop(Arc<AtomicBool>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Presses and releases Shift, which types nothing. A screen that lost its console is woken by the
 /// next try.
 async fn press_shift(user: &ScreenUser) {
@@ -541,7 +417,9 @@ fn no_picture() -> Failure {
 }
 
 fn outside(region: Region, frame: &Frame) -> Failure {
-    let detail = format!("The region {region} is not within the screen, which is {}.", frame.size);
+    let size = frame.size;
+    let detail =
+        format!("The region {region} does not fit on the screen, which has {size} pixels.");
     Failure::new(FailureKind::InvalidRequest, detail.clone()).with_error(InputError {
         pointer: None,
         parameter: Some("region".to_owned()),

@@ -21,7 +21,8 @@ pub struct WatchState {
     conditions: Arc<ScreenConditions>,
     /// Whether a blank screen is woken.
     wakes: bool,
-    began: Duration,
+    /// When the time is over in which a condition can become testable.
+    first_tests_end: Duration,
     /// The version of the frame that was looked at last.
     version: u64,
     is_current: bool,
@@ -47,22 +48,28 @@ impl WatchState {
     ///
     /// # Parameters
     /// - `wakes`: whether a blank screen is woken.
+    /// - `tests_until`: when the first tests end at the latest, even if the screen was not still.
     #[must_use]
     pub fn new(
         conditions: &Arc<ScreenConditions>,
         wakes: bool,
         frame: &Frame,
         now: Duration,
+        tests_until: Option<Duration>,
     ) -> Self {
         let of_condition = |condition: &ScreenCondition| ConditionState {
             check: DueCheck::first(now),
             not_before: Duration::ZERO,
             still: condition.absent.then(|| Stillness::with_default_tolerance(condition.region)),
         };
+        let still = conditions.still.map_or(Duration::ZERO, |still| still.time);
+        let is_any_absent = conditions.any.iter().any(|condition| condition.absent);
+        let absent = if is_any_absent { ABSENT_STILL } else { Duration::ZERO };
+        let testable_by = now + still.max(absent) + SETTLE;
         Self {
             conditions: Arc::clone(conditions),
             wakes,
-            began: now,
+            first_tests_end: tests_until.map_or(testable_by, |until| until.min(testable_by)),
             version: frame.version,
             is_current: frame.is_current(),
             checks: conditions.any.iter().map(of_condition).collect(),
@@ -150,7 +157,7 @@ impl WatchState {
     pub fn is_tested(&self, now: Duration) -> bool {
         let is_pending = self.checks.iter().any(|state| state.check.is_pending());
         let has_had_tests = !self.checks.is_empty() && !is_pending;
-        has_had_tests || now >= self.first_tests_end()
+        has_had_tests || now >= self.first_tests_end
     }
 
     /// Checks some conditions again after a failed check.
@@ -180,7 +187,7 @@ impl WatchState {
     /// - `is_checking`: whether a check runs, so that no other one begins.
     #[must_use]
     pub fn next_time(&self, is_checking: bool, now: Duration) -> Option<Duration> {
-        let tests_end = Some(self.first_tests_end()).filter(|end| *end > now);
+        let tests_end = Some(self.first_tests_end).filter(|end| *end > now);
         let wake = self.one_colour_since.filter(|_| self.wakes).map(|since| since + WAKE_AFTER);
         if self.is_unexamined && (self.must_examine_first() || self.wakes) {
             let examine = self.examined.map(|examined| examined + EXAMINE_EVERY);
@@ -219,14 +226,6 @@ impl WatchState {
     /// Whether the newest frame may have ended a stillness that a check needs.
     fn must_examine_first(&self) -> bool {
         self.is_unexamined && self.needs_stillness()
-    }
-
-    /// When the time is over in which a condition can become testable.
-    fn first_tests_end(&self) -> Duration {
-        let still = self.conditions.still.map_or(Duration::ZERO, |still| still.time);
-        let is_any_absent = self.conditions.any.iter().any(|condition| condition.absent);
-        let absent = if is_any_absent { ABSENT_STILL } else { Duration::ZERO };
-        self.began + still.max(absent) + SETTLE
     }
 }
 
@@ -288,7 +287,7 @@ mod tests {
         let conditions = conditions(vec![text(Some(LEFT), false), text(Some(RIGHT), false)], None);
         let mut screen = Screen::new();
         let frame = screen.frame();
-        let mut state = WatchState::new(&conditions, false, &frame, at(0));
+        let mut state = WatchState::new(&conditions, false, &frame, at(0), None);
         state.look(&frame, at(0), at(0));
         assert_eq!(state.begin_check(&frame, at(0)), Some(vec![0, 1]), "the first check");
         assert_eq!(state.begin_check(&frame, at(5000)), None, "nothing changed");
@@ -306,7 +305,7 @@ mod tests {
         let conditions = conditions(vec![text(None, true)], None);
         let mut screen = Screen::new();
         let frame = screen.frame();
-        let mut state = WatchState::new(&conditions, false, &frame, at(0));
+        let mut state = WatchState::new(&conditions, false, &frame, at(0), None);
         state.look(&frame, at(0), at(0));
         assert_eq!(state.begin_check(&frame, at(999)), None);
         assert!(!state.is_tested(at(999)));
@@ -316,11 +315,31 @@ mod tests {
     }
 
     #[test]
+    fn the_time_of_a_wait_ends_the_first_tests() {
+        let conditions = conditions(vec![text(None, false)], Some(30_000));
+        let frame = Screen::new().frame();
+        let looked = |tests_until| {
+            let mut state = WatchState::new(&conditions, false, &frame, at(0), tests_until);
+            state.look(&frame, at(0), at(0));
+            state
+        };
+        let mut short = looked(Some(at(1000)));
+        assert_eq!(short.begin_check(&frame, at(999)), None, "the screen is not still enough");
+        assert!(!short.is_tested(at(999)));
+        assert_eq!(short.next_time(false, at(999)), Some(at(1000)));
+        assert!(short.is_tested(at(1000)));
+        for long in [looked(None), looked(Some(at(60_000)))] {
+            assert!(!long.is_tested(at(30_299)));
+            assert!(long.is_tested(at(30_300)));
+        }
+    }
+
+    #[test]
     fn a_wait_for_a_still_screen_ends_when_it_is_still() {
         let conditions = conditions(Vec::new(), Some(2000));
         let mut screen = Screen::new();
         let frame = screen.frame();
-        let mut state = WatchState::new(&conditions, false, &frame, at(0));
+        let mut state = WatchState::new(&conditions, false, &frame, at(0), None);
         state.look(&frame, at(0), at(0));
         assert!(!state.is_only_still(at(1999)));
         assert_eq!(state.next_time(false, at(10)), Some(at(2000)));
@@ -339,8 +358,8 @@ mod tests {
         screen.paint(LEFT, 0);
         screen.paint(RIGHT, 0);
         let frame = screen.frame();
-        let mut state =
-            WatchState::new(&conditions(vec![text(None, false)], None), true, &frame, at(0));
+        let conditions = conditions(vec![text(None, false)], None);
+        let mut state = WatchState::new(&conditions, true, &frame, at(0), None);
         state.look(&frame, at(0), at(0));
         assert!(!state.must_wake(at(4999)));
         assert!(state.must_wake(at(5000)));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::SerialPiece;
 use super::ring::length;
 use crate::domain::serial::SerialText;
+use crate::service::screens::wait_memory::WaitSpace;
 
 /// The bytes before the newest piece in which a match may begin.
 const WINDOW: usize = 16 * 1024;
@@ -31,7 +32,11 @@ pub enum Subject {
     /// Exactly these bytes. Not empty.
     Text(Vec<u8>),
     /// A regular expression.
-    Regex(Regex),
+    Regex {
+        regex: Regex,
+        /// Its memory.
+        _space: WaitSpace,
+    },
 }
 
 /// The condition that holds, and what it found.
@@ -159,7 +164,7 @@ impl Subject {
                 let begin = from + at;
                 Some(Found { begin, end: begin + text.len(), captures: Vec::new() })
             }
-            Self::Regex(regex) => {
+            Self::Regex { regex, .. } => {
                 let mut locations = regex.capture_locations();
                 let whole = regex.captures_read_at(&mut locations, window, from)?;
                 let captures = (1..locations.len()).map(|group| {

@@ -72,6 +72,8 @@ pub struct ConsoleQuirks {
     pub silent: bool,
     /// How long after a power-on `AcquireTicket` fails.
     pub tickets_after_ms: u64,
+    /// Whether consoles stay open when a running machine is reverted to a state in which it runs.
+    pub outlive_reverts: bool,
 }
 
 /// What the first update of a connection contains.
@@ -123,6 +125,7 @@ impl Default for ConsoleQuirks {
             prefers_vvc: false,
             silent: false,
             tickets_after_ms: 0,
+            outlive_reverts: false,
         }
     }
 }

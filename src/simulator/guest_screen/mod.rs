@@ -365,6 +365,12 @@ impl GuestScreen {
         Some(at + next.saturating_sub(self.time.age))
     }
 
+    /// How long ago the last input came. Before the first one: how long ago the guest started.
+    #[must_use]
+    pub fn idle(&self, now: Duration) -> Duration {
+        self.time.age(now).saturating_sub(self.last_input)
+    }
+
     /// What the guest has written to its serial port `ttyS<number>` since the last call, and the
     /// host's time at which it writes next without an input. `None` if it does not.
     pub fn serial_output(&mut self, now: Duration, number: usize) -> (Vec<u8>, Option<Duration>) {

@@ -508,8 +508,17 @@ impl ToolsEntry {
 
 impl SnapshotEntry {
     fn add_to(self, machine: &mut Machine, path: &str) -> Result<(), ScenarioError> {
-        let Self { number, parent, name, description, created_at, state, quiesced, current, shows } =
-            self;
+        let Self {
+            number,
+            parent,
+            name,
+            description,
+            created_at,
+            state,
+            quiesced,
+            current,
+            shows: shown,
+        } = self;
         let parent = match parent {
             Some(parent) => {
                 let id = format!("{}-snapshot-{parent}", machine.id);
@@ -538,8 +547,8 @@ impl SnapshotEntry {
         if let Some(snapshot) = machine.snapshots.last_mut() {
             snapshot.description = description;
             snapshot.quiesced = quiesced;
-            if let (Some(screen), Some(shows)) = (&mut snapshot.screen, shows) {
-                screen.show(shows.convert(), Duration::ZERO);
+            if let (Some(screen), Some(shown)) = (&mut snapshot.screen, shown) {
+                screen.show(shown.convert(), Duration::ZERO);
             }
         }
         machine.next_snapshot =

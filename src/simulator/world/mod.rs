@@ -120,6 +120,8 @@ pub struct HostRules {
     /// Whether a removal of snapshots leaves disks behind, so that the machine needs a
     /// consolidation.
     pub removals_leave_disks: bool,
+    /// Whether consoles stay open when a running machine is reverted to a state in which it runs.
+    pub consoles_outlive_reverts: bool,
 }
 
 /// An event of the world that is scheduled for a later time.

@@ -73,9 +73,13 @@ impl World {
         suppress_power_on: bool,
     ) -> Result<(), Fault> {
         let missing = || Fault::not_found(&Moref::new("VirtualMachineSnapshot", snapshot));
-        let found = self.require_machine(id)?.snapshot(snapshot).ok_or_else(missing)?;
+        let machine = self.require_machine(id)?;
+        let found = machine.snapshot(snapshot).ok_or_else(missing)?;
         let (state, screen) = (found.state.clone(), found.screen.clone());
-        self.end_consoles(id);
+        let goes_on = machine.power == PowerState::On && state == PowerState::On;
+        if !(goes_on && !suppress_power_on && self.rules.consoles_outlive_reverts) {
+            self.end_consoles(id);
+        }
         if let Some(machine) = self.machine_mut(id) {
             machine.current_snapshot = Some(snapshot.to_owned());
         }

@@ -39,9 +39,21 @@ pub struct InputErrorDocument {
     detail: String,
 }
 
+/// Encodes a failure that is not part of another document.
+pub fn encode(failure: &Failure) -> Result<String, DocumentError> {
+    serde_json::to_string(&FailureDocument::from(failure)).map_err(DocumentError::Json)
+}
+
+/// Decodes a failure that is not part of another document.
+pub fn decode(text: &str) -> Result<Failure, DocumentError> {
+    let document: FailureDocument = serde_json::from_str(text).map_err(DocumentError::Json)?;
+    document.try_into()
+}
+
 impl From<&Failure> for FailureDocument {
     fn from(failure: &Failure) -> Self {
-        // `retry_after`, `sent` and `seen` are not stored: only failures of requests have them.
+        // `retry_after`, `sent` and `seen` are not stored: only failures of requests have them. The
+        // storage never has what a guest showed, which can be a password.
         let Failure {
             kind,
             detail,

@@ -156,6 +156,10 @@ pub struct StepDocument {
     started_at: Option<String>,
     finished_at: Option<String>,
     detail: Option<String>,
+    /// Absent in steps that do not wait for a text on the screen, and in jobs that an earlier
+    /// version of otter stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seen: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -526,13 +530,14 @@ impl TryFrom<RequestDocument> for JobRequest {
 
 impl From<&JobStep> for StepDocument {
     fn from(step: &JobStep) -> Self {
-        let JobStep { name, state, started_at, finished_at, detail } = step;
+        let JobStep { name, state, started_at, finished_at, detail, seen } = step;
         Self {
             name: name.as_str().to_owned(),
             state: state.as_str().to_owned(),
             started_at: started_at.as_ref().map(ToString::to_string),
             finished_at: finished_at.as_ref().map(ToString::to_string),
             detail: detail.clone(),
+            seen: seen.clone(),
         }
     }
 }
@@ -541,13 +546,14 @@ impl TryFrom<StepDocument> for JobStep {
     type Error = DocumentError;
 
     fn try_from(step: StepDocument) -> Result<Self, DocumentError> {
-        let StepDocument { name, state, started_at, finished_at, detail } = step;
+        let StepDocument { name, state, started_at, finished_at, detail, seen } = step;
         Ok(Self {
             name: word("name of a step", name, StepName::parse)?,
             state: word("state of a step", state, JobStepState::parse)?,
             started_at: started_at.map(time).transpose()?,
             finished_at: finished_at.map(time).transpose()?,
             detail,
+            seen,
         })
     }
 }

@@ -16,6 +16,7 @@ mod origin;
 
 use jiff::Timestamp;
 
+pub use self::failure::{decode as decode_failure, encode as encode_failure};
 use self::job::JobDocument;
 pub use self::lease::{
     decode as decode_lease, decode_quarantine, decode_recovery, encode as encode_lease,

@@ -12,7 +12,7 @@ CREATE TABLE input_keys (
     finished_at     BIGINT,
     sent_events     BIGINT,
     sent_characters BIGINT,
-    -- Why the call ended before its last event. Never a text that the caller sent.
+    -- The failure of a call that ended before its last event, as JSON. Never a text that the caller sent.
     interruption    TEXT,
     PRIMARY KEY (caller, method, path, key),
     CHECK ((finished_at IS NULL) = (sent_events IS NULL)),

@@ -115,6 +115,20 @@ pub async fn by_a_lease(pairs: Vec<Pair>) -> Vec<Verdict> {
     verdicts
 }
 
+/// Provokes codes where the program that recognizes text is not installed.
+pub async fn without_text_recognition(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let lab = Lab::with_options(plan(&pairs, |settings| {
+        settings.screens.ocr_command = vec!["/no/tesseract".to_owned()];
+    }))
+    .await;
+    side_by_side(pairs, async |pair| {
+        let prepare = json!({"power": "on", "until": "screen:Log In"});
+        let body = json!({"select": {"name": "create_lease"}, "ttl": "1m", "prepare": prepare});
+        pair.call().body(body).send(&lab).await
+    })
+    .await
+}
+
 /// Provokes codes with a queued lease for a machine that another lease holds.
 pub async fn in_the_queue(pairs: Vec<Pair>) -> Vec<Verdict> {
     let lab = Lab::with_options(plan(&pairs, |_| {})).await;

@@ -95,6 +95,11 @@ const RECIPES: &[Recipe] = &[
         |pairs| Box::pin(screen_input::of_input(pairs)),
     ),
     for_operations(
+        &["machine-leased", "too-many-consoles", "not-supported"],
+        &["wait_for_machine"],
+        |pairs| Box::pin(screens::of_looks(pairs)),
+    ),
+    for_operations(
         &["machine-leased"],
         &[
             "get_screen",
@@ -162,6 +167,9 @@ const RECIPES: &[Recipe] = &[
         Box::pin(leases::in_the_queue(pairs))
     }),
     for_all(&["no-free-machine"], |pairs| Box::pin(leases::in_the_queue(pairs))),
+    for_operations(&["not-supported"], &["create_lease"], |pairs| {
+        Box::pin(leases::without_text_recognition(pairs))
+    }),
     for_operations(&["queue-full"], &["create_lease"], |pairs| Box::pin(leases::no_queue(pairs))),
     for_operations(&["too-many-waits"], &["wait_for_lease", "end_lease"], |pairs| {
         Box::pin(leases::no_waits(pairs))

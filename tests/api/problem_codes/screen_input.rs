@@ -19,6 +19,7 @@ pub async fn of_input(pairs: Vec<Pair>) -> Vec<Verdict> {
     join_all(pairs.iter().map(async |pair| pair.judge(provoke(&pair.code).await))).await
 }
 
+#[expect(clippy::too_many_lines, reason = "one arm for each code")]
 async fn provoke(code: &str) -> Answer {
     let text = json!({"events": [{"text": "a"}]});
     let never = json!({"events": [{"until": {"still": "1m", "wait": "1s"}}]});
@@ -73,7 +74,7 @@ async fn provoke(code: &str) -> Answer {
         "queue-full" => {
             let lab = Lab::start().await;
             let slow = json!({"events": [{"pause": "1m"}]});
-            let calls: Vec<_> = (0..9).map(|_| begin(&lab, slow.clone())).collect();
+            let calls: Vec<_> = (0..9).map(|_| begin(&lab, &slow)).collect();
             waiting(&lab, calls.len()).await;
             let answer = lab.post(&path(RUNNING), text).await;
             calls.iter().for_each(JoinHandle::abort);
@@ -82,9 +83,9 @@ async fn provoke(code: &str) -> Answer {
         "machine-gone" => {
             let lab = Lab::start().await;
             let pause = json!({"events": [{"pause": "1m"}]});
-            let first = begin(&lab, pause);
+            let first = begin(&lab, &pause);
             waiting(&lab, 1).await;
-            let second = begin(&lab, text);
+            let second = begin(&lab, &text);
             waiting(&lab, 2).await;
             lab.control().mutate(|world| world.remove_machine(RUNNING));
             lab.wait_until_gone(RUNNING).await;
@@ -93,7 +94,7 @@ async fn provoke(code: &str) -> Answer {
         }
         "shutting-down" => {
             let lab = Lab::start().await;
-            let call = begin(&lab, json!({"events": [{"pause": "1m"}]}));
+            let call = begin(&lab, &json!({"events": [{"pause": "1m"}]}));
             waiting(&lab, 1).await;
             lab.stop().await;
             call.await.unwrap()
@@ -113,7 +114,7 @@ async fn provoke(code: &str) -> Answer {
             let lab = Lab::start().await;
             lab.control().show_screen(RUNNING, ScreenStage::Terminal);
             let body = json!({"events": [{"text": "a".repeat(60)}], "interval": "100ms"});
-            let call = begin(&lab, body);
+            let call = begin(&lab, &body);
             eventually("the first characters", async || lab.control().shows(RUNNING, "aaa")).await;
             lab.control().end_consoles(RUNNING, ConsoleEnd::Cut);
             call.await.unwrap()
@@ -130,8 +131,8 @@ async fn with_key(lab: &Lab, body: Value) -> Answer {
     lab.post_with(&path(RUNNING), body, &[("idempotency-key", "k")]).await
 }
 
-fn begin(lab: &Lab, body: Value) -> JoinHandle<Answer> {
-    tokio::spawn(Answer::from_request(lab.request(Method::POST, &path(RUNNING)).json(&body)))
+fn begin(lab: &Lab, body: &Value) -> JoinHandle<Answer> {
+    tokio::spawn(Answer::from_request(lab.request(Method::POST, &path(RUNNING)).json(body)))
 }
 
 /// Waits until this number of calls waits.

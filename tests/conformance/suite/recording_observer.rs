@@ -27,7 +27,10 @@ pub enum Reported {
     Facts {
         complete: bool,
     },
-    GuestRestarted(MachineId),
+    GuestRestarted {
+        machine: MachineId,
+        reverted: bool,
+    },
     GuestConfirmed(Fact),
 }
 
@@ -147,7 +150,23 @@ impl Recording {
     pub fn restarts(&self, machine: &MachineId) -> usize {
         self.reports
             .iter()
-            .filter(|reported| matches!(reported, Reported::GuestRestarted(id) if id == machine))
+            .filter(|reported| {
+                matches!(reported, Reported::GuestRestarted { machine: id, .. } if id == machine)
+            })
+            .count()
+    }
+
+    /// The number of reported guest restarts of a machine that are reverts.
+    #[must_use]
+    pub fn reverts(&self, machine: &MachineId) -> usize {
+        self.reports
+            .iter()
+            .filter(|reported| {
+                matches!(
+                    reported,
+                    Reported::GuestRestarted { machine: id, reverted: true } if id == machine
+                )
+            })
             .count()
     }
 
@@ -199,7 +218,9 @@ impl Recording {
                         .push(format!("the removal of datastore {id}, which was not reported"));
                 }
             }
-            Fact::GuestRestarted(id) => self.reports.push(Reported::GuestRestarted(id)),
+            Fact::GuestRestarted { machine, reverted } => {
+                self.reports.push(Reported::GuestRestarted { machine, reverted });
+            }
             fact @ Fact::GuestConfirmed { .. } => self.reports.push(Reported::GuestConfirmed(fact)),
         }
     }

@@ -87,6 +87,12 @@ fail_points! {
     EndPublished = "told",
 }
 
+/// The fail points of a call that sends input, in the order in which the call reaches them: before
+/// and after its key is committed, and before and after its answer is committed. `input_keys` kills
+/// the daemon at each of them.
+pub const INPUT: [&str; 4] =
+    ["input-key", "input-key-committed", "input-answer", "input-answer-committed"];
+
 /// The fail points at which other tests make a task panic.
 const PANICS: [&str; 6] =
     ["request", "lease-committed", "lease-work", "recovery-work", "retention", "run-command"];
@@ -116,7 +122,7 @@ fn the_list_has_exactly_the_fail_points_of_the_source() {
         }
     }
     let listed = FailPoint::ALL.iter().map(|step| step.name());
-    let listed = listed.chain(PANICS).chain(OF_ARTIFACTS);
+    let listed = listed.chain(INPUT).chain(PANICS).chain(OF_ARTIFACTS);
     let listed: std::collections::BTreeSet<String> = listed.map(str::to_owned).collect();
     assert_eq!(points, listed);
 }

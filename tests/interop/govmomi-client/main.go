@@ -5,7 +5,7 @@
 //
 // Each step is one command. At the first deviation the program prints the command and exits with 1.
 // See ../README.md. `reading.go` has the commands that read, `changing.go` those that change
-// machines.
+// machines, `console.go` the one that shows a screen.
 package main
 
 import (
@@ -83,6 +83,7 @@ func steps(host *url.URL, account *url.Userinfo, sessions string) error {
 		{"vm.info -json", r.info},
 		{"datastore.info", r.datastores},
 		{"host.info", r.hosts},
+		{"vm.console", r.console},
 		{"vm.power", r.power},
 		{"vm.power -s", r.guest},
 		{"snapshot.*", r.snapshots},

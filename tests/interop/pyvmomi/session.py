@@ -5,6 +5,9 @@ every deviation.
 Usage: session.py URL USER PASSWORD
 """
 
+import hashlib
+import http.client
+import socket
 import ssl
 import sys
 import time
@@ -48,6 +51,8 @@ def main():
     search(content, machine)
     guest(machines)
     question(machines)
+    console(connection, machines)
+    screenshot(machines)
     refused_calls(machines)
     events(content, machine)
     foreign_session(content, connection, user, password)
@@ -317,6 +322,12 @@ def usable(machine):
     )
 
 
+def shows(machine):
+    """Whether the machine has a screen."""
+    runtime = machine.runtime
+    return runtime.connectionState == "connected" and runtime.powerState == POWERED_ON
+
+
 def power(machine):
     expect(WaitForTask(machine.PowerOn()), vim.TaskInfo.State.success)
     expect(machine.runtime.powerState, POWERED_ON)
@@ -436,6 +447,72 @@ def question(machines):
     expect(machine.runtime.powerState, POWERED_ON)
     expect(machine.runtime.question, None)
     WaitForTask(machine.PowerOff())
+
+
+def console(connection, machines):
+    """Takes tickets and opens a console with one of them."""
+    machine, off = next(m for m in machines if shows(m)), next(m for m in machines if usable(m))
+    ticket = machine.AcquireTicket("webmks")
+    expect(type(ticket), vim.VirtualMachine.Ticket)
+    expect(ticket.cfgFile, machine.config.files.vmPathName)
+    # The client knows the host, because the ticket names it only as the host calls itself.
+    expect((ticket.host, ticket.port), (None, 443))
+    expect(ticket.url.endswith(f":443/ticket/{ticket.ticket}"), True)
+    expect(machine.AcquireTicket("webmks").ticket != ticket.ticket, True)
+
+    with use_ticket(connection, ticket.ticket) as stream:
+        certificate = hashlib.sha1(stream.getpeercert(binary_form=True)).hexdigest()
+        expect(ticket.sslThumbprint.replace(":", "").lower(), certificate)
+        reader = stream.makefile("rb")
+        status, headers = read_head(reader)
+        expect((status, headers["Sec-WebSocket-Protocol"]), (101, "binary"))
+        version = b""
+        while len(version) < 12:
+            kind, length = reader.read(2)
+            expect(kind, 0x82)
+            version += reader.read(length)
+        expect(version, b"RFB 003.008\n")
+        expect(machine.runtime.numMksConnections, 1)
+        stream.sendall(b"\x88\x80\0\0\0\0")
+        expect(reader.read()[:1], b"\x88")
+    until(lambda: machine.runtime.numMksConnections == 0)
+    with use_ticket(connection, ticket.ticket) as stream:
+        expect(read_head(stream.makefile("rb"))[0], 404)
+
+    raises(vmodl.fault.NotSupported, lambda: machine.AcquireTicket("device"))
+    raises(vim.fault.InvalidPowerState, lambda: off.AcquireTicket("webmks"))
+
+
+def use_ticket(connection, ticket):
+    """Asks for the WebSocket of a ticket."""
+    host = connection["host"]
+    plain = socket.create_connection((host, connection["port"]), timeout=30)
+    stream = connection["sslContext"].wrap_socket(plain, server_hostname=host)
+    stream.sendall(
+        f"GET /ticket/{ticket} HTTP/1.1\r\nHost: {host}\r\n"
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        "Sec-WebSocket-Protocol: binary\r\n\r\n".encode()
+    )
+    return stream
+
+
+def read_head(reader):
+    status = int(reader.readline().split()[1])
+    return status, http.client.parse_headers(reader)
+
+
+def screenshot(machines):
+    machine, off = next(m for m in machines if shows(m)), next(m for m in machines if usable(m))
+    task = machine.CreateScreenshot()
+    expect(WaitForTask(task), vim.TaskInfo.State.success)
+    info = task.info
+    expect((info.entity, info.descriptionId), (machine, "VirtualMachine.createScreenshot"))
+    expect(info.name.info.wsdlName, "CreateScreenshot_Task")
+    folder = machine.config.files.vmPathName.rpartition("/")[0]
+    expect(info.result.startswith(f"{folder}/") and info.result.endswith(".png"), True)
+    expect(info.result in [file.name for file in machine.layoutEx.file], True)
+    raises(vim.fault.InvalidPowerState, lambda: WaitForTask(off.CreateScreenshot()))
 
 
 def refused_calls(machines):

@@ -154,7 +154,7 @@ pub(super) fn text_body(document: &Value) -> Vec<Broken> {
         let bodies = request.into_iter().chain(responses.into_iter().map(|(_, response)| response));
         let media_types = bodies.flat_map(|body| body.entries("content"));
         for (name, media_type) in media_types.filter(|(name, _)| !is_json(name)) {
-            let schema = media_type.get("schema");
+            let schema = media_type.get("schema").and_then(|schema| schema.resolved());
             if schema.is_some_and(|schema| types(&schema) != ["string"]) {
                 findings.push(broken(&media_type, format!("`{name}` that is no string")));
             }

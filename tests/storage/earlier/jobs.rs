@@ -374,6 +374,7 @@ fn step(name: &str, state: JobStepState, started: i64, finished: Option<i64>) ->
         started_at: Some(at(started)),
         finished_at: finished.map(at),
         detail: None,
+        seen: None,
     }
 }
 

@@ -61,6 +61,7 @@ fn job_after(request: JobRequest, steps: &[(&str, JobStepState)]) -> Job {
         started_at: None,
         finished_at: None,
         detail: None,
+        seen: None,
     };
     Job { steps: steps.iter().map(step).collect(), ..job(request) }
 }

@@ -238,6 +238,7 @@ impl JobStateMachine {
                 matches!(step.name, StepName::Wait(ReadinessKind::Screen | ReadinessKind::Serial));
             if detail.is_some() || !awaits_text {
                 step.detail = detail.map(str::to_owned);
+                step.seen = None;
             }
         }
     }
@@ -316,15 +317,16 @@ impl JobStateMachine {
     /// # Parameters
     /// - `missing`: what did not happen, as a clause.
     fn not_seen_failure(&self, missing: &str) -> Failure {
-        let TextSight { text: seen, trouble } = &self.sight;
+        let trouble = self.sight.trouble.as_ref();
         let detail = format!(
             "The deadline passed before {missing}.{}{}",
-            trouble.as_ref().map_or("", |_| " "),
-            trouble.as_deref().unwrap_or_default()
+            trouble.map_or("", |_| " "),
+            trouble.map_or("", String::as_str)
         );
         let failure = self.deadline_failure(&detail);
-        // Without a screen or a port, the machine is not at fault.
-        if seen.is_none() && trouble.is_some() {
+        // The machine is not at fault if its screen or port cannot be read, also if a text was read
+        // before.
+        if trouble.is_some() {
             Self::caused_by_host(failure, FailureKind::ConsoleUnavailable)
         } else {
             failure

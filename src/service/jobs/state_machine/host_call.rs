@@ -178,17 +178,14 @@ impl JobStateMachine {
             Readiness::On | Readiness::Address | Readiness::Tools => return,
         };
         let TextSight { text: seen, trouble } = &self.sight;
-        let last = seen.as_ref().map(|seen| {
-            let seen: String = seen.chars().take(SeenScreen::MAX_CHARACTERS).collect();
-            format!("the last text on it: {seen:?}")
-        });
         let waits = format!("waits for {text:?} on {place}");
-        let parts: Vec<String> =
-            [Some(waits), last, trouble.clone()].into_iter().flatten().collect();
-        let detail = parts.join("; ");
+        let trouble = trouble.as_ref().map(|trouble| format!("; {trouble}")).unwrap_or_default();
+        let cut =
+            |seen: &str| -> String { seen.chars().take(SeenScreen::MAX_CHARACTERS).collect() };
         let running = |step: &&mut JobStep| step.state == JobStepState::Running;
         if let Some(step) = self.job.steps.iter_mut().find(running) {
-            step.detail = Some(detail);
+            step.detail = Some(waits + &trouble);
+            step.seen = seen.as_deref().map(cut);
             self.job.updated_at = now;
         }
     }
@@ -221,6 +218,7 @@ impl JobStateMachine {
                 started_at: Some(now),
                 finished_at: None,
                 detail: None,
+                seen: None,
             });
         }
     }

@@ -139,7 +139,8 @@ proptest! {
         if let Some(missing) = missing {
             let points: Vec<(u16, u16)> = unpainted
                 .iter()
-                .map(|index| (u16::try_from(index % 100).unwrap(), u16::try_from(index / 100).unwrap()))
+                .map(|index| (index % 100, index / 100))
+                .map(|(x, y)| (u16::try_from(x).unwrap(), u16::try_from(y).unwrap()))
                 .collect();
             prop_assert!(missing.has_point(points[0].0, points[0].1));
             let inside = points.iter().filter(|(x, y)| missing.has_point(*x, *y)).count();

@@ -21,8 +21,9 @@ const MAX_OUTPUT: u64 = 4 * 1024 * 1024;
 /// The longest text of an error that is read, in bytes.
 const MAX_ERROR: u64 = 4 * 1024;
 
-/// A picture of one line of text is at most this high, in pixels of the screen.
-const ONE_LINE: u16 = 40;
+/// A picture that is at most this high, in pixels of the screen, has a few lines of one block of
+/// text. A higher one has texts anywhere.
+const ONE_BLOCK: u16 = 40;
 
 /// The variables of otter's environment that the program gets. The others may hold secrets.
 const ENVIRONMENT: [&str; 4] = ["PATH", "TESSDATA_PREFIX", "HOME", "LD_LIBRARY_PATH"];
@@ -43,7 +44,7 @@ pub async fn run(
     height: u16,
 ) -> Result<String, OcrError> {
     let (program, first) = command.split_first().ok_or(OcrError::Missing)?;
-    let layout = if height <= ONE_LINE { "7" } else { "11" };
+    let layout = if height <= ONE_BLOCK { "6" } else { "11" };
     let mut command = Command::new(program);
     command
         .args(first)

@@ -12,10 +12,12 @@ const WORD: &str = "5";
 ///
 /// # Parameters
 /// - `scale`: how many pixels of the picture that tesseract read make one pixel of the screen.
+/// - `margin`: how many pixels of that picture lie before the first one of the screen, in each
+///   direction.
 /// - `size`: the size of the picture before it was scaled.
 #[must_use]
-pub fn parse(tsv: &str, scale: u16, size: ScreenSize) -> ReadText {
-    let words = tsv.lines().filter_map(|row| word_of(row, scale.max(1), size));
+pub fn parse(tsv: &str, scale: u16, margin: u16, size: ScreenSize) -> ReadText {
+    let words = tsv.lines().filter_map(|row| word_of(row, scale.max(1), margin, size));
     ReadText::new(in_lines(words.collect()))
 }
 
@@ -50,7 +52,7 @@ fn share_a_line(one: Region, other: Region) -> bool {
     overlap * 2 > u32::from(one.height.min(other.height))
 }
 
-fn word_of(row: &str, scale: u16, size: ScreenSize) -> Option<Word> {
+fn word_of(row: &str, scale: u16, margin: u16, size: ScreenSize) -> Option<Word> {
     let mut columns = row.splitn(12, '\t');
     if columns.next()? != WORD {
         return None;
@@ -63,8 +65,8 @@ fn word_of(row: &str, scale: u16, size: ScreenSize) -> Option<Word> {
     if text.is_empty() || !(0.0..=100.0).contains(&confidence) {
         return None;
     }
-    let (x, width) = scaled(left, width, scale, size.width);
-    let (y, height) = scaled(top, height, scale, size.height);
+    let (x, width) = scaled(left, width, scale, margin, size.width);
+    let (y, height) = scaled(top, height, scale, margin, size.height);
     let region = Region { x, y, width, height };
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100")]
     let confidence = confidence as u8;
@@ -78,10 +80,11 @@ fn word_of(row: &str, scale: u16, size: ScreenSize) -> Option<Word> {
 }
 
 /// The start and the length of a word in pixels of the screen.
-fn scaled(start: u32, length: u32, scale: u16, most: u16) -> (u16, u16) {
-    let (scale, most_pixels) = (u32::from(scale), u32::from(most));
-    let end = start.saturating_add(length).div_ceil(scale).min(most_pixels);
-    let start = (start / scale).min(most_pixels);
+fn scaled(start: u32, length: u32, scale: u16, margin: u16, most: u16) -> (u16, u16) {
+    let (scale, margin, most_pixels) = (u32::from(scale), u32::from(margin), u32::from(most));
+    let end = start.saturating_add(length).saturating_sub(margin);
+    let end = end.div_ceil(scale).min(most_pixels);
+    let start = (start.saturating_sub(margin) / scale).min(most_pixels);
     // Both are at most `most`.
     let end = u16::try_from(end).unwrap_or(most);
     let start = u16::try_from(start).unwrap_or(most);
@@ -107,10 +110,20 @@ mod tests {
                    4\t1\t1\t1\t1\t0\t20\t20\t200\t32\t-1\t\n\
                    5\t1\t1\t1\t1\t1\t20\t21\t61\t30\t96.1\tLog\n\
                    5\t1\t1\t1\t1\t2\t100\t20\t40\t32\t91.5\tIn\n";
-        let text = parse(tsv, 2, SIZE);
+        let text = parse(tsv, 2, 0, SIZE);
         assert_eq!(text.text(), "Log In");
         assert_eq!(text.words()[0].region, Region { x: 10, y: 10, width: 31, height: 16 });
         assert_eq!(text.words()[0].confidence, 96);
+        let text = parse(tsv, 2, 10, SIZE);
+        assert_eq!(text.words()[0].region, Region { x: 5, y: 5, width: 31, height: 16 });
+    }
+
+    #[test]
+    fn a_word_in_the_margin_is_none() {
+        let word = |left: u32| format!("5\t1\t1\t1\t1\t1\t{left}\t20\t10\t32\t91.5\tIn\n");
+        assert!(parse(&word(0), 2, 10, SIZE).words().is_empty());
+        assert!(parse(&word(1450), 2, 10, SIZE).words().is_empty());
+        assert_eq!(parse(&word(2), 2, 10, SIZE).words()[0].region, Region::new(0, 5, 1, 16));
     }
 
     #[test]
@@ -136,7 +149,7 @@ mod tests {
             "5\t1\t1\t1\t1\t1\t0\t0\t9\t9\t90\t ",
             "5\t1\t1\t1\t1\t1\t4294967295\t0\t4294967295\t9\t90\ta",
         ] {
-            assert!(parse(row, 1, SIZE).words().is_empty(), "{row}");
+            assert!(parse(row, 1, 0, SIZE).words().is_empty(), "{row}");
         }
     }
 }

@@ -84,6 +84,11 @@ async fn a_guest_restart_is_reported_before_its_task_ends(test: &TestContext) ->
         (restarts(machine), restarts(&test.machines.with_snapshots)) == (2, 1),
         "a power-off reported a restart, or a revert none"
     );
+    let reverts = |id| recording.reverts(id);
+    ensure!(
+        (reverts(machine), reverts(&test.machines.with_snapshots)) == (0, 1),
+        "a revert was not reported as one, or another restart was"
+    );
     Ok(())
 }
 
@@ -140,7 +145,7 @@ async fn power_calls_check_the_power_state(test: &TestContext) -> Result<()> {
         recording
             .reports
             .iter()
-            .filter(|reported| matches!(reported, Reported::GuestRestarted(_)))
+            .filter(|reported| matches!(reported, Reported::GuestRestarted { .. }))
             .count()
     });
     ensure!(restarts == 0, "failed power calls reported {restarts} restarts");

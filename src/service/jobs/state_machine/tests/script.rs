@@ -327,7 +327,8 @@ impl Play {
                 return false;
             }
         }
-        let text = shown.ok().map(Arc::from);
+        // A text that was read stays when the screen is lost.
+        let text = shown.ok().map(Arc::from).or_else(|| self.state_machine.screen.text.clone());
         let trouble = shown.err().map(str::to_owned);
         self.state_machine.see_text(TextSight { text, trouble }, self.now());
         true

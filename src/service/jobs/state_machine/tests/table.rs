@@ -573,16 +573,17 @@ fn prepare_until_login() -> JobRequest {
 #[test]
 fn the_step_of_a_wait_for_the_screen_has_the_last_text() {
     let powered = [Saw(off()), Accepted("task"), TaskSucceeded, Saw(on())];
-    let detail = |played: &Played| played.job.steps.last().unwrap().detail.clone().unwrap();
+    let step = |played: &Played| played.job.steps.last().unwrap().clone();
     let shown = [Shows(Ok("GRUB")), Shows(Ok("Qubes OS")), Ready(true), Saw(on())];
     let played = check(prepare_until_login(), &[&powered[..], &shown].concat(), Changed, &[ON]);
-    assert_eq!(played.job.steps.last().unwrap().name.as_str(), "wait_screen");
-    let expected = "waits for \"Log In\" on the screen; the last text on it: \"Qubes OS\"";
-    assert_eq!(detail(&played), expected);
+    assert_eq!(step(&played).name.as_str(), "wait_screen");
+    assert_eq!(step(&played).detail.as_deref(), Some("waits for \"Log In\" on the screen"));
+    assert_eq!(step(&played).seen.as_deref(), Some("Qubes OS"));
     let late = Failed(FailureKind::DeadlineExceeded);
     let shown = [Shows(Ok("secret of the guest")), Deadline];
     let played = check(prepare_until_login(), &[&powered[..], &shown].concat(), late, &[ON]);
-    assert!(detail(&played).contains("secret of the guest"));
+    assert_eq!(step(&played).seen.as_deref(), Some("secret of the guest"));
+    assert!(!step(&played).detail.unwrap().contains("secret"), "all readers of the job see it");
     let failure = played.job.error.unwrap();
     assert!(!failure.detail.contains("secret"), "logs show the failure");
     assert_eq!(failure.origin(), FaultOrigin::Machine);
@@ -597,6 +598,10 @@ fn a_preparation_without_a_screen_is_not_a_fault_of_the_machine() {
     let failure = played.job.error.unwrap();
     assert!(failure.detail.contains("The host refuses the console."), "{failure}");
     assert_eq!(failure.origin(), FaultOrigin::Host);
+    // A text was read before, but not when the deadline passed.
+    let lost = [Shows(Ok("GRUB")), Shows(Err("The host closed the console.")), Deadline];
+    let played = check(prepare_until_login(), &[&powered[..], &lost].concat(), late, &[ON]);
+    assert_eq!(played.job.error.unwrap().origin(), FaultOrigin::Host);
     let unsupported = [NoReadiness(FailureKind::NotSupported)];
     let end = Failed(FailureKind::NotSupported);
     check(prepare_until_login(), &[&powered[..], &unsupported].concat(), end, &[ON]);

@@ -3,10 +3,11 @@
 
 use std::collections::VecDeque;
 
+use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::super::*;
-use crate::domain::screen::ScreenSize;
+use crate::domain::screen::{Region, ScreenSize};
 use crate::service::screens::frame::Frame;
 
 /// The sides of the screens, so small that the test is fast.

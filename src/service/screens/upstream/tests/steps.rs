@@ -1,8 +1,11 @@
 //! The upstream step by step: what it asks for, when it gives up, and when it falls back.
 
+use jiff::Timestamp;
+
+use super::super::console::{ANSWER_LIMIT, HANDSHAKE_LIMIT, REPEAT_REQUEST, SILENCE};
 use super::super::*;
 use crate::domain::keyboard::Keysym;
-use crate::domain::screen::ScreenSize;
+use crate::domain::screen::{Region, ScreenSize};
 use crate::rfb::client_messages::update_request;
 
 const SIZE: ScreenSize = ScreenSize::new(40, 20);
@@ -59,7 +62,7 @@ impl Fixture {
     }
 
     fn refuse(&mut self, kind: HostErrorKind) -> Vec<Effect> {
-        let refusal = Refusal { kind, message: "Said so.".to_owned() };
+        let refusal = Refusal { kind: Some(kind), message: "Said so.".to_owned() };
         self.handle(Event::ConnectFailed(&refusal))
     }
 
@@ -296,6 +299,51 @@ fn a_host_that_refuses_consoles_gives_pictures() {
     assert_eq!(fixture.upstream.connection(), ConnectionState::Fallback);
     fixture.connect();
     assert_eq!(fixture.upstream.connection(), ConnectionState::Open);
+}
+
+#[test]
+fn a_picture_that_was_requested_before_a_restart_is_not_shown() {
+    let mut fixture = Fixture::opening(true, None);
+    fixture.handle(Event::Ask(1));
+    assert_eq!(fixture.refuse(HostErrorKind::ScreenLimitReached), [Effect::ReadPicture]);
+    let picture = Picture { size: SIZE, pixels: vec![5; SIZE.bytes()].into() };
+    assert_eq!(fixture.handle(Event::Restarted), [], "one read in two seconds");
+    fixture.handle(Event::PictureRead(&picture));
+    assert!(!fixture.upstream.canvas.frame().is_current());
+    assert_eq!(fixture.upstream.status().confirmed, 0);
+    assert_eq!(fixture.wait(PICTURE_PAUSE), [Effect::ReadPicture]);
+    fixture.handle(Event::PictureRead(&picture));
+    assert!(fixture.upstream.canvas.frame().is_current());
+    assert_eq!(fixture.upstream.status().confirmed, 1);
+    // A slow read is replaced by a new one, and its failure does not count.
+    assert_eq!(fixture.wait(PICTURE_PAUSE), [Effect::ReadPicture]);
+    fixture.now += PICTURE_PAUSE;
+    assert_eq!(fixture.handle(Event::Restarted), [Effect::ReadPicture]);
+    assert_eq!(fixture.handle(Event::Restarted), []);
+    let late = Refusal { kind: Some(HostErrorKind::NotFound), message: "Late.".to_owned() };
+    fixture.handle(Event::PictureFailed(&late));
+    assert_eq!(fixture.upstream.status().failures, 0);
+    // So is one that was begun before the machine was off.
+    assert_eq!(fixture.wait(PICTURE_PAUSE), [Effect::ReadPicture]);
+    fixture.handle(Event::Power { on: false });
+    fixture.handle(Event::InUse(false));
+    assert_eq!(fixture.handle(Event::Power { on: true }), [Effect::Connect]);
+    assert_eq!(fixture.refuse(HostErrorKind::ScreenLimitReached), []);
+    fixture.handle(Event::PictureRead(&picture));
+    assert!(!fixture.upstream.canvas.frame().is_current());
+}
+
+#[test]
+fn a_console_that_is_ready_ends_the_reason_why_there_was_none() {
+    let mut fixture = Fixture::opening(false, None);
+    fixture.refuse(HostErrorKind::Unreachable);
+    let kind = |fixture: &Fixture| fixture.upstream.status().refusal.clone().map(|it| it.kind);
+    assert_eq!(kind(&fixture), Some(Some(HostErrorKind::Unreachable)));
+    fixture.wait(FIRST_PAUSE);
+    fixture.connect();
+    assert_eq!(kind(&fixture), None);
+    fixture.handle(Event::Lost("cut".to_owned()));
+    assert_eq!(kind(&fixture), Some(None), "only the console failed");
 }
 
 #[test]
