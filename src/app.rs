@@ -49,6 +49,7 @@ use crate::service::leases::published::PublishedLeases;
 use crate::service::leases::{Leases, LeasesParts};
 use crate::service::live_settings::{LiveSettings, ReloadableSettings};
 use crate::service::machines::{Machines, Protection};
+use crate::service::overrides::Overrides;
 use crate::service::patterns::PatternWatch;
 use crate::service::questions::QuestionWatch;
 use crate::service::recordings::last_picture::{LastPictureParts, LastPictureTaker};
@@ -64,7 +65,8 @@ use crate::service::screens::last_pictures::LastPictures;
 use crate::service::screens::ocr::Ocr;
 use crate::service::screens::wait::{ScreenWaits, ScreenWaitsParts};
 use crate::service::screens::{ScreenSettings, Screens, ScreensParts};
-use crate::service::serial::input_call::{SerialInputs, SerialInputsParts};
+use crate::service::serial::input_call::SerialInputsParts;
+use crate::service::serial::input_calls::SerialInputs;
 use crate::service::serial::{Serial, SerialParts, SerialSettings};
 use crate::service::snapshots::{SnapshotProtection, SnapshotSettings};
 use crate::service::storage_watch::StorageWatch;
@@ -572,7 +574,8 @@ impl App {
         }));
         let serial_inputs = Arc::new(SerialInputs::new(SerialInputsParts {
             serial: Arc::clone(&serial),
-            leases: leases.clone(),
+            callers: Arc::clone(&callers),
+            overrides: Arc::clone(&overrides),
             records: input_records,
         }));
         let recordings = Recordings::open(RecordingsParts {

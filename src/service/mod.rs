@@ -47,7 +47,7 @@ use self::screens::Screens;
 use self::screens::input_calls::InputCalls;
 use self::screens::wait::ScreenWaits;
 use self::serial::Serial;
-use self::serial::input_call::SerialInputs;
+use self::serial::input_calls::SerialInputs;
 use self::storage_watch::StorageWatch;
 
 /// Everything that the API calls.

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::wait_request::ConditionRequest;
 use crate::api::extract::{bounded_list, duration_text, some_bounded_list, some_duration_text};
 use crate::domain::input::{MAX_EVENTS, Point};
-use crate::service::screens::conditions::MAX_CONDITIONS;
+use crate::service::wait_conditions::MAX_CONDITIONS;
 
 /// Keys, texts and movements of the pointer for a machine.
 #[derive(Debug, Default, Deserialize, ToSchema)]

@@ -21,7 +21,7 @@ use crate::service::screens::picture_search::{DEFAULT_SIMILARITY, Template};
 use crate::service::screens::png::{self, PngError};
 use crate::service::screens::text_match::Needle;
 use crate::service::screens::wait_memory::{WaitMemory, WaitSpace};
-use crate::service::wait_conditions::compile_regex;
+use crate::service::wait_conditions::{MAX_CONDITIONS, compile_regex};
 
 /// The largest body of a wait, in bytes.
 pub const MAX_BODY: usize = 4 * 1024 * 1024;

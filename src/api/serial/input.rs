@@ -1,12 +1,11 @@
 //! `POST /v1/machines/{machine}/serial/{port}/input`
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::{HeaderMap, Method, Uri};
@@ -26,17 +25,23 @@ use crate::api::lease_authorization::read_authorization;
 use crate::api::long_poll::WaitPermit;
 use crate::api::openapi_parts::{MachinePath, Problems};
 use crate::api::problem::{ApiError, InputSent};
+use crate::api::roles::read_credential;
 use crate::api::screens::InputHeaders;
 use crate::api::secret_body::SecretBody;
 use crate::api::start_job::{IDEMPOTENT_REPLAYED, read_idempotency_key, read_reference};
 use crate::api::{ApiState, links, respond};
 use crate::domain::duration;
 use crate::domain::failure::Failure;
+use crate::domain::ids::MachineId;
 use crate::domain::input::MAX_TEXT_BYTES;
 use crate::service::callers::Caller;
 use crate::service::machines::shorten;
 use crate::service::serial::find_port;
-use crate::service::serial::input_call::{InputOutcome, SerialInputCall, SerialInputDone, WaitFor};
+use crate::service::screens::input_call::InputTerms;
+use crate::service::screens::wait_memory::WaitMemory;
+use crate::service::serial::input_call::{
+    BegunSerialInput, InputOutcome, SerialInput, SerialInputDone, WaitFor,
+};
 use crate::service::wait_conditions::MAX_CONDITIONS;
 use crate::storage::IdempotencyKey;
 
@@ -144,37 +149,51 @@ pub async fn send_serial_input(
     let key = key.map(|key| IdempotencyKey { fingerprint: inputs.fingerprint(&bytes), ..key });
     let call_reference = read_reference(&headers)?;
     let limit = api.settings().max_wait;
-    let CheckedInput { bytes, pace, wait_for } = value.check(limit)?;
-    let machine = api.services().machines.resolve(&caller.scope, &reference)?.machine;
-    let port = find_port(&machine, &port)?.clone();
-    let _permit = WaitPermit::acquire(&api)?;
-    let call = SerialInputCall {
-        machine: Arc::clone(&machine),
-        port: port.clone(),
+    let terms = InputTerms {
         requester,
+        credential: read_credential(&api, &headers)?,
         reference: call_reference,
-        bytes,
-        pace,
-        wait_for,
         key,
         limit,
     };
-    let SerialInputDone { sent, finished_at, outcome, replayed } = inputs.run(call).await?;
-    let InputOutcome { since, matched } = outcome;
-    let path = links::machine(&machine.id);
-    let log = format!("{path}/serial/{}/log?since={since}", port.key);
-    let result = SerialInputResult {
-        sent: InputSent::from_sent(sent),
-        finished_at,
-        since,
-        found: matched.map(|found| SerialWaitResult::from_match(found, &machine, &port)),
-        links: BTreeMap::from([("machine".to_owned(), path), ("log".to_owned(), log)]),
+    let _permit = WaitPermit::acquire(&api)?;
+    // The answer of a repeat does not depend on what would be right now.
+    let (result, is_repeat) = match inputs.begin(terms).await? {
+        BegunSerialInput::Repeat(result) => (result, true),
+        BegunSerialInput::New(new) => {
+            let memory = api.services().screen_waits.memory();
+            let CheckedInput { bytes, pace, wait_for } = value.check(limit, memory)?;
+            let machine = api.services().machines.resolve(&caller.scope, &reference)?.machine.clone();
+            let port = find_port(&machine, &port)?.clone();
+            let input = SerialInput { machine, port, bytes, pace, wait_for };
+            (inputs.run(new, input).await, false)
+        }
     };
-    let mut response = respond::object(&api, &version, &result);
-    if replayed {
+    let answer = result
+        .map(|done| respond::object(&api, &version, &SerialInputResult::from_done(done)));
+    // A problem is a response already here, so that it has the header too.
+    let mut response = answer.unwrap_or_else(|failure| ApiError(failure).into_response());
+    if is_repeat {
         respond::set(&mut response, IDEMPOTENT_REPLAYED, "true");
     }
     Ok(response)
+}
+
+impl SerialInputResult {
+    fn from_done(done: SerialInputDone) -> Self {
+        let SerialInputDone { sent, finished_at, outcome } = done;
+        let InputOutcome { machine, port, since, matched } = outcome;
+        let machine = MachineId::from_backend(machine);
+        let path = links::machine(&machine);
+        let log = format!("{path}/serial/{port}/log?since={since}");
+        Self {
+            sent: InputSent::from_sent(sent),
+            finished_at,
+            since,
+            found: matched.map(|found| SerialWaitResult::from_match(found, &machine, port)),
+            links: BTreeMap::from([("machine".to_owned(), path), ("log".to_owned(), log)]),
+        }
+    }
 }
 
 /// A request that was checked.
@@ -189,10 +208,11 @@ impl SerialInputRequest {
     ///
     /// # Parameters
     /// - `max_wait`: the longest time of a call.
+    /// - `memory`: where the regular expressions reserve their memory.
     ///
     /// # Errors
     /// `invalid-request` with the JSON Pointer of the mistake.
-    fn check(self, max_wait: Duration) -> Result<CheckedInput, Failure> {
+    fn check(self, max_wait: Duration, memory: &WaitMemory) -> Result<CheckedInput, Failure> {
         let Self { text, base64, pace, wait_for } = self;
         let (at, bytes) = match (text, base64) {
             (Some(text), None) => ("/text", text.expose_secret().as_bytes().to_vec()),
@@ -221,7 +241,8 @@ impl SerialInputRequest {
         let pace = pace.map(|text| parse_pace(&text)).transpose()?;
         let count = u32::try_from(length).unwrap_or(u32::MAX);
         let time = pace.unwrap_or_default().saturating_mul(count);
-        let wait_for = wait_for.map(|wait_for| parse_wait_for(wait_for, max_wait)).transpose()?;
+        let wait_for = wait_for.map(|wait_for| parse_wait_for(wait_for, max_wait, memory));
+        let wait_for = wait_for.transpose()?;
         let wait = wait_for.as_ref().map_or(Duration::ZERO, |wait_for| wait_for.wait);
         if time.saturating_add(wait) > max_wait {
             let detail = format!(
@@ -245,9 +266,13 @@ fn parse_pace(text: &str) -> Result<Duration, Failure> {
     Ok(pace)
 }
 
-fn parse_wait_for(request: WaitForRequest, max_wait: Duration) -> Result<WaitFor, Failure> {
+fn parse_wait_for(
+    request: WaitForRequest,
+    max_wait: Duration,
+    memory: &WaitMemory,
+) -> Result<WaitFor, Failure> {
     let WaitForRequest { any, wait } = request;
-    let conditions = serial_conditions("/wait_for/any", any)?;
+    let conditions = serial_conditions("/wait_for/any", any, memory)?;
     let at = "/wait_for/wait";
     let longest = duration::parse_short(&wait).map_err(|error| {
         failure_in_body(at, "not-a-duration", format!("wait is {}: {error}.", shorten(&wait)))
@@ -271,7 +296,7 @@ mod tests {
 
     fn check(body: serde_json::Value) -> Result<CheckedInput, (String, String)> {
         let request: SerialInputRequest = serde_json::from_value(body).unwrap();
-        request.check(Duration::from_mins(1)).map_err(|failure| {
+        request.check(Duration::from_mins(1), &WaitMemory::default()).map_err(|failure| {
             let error = failure.errors.into_iter().next().unwrap();
             (error.pointer.unwrap(), error.code.into_owned())
         })

@@ -86,7 +86,8 @@ pub async fn open_serial_stream(
     let instead = "For the output alone: GET /v1/machines/{machine}/serial/{port}/log.";
     let upgrade = websocket::check(upgrade, &headers, instead)?;
     let since = since.map_or(ReadFrom::BeforeEnd(0), |Parsed(Since(since))| since);
-    let stream = serial.open_stream(request, &machine, port, since).await?;
+    let overrides = &api.services().overrides;
+    let stream = serial.open_stream(request, &machine, port, since, overrides).await?;
     let state = api.clone();
     Ok(upgrade.on_upgrade(move |socket| async move {
         let served = serve(state.clone(), socket, stream);

@@ -22,6 +22,7 @@ use crate::api::screens::LookHeaders;
 use crate::api::{ApiState, links, respond};
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::ids::MachineId;
 use crate::domain::machine::{Machine, SerialPort};
 use crate::service::callers::Caller;
 use crate::service::jobs::authorization::Requester;
@@ -119,7 +120,8 @@ pub async fn wait_for_serial(
     let call = SerialCall { api: &api, requester: &requester, machine, port };
     let found = call.run(&conditions, in_body(since), time).await;
     let answered = found.map(|found| {
-        respond::object(&api, &version, &SerialWaitResult::from_match(found, machine, port))
+        let result = SerialWaitResult::from_match(found, &machine.id, port.key);
+        respond::object(&api, &version, &result)
     });
     let mut response =
         answered.unwrap_or_else(|failure| ApiError(pointed_at(failure)).into_response());
@@ -195,10 +197,13 @@ impl SerialCall<'_> {
 
 impl SerialWaitResult {
     /// The wire form of a match.
-    pub fn from_match(found: SerialMatch, machine: &Machine, port: &SerialPort) -> Self {
+    ///
+    /// # Parameters
+    /// - `port`: the key of the port.
+    pub fn from_match(found: SerialMatch, machine: &MachineId, port: i32) -> Self {
         let SerialMatch { index, name, text, captures, offset, next_offset } = found;
-        let path = links::machine(&machine.id);
-        let log = format!("{path}/serial/{}/log?since={offset}", port.key);
+        let path = links::machine(machine);
+        let log = format!("{path}/serial/{port}/log?since={offset}");
         Self {
             matched: SerialMatched {
                 // A wait has at most 16 conditions.

@@ -1,23 +1,26 @@
 //! A serial device of the machine that otter runs in, which is the other end of a pipe.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::termios::{ControlModes, OptionalActions, tcgetattr, tcsetattr};
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::unix::pipe;
 
 use crate::hypervisor::{HostError, HostErrorKind};
 
 /// The speed that both ends of a pipe expect.
 const BAUD: u32 = 115_200;
 
-/// An open serial device.
-pub struct OwnPort(AsyncFd<File>);
+/// An open serial device. Its two halves read and write it as they would a pipe.
+pub struct OwnPort {
+    output: pipe::Receiver,
+    input: pipe::Sender,
+}
 
 /// Opens a serial device: raw, 115,200 baud, with hardware flow control.
 ///
@@ -52,55 +55,33 @@ fn open_device(path: &str) -> io::Result<OwnPort> {
     mode.control_modes |= ControlModes::CLOCAL | ControlModes::CREAD | ControlModes::CRTSCTS;
     mode.set_speed(BAUD)?;
     tcsetattr(&device, OptionalActions::Now, &mode)?;
-    Ok(OwnPort(AsyncFd::new(device)?))
+    let output = pipe::Receiver::from_file_unchecked(device.try_clone()?)?;
+    Ok(OwnPort { output, input: pipe::Sender::from_file_unchecked(device)? })
 }
 
 impl AsyncRead for OwnPort {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        loop {
-            let mut guard = ready!(self.0.poll_read_ready(context))?;
-            let unfilled = buffer.initialize_unfilled();
-            let read = guard.try_io(|device| {
-                let mut device = device.get_ref();
-                device.read(unfilled)
-            });
-            match read {
-                Ok(Ok(length)) => {
-                    buffer.advance(length);
-                    return Poll::Ready(Ok(()));
-                }
-                // The other end of a pseudoterminal was closed.
-                Ok(Err(error)) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
-                    return Poll::Ready(Ok(()));
-                }
-                Ok(Err(error)) => return Poll::Ready(Err(error)),
-                // It was not ready after all.
-                Err(_) => {}
+        match Pin::new(&mut self.output).poll_read(context, buffer) {
+            // The other end of a pseudoterminal was closed.
+            Poll::Ready(Err(error)) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+                Poll::Ready(Ok(()))
             }
+            read => read,
         }
     }
 }
 
 impl AsyncWrite for OwnPort {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        loop {
-            let mut guard = ready!(self.0.poll_write_ready(context))?;
-            let written = guard.try_io(|device| {
-                let mut device = device.get_ref();
-                device.write(bytes)
-            });
-            if let Ok(written) = written {
-                return Poll::Ready(written);
-            }
-        }
+        Pin::new(&mut self.input).poll_write(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -187,7 +187,7 @@ impl Runner<'_> {
             // The step shows what the wait saw last, not what was published before.
             if seen.has_changed().unwrap_or(false) {
                 let sight = seen.borrow_and_update().clone();
-                state_machine.see_screen(sight, self.parts.clock.now());
+                state_machine.see_text(sight, self.parts.clock.now());
             }
             if let Some(input) = input {
                 if deadline_unsaved {

@@ -25,6 +25,8 @@ const JUDGE_INTERVAL: Duration = Duration::from_secs(20);
 pub struct ViewerRights {
     screens: Arc<Screens>,
     overrides: Arc<Overrides>,
+    /// What a driver does, for the record of an override.
+    action: AuditAction,
     clock: Clock,
     requester: Requester,
     credential: Credential,
@@ -51,7 +53,26 @@ impl ViewerRights {
         let table = screens.leases.load();
         let lease = table.holder_of(&machine.identity()).map(|open| open.lease.id);
         let (machine, allowed_by) = (machine.identity(), Mutex::default());
-        Self { screens, overrides, clock, requester, credential, mode, machine, lease, allowed_by }
+        let action = AuditAction::DriverStarted;
+        Self {
+            screens,
+            overrides,
+            action,
+            clock,
+            requester,
+            credential,
+            mode,
+            machine,
+            lease,
+            allowed_by,
+        }
+    }
+
+    /// The same right, of a driver that does something else than to drive a screen.
+    #[must_use]
+    pub const fn with_action(mut self, action: AuditAction) -> Self {
+        self.action = action;
+        self
     }
 
     /// Whether the right still exists. Records the override of a driver that has its right against
@@ -81,8 +102,7 @@ impl ViewerRights {
             let before = allowed_by.replace(authorization);
             drop(allowed_by);
             if before != Some(authorization) {
-                let (requester, action) = (&self.requester, AuditAction::DriverStarted);
-                self.overrides.record(machine, requester, authorization, action);
+                self.overrides.record(machine, &self.requester, authorization, self.action);
             }
         }
         Ok(())

@@ -25,6 +25,7 @@ use crate::hypervisor::Capability;
 use crate::service::audit::Audit;
 use crate::service::callers::Credential;
 use crate::service::jobs::authorization::Requester;
+use crate::service::overrides::Overrides;
 use crate::supervisor::Supervisor;
 use crate::telemetry::screens::ScreenMetrics;
 

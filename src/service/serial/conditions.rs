@@ -189,6 +189,7 @@ mod tests {
 
     use super::*;
     use crate::domain::serial::GapReason;
+    use crate::service::screens::wait_memory::WaitMemory;
     use crate::service::wait_conditions::compile_bytes_regex;
 
     fn text(text: &str) -> SerialCondition {
@@ -198,7 +199,10 @@ mod tests {
     fn regex(pattern: &str) -> SerialCondition {
         SerialCondition {
             name: Some(pattern.to_owned()),
-            subject: Subject::Regex(compile_bytes_regex(pattern).unwrap()),
+            subject: Subject::Regex {
+                regex: compile_bytes_regex(pattern).unwrap().0,
+                _space: WaitMemory::default().reserve(1).unwrap(),
+            },
         }
     }
 

@@ -10,7 +10,7 @@ use secrecy::ExposeSecret;
 use super::ReadFrom;
 use super::conditions::SerialMatch;
 use super::input_call::{
-    InputOutcome, SerialInputCall, SerialInputDone, SerialInputsParts, WaitFor,
+    InputOutcome, SerialInput, SerialInputCall, SerialInputDone, SerialInputsParts, WaitFor,
 };
 use super::shared_port::{InputLost, PortUse};
 use super::wait::SerialWaitTerms;
@@ -23,7 +23,7 @@ use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
 use crate::service::call_ends::CallEnds;
 use crate::service::idempotency::KeyClaim;
-use crate::service::input_override::record_override;
+use crate::service::jobs::authorization::Authorization;
 use crate::service::screens::{DriveRight, RightChanges};
 use crate::storage::InputAnswer;
 
@@ -48,6 +48,8 @@ pub(super) struct InputRun<'c> {
     /// Whether the key is committed, or the port may have got a byte. From then on a repeat could
     /// send it twice.
     has_begun: bool,
+    /// Why the call was allowed to send its last piece. `None` before the first one.
+    allowed_by: Option<Authorization>,
     /// The offset of the next byte of the output when the first byte of the input was sent.
     since: u64,
 }
@@ -81,6 +83,7 @@ impl<'c> InputRun<'c> {
             started: parts.serial.clock.elapsed(),
             sent: SentInput::default(),
             has_begun: false,
+            allowed_by: None,
         }
     }
 
@@ -97,12 +100,12 @@ impl<'c> InputRun<'c> {
     }
 
     async fn send_all(&mut self) -> Result<(), Failure> {
-        let (ends, machine) = (self.ends, Arc::clone(&self.machine));
-        ends.or(&machine, self.seat.ready()).await?;
-        let call = self.call;
-        let size = if call.pace.is_some() { 1 } else { PIECE };
-        for (index, piece) in call.bytes.expose_secret().chunks(size).enumerate() {
-            if let Some(pace) = call.pace.filter(|_| index > 0) {
+        let ends = self.ends;
+        ends.or(self.seat.ready()).await?;
+        let SerialInput { bytes, pace, .. } = &self.call.input;
+        let size = if pace.is_some() { 1 } else { PIECE };
+        for (index, piece) in bytes.expose_secret().chunks(size).enumerate() {
+            if let Some(pace) = pace.filter(|_| index > 0) {
                 let clock = self.parts.serial.clock.clone();
                 self.unless_ended(true, async move { clock.sleep(pace).await }).await?;
             }
@@ -113,13 +116,14 @@ impl<'c> InputRun<'c> {
     }
 
     async fn send(&mut self, piece: &[u8]) -> Result<(), Failure> {
-        self.check_now()?;
+        let mut right = self.check_now()?;
         if !self.has_begun {
             // The commit takes time.
             self.begin().await?;
-            self.check_now()?;
+            right = self.check_now()?;
             self.since = self.usage.port().log.bounds().next;
         }
+        self.record_override(right);
         let sent = self.usage.send(Some(self.epoch), Bytes::copy_from_slice(piece)).await;
         self.has_begun |= !matches!(sent, Err(InputLost { maybe_sent: false }));
         if sent.is_err() {
@@ -134,7 +138,7 @@ impl<'c> InputRun<'c> {
     /// restarted by what it got.
     async fn wait(&mut self) -> Result<Option<SerialMatch>, Failure> {
         let call = self.call;
-        let Some(WaitFor { conditions, wait: longest }) = &call.wait_for else { return Ok(None) };
+        let Some(WaitFor { conditions, wait: longest }) = &call.input.wait_for else { return Ok(None) };
         let SerialInputsParts { serial, .. } = self.parts;
         let machine = Arc::clone(&self.machine);
         let may_look = |machine: &Machine| serial.screens.may_look(&call.requester, machine);
@@ -146,35 +150,34 @@ impl<'c> InputRun<'c> {
             may_look: &may_look,
             has_job: &|_| false,
         };
-        let waiting = serial.wait(&machine, &call.port, &terms);
+        let waiting = serial.wait(&machine, &call.input.port, &terms);
         match self.unless_ended(false, waiting).await? {
             Err(failure) if failure.kind == FailureKind::WaitTimeout => {
                 let (name, time) = (&machine.name, duration::format(*longest));
                 let detail = format!("wait_for did not become true on {name} within {time}.");
-                Err(serial.timed_out(&machine, &call.port, &detail).await)
+                Err(serial.timed_out(&machine, &call.input.port, &detail).await)
             }
             found => found.map(Some),
         }
     }
 
-    /// Commits the key of the call, and records an override, before the first byte.
+    /// Commits the key of the call, before the first byte.
     async fn begin(&mut self) -> Result<(), Failure> {
         if let Some(claim) = self.claim {
             self.parts.records.begin(claim).await?;
             self.has_begun = true;
         }
-        let SerialInputsParts { serial, leases, .. } = self.parts;
-        record_override(
-            &serial.audit,
-            leases,
-            serial.clock.now(),
-            &self.machine,
-            &self.call.requester,
-            self.right.authorization,
-            AuditAction::SerialInput,
-        )
-        .await;
         Ok(())
+    }
+
+    /// Records, before a piece is sent, that the call overrides a lease: once for each lease, as
+    /// the machine can be leased while the call sends.
+    fn record_override(&mut self, right: DriveRight) {
+        let authorization = right.authorization;
+        if self.allowed_by.replace(authorization) != Some(authorization) {
+            let (overrides, requester) = (&self.parts.overrides, &self.call.requester);
+            overrides.record(&self.machine, requester, authorization, AuditAction::SerialInput);
+        }
     }
 
     /// Waits for `work`, unless the call must end before.
@@ -191,7 +194,7 @@ impl<'c> InputRun<'c> {
         let taken_over = seat.taken_over();
         tokio::select! {
             biased;
-            failure = ends.ended(machine) => return Err(failure),
+            failure = ends.ended() => return Err(failure),
             failure = right_changes.drive_right_ended(screens, &call.requester, machine) => {
                 return Err(failure);
             }
@@ -203,10 +206,10 @@ impl<'c> InputRun<'c> {
     }
 
     /// Checks that the call may send the next piece.
-    fn check_now(&self) -> Result<(), Failure> {
+    fn check_now(&self) -> Result<DriveRight, Failure> {
         let Self { parts, call, machine, usage, epoch, seat, ends, .. } = self;
         if let Some(failure) = ends.failure() {
-            return Err(failure.with_machine(&machine.id, &machine.name));
+            return Err(failure);
         }
         if seat.taken_over().is_cancelled() {
             return Err(self.taken_over());
@@ -214,11 +217,11 @@ impl<'c> InputRun<'c> {
         if usage.status().epoch != *epoch {
             return Err(self.connection_lost());
         }
-        parts.serial.screens.may_drive(&call.requester, machine).map(drop)
+        parts.serial.screens.may_drive(&call.requester, machine)
     }
 
     fn taken_over(&self) -> Failure {
-        let detail = format!("Another client took over {}.", label(&self.call.port));
+        let detail = format!("Another client took over {}.", label(&self.call.input.port));
         Failure::new(FailureKind::SerialBusy, detail)
             .with_machine(&self.machine.id, &self.machine.name)
     }
@@ -251,11 +254,16 @@ impl<'c> InputRun<'c> {
             Ok(matched) => (None, matched),
         };
         let finished_at = self.parts.serial.clock.now();
-        let outcome = InputOutcome { since: self.since, matched };
+        let outcome = InputOutcome {
+            machine: self.machine.id.to_string(),
+            port: self.call.input.port.key,
+            since: self.since,
+            matched,
+        };
         let answer = InputAnswer {
             sent: self.sent,
             finished_at,
-            interruption: interruption.as_ref().map(|failure| failure.detail.clone()),
+            interruption: interruption.clone().map(Box::new),
             // Plain data is always JSON.
             result: serde_json::to_string(&outcome).ok().filter(|_| interruption.is_none()),
         };
@@ -263,18 +271,18 @@ impl<'c> InputRun<'c> {
         self.parts.records.finish(self.claim, answer, record).await;
         match interruption {
             Some(failure) => Err(failure),
-            None => Ok(SerialInputDone { sent: self.sent, finished_at, outcome, replayed: false }),
+            None => Ok(SerialInputDone { sent: self.sent, finished_at, outcome }),
         }
     }
 
     /// The failure of a call that may have sent something: no status of it invites a repeat.
     fn interrupted(&self, cause: Failure) -> Failure {
         let sent = self.sent.characters;
-        let all = self.call.bytes.expose_secret().len();
+        let all = self.call.input.bytes.expose_secret().len();
         let detail = format!(
             "{} of {} got {sent} of {all} bytes, then the call ended ({}). {} Look at the output \
              of the port before you send more.",
-            label(&self.call.port),
+            label(&self.call.input.port),
             self.machine.name,
             cause.kind.code(),
             cause.detail
@@ -301,11 +309,11 @@ impl<'c> InputRun<'c> {
             None => AuditOutcome::Done,
             Some(_) => AuditOutcome::Failed,
         };
-        let SerialInputCall { requester, reference, port, .. } = self.call;
+        let SerialInputCall { requester, reference, input } = self.call;
         let clock = &self.parts.serial.clock;
         let record = AuditRecord::new(clock.now(), AuditAction::SerialInput, outcome)
             .with_actor(&requester.caller.actor())
-            .with_detail(format!("port: {}, bytes: {}", label(port), self.sent.characters))
+            .with_detail(format!("port: {}, bytes: {}", label(&input.port), self.sent.characters))
             .with_failure(interruption);
         AuditRecord {
             machine: Some((self.machine.id.clone(), self.machine.name.clone())),

@@ -13,6 +13,7 @@ mod directory;
 mod gap_list;
 mod hold;
 pub mod input_call;
+pub mod input_calls;
 mod input_run;
 mod keeper;
 pub mod plain_text;

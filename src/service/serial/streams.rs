@@ -19,6 +19,7 @@ use crate::domain::machine::{Machine, SerialBacking, SerialPort};
 use crate::hypervisor::Capability;
 use crate::service::audit::Audit;
 use crate::service::jobs::authorization::Requester;
+use crate::service::overrides::Overrides;
 use crate::service::screens::console_tokens::{Console, ConsoleGrant, ConsoleKind, IssuedToken};
 use crate::service::screens::viewer_end::ViewerEnd;
 use crate::service::screens::viewer_rights::{self, ViewerRights};
@@ -94,6 +95,7 @@ impl Serial {
     ///
     /// # Parameters
     /// - `since`: the first byte of the output.
+    /// - `overrides`: records that the client writes to a machine that another caller leases.
     ///
     /// # Errors
     /// `forbidden`, `machine-leased`, `lease-ended`, `lease-not-active`, `self-protection` if the
@@ -106,6 +108,7 @@ impl Serial {
         machine: &Machine,
         port: &SerialPort,
         since: ReadFrom,
+        overrides: &Arc<Overrides>,
     ) -> Result<SerialStream, Failure> {
         self.check_stream(&request, machine, port)?;
         let ViewerRequest { requester, credential, mode, force } = request;
@@ -134,12 +137,14 @@ impl Serial {
         }
         let rights = ViewerRights::new(
             Arc::clone(&self.screens),
+            Arc::clone(overrides),
             self.clock.clone(),
             requester,
             credential,
             mode,
             machine,
         );
+        let rights = rights.with_action(AuditAction::SerialWriterStarted);
         let (clock, counts) = (self.clock.clone(), InputCounts::default());
         let parts = StreamParts { reader, seat, rights, clock, counts };
         Ok(SerialStream { parts, record, _place: place })

@@ -13,7 +13,6 @@ use crate::domain::lease::{Readiness, ReadinessKind};
 use crate::domain::origin::Actor;
 use crate::service::host_failure::HostFailure;
 use crate::service::jobs::plan;
-use crate::service::jobs::text_watch::TextSight;
 
 const NOT_ANSWERED: &str = "The machine waited for an answer until the deadline; answer its \
                             question, then start again.";
