@@ -270,7 +270,7 @@ const fn pointer(buttons: u8, at: Point) -> InputMessage {
 }
 
 impl ClickTarget {
-    /// The point to click. `None` if it depends on a match and there is none. A point that is left of
+    /// The point to click. `None` if it depends on a match and there is none. A point that is left
     /// or above every screen is on no screen, as those on the other side are.
     #[must_use]
     pub fn point(self, last_match: Option<Point>) -> Option<Point> {

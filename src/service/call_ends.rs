@@ -74,8 +74,8 @@ impl CallEnds {
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {
         if self.hung_up.is_cancelled() {
-            // No kind of failure is for a caller that is not there. The repeat of the call shows the
-            // error.
+            // No kind of failure is for a caller that is not there. The repeat of the call shows
+            // the error.
             let detail = "The client hung up.".to_owned();
             let failure = Failure::new(FailureKind::ShuttingDown, detail.clone());
             return Some(failure.with_error(InputError {

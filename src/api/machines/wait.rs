@@ -74,8 +74,8 @@ const CONDITIONS: [(&str, WaitCondition); 9] = [
 /// Wait for a machine
 ///
 /// Waits until the condition is true and returns the machine. 504 `wait-timeout` if the time is up
-/// first. 409 at once if the condition cannot become true. `screen:` and `serial:` need the right to
-/// look at the screen.
+/// first. 409 at once if the condition cannot become true. `screen:` and `serial:` need the right
+/// to look at the screen.
 #[utoipa::path(
     get,
     path = "/v1/machines/{machine}/wait",

@@ -18,8 +18,7 @@ use super::PortPath;
 use super::wait::SerialWaitResult;
 use super::wait_request::{SerialConditionRequest, serial_conditions};
 use crate::api::extract::{
-    NoParameters, Query, Segments, bounded_list, duration_text, failure_in_body,
-    some_duration_text,
+    NoParameters, Query, Segments, bounded_list, duration_text, failure_in_body, some_duration_text,
 };
 use crate::api::lease_authorization::read_authorization;
 use crate::api::long_poll::WaitPermit;
@@ -32,13 +31,12 @@ use crate::api::start_job::{IDEMPOTENT_REPLAYED, read_idempotency_key, read_refe
 use crate::api::{ApiState, links, respond};
 use crate::domain::duration;
 use crate::domain::failure::Failure;
-use crate::domain::ids::MachineId;
 use crate::domain::input::MAX_TEXT_BYTES;
 use crate::service::callers::Caller;
 use crate::service::machines::shorten;
-use crate::service::serial::find_port;
 use crate::service::screens::input_call::InputTerms;
 use crate::service::screens::wait_memory::WaitMemory;
+use crate::service::serial::find_port;
 use crate::service::serial::input_call::{
     BegunSerialInput, InputOutcome, SerialInput, SerialInputDone, WaitFor,
 };
@@ -163,14 +161,15 @@ pub async fn send_serial_input(
         BegunSerialInput::New(new) => {
             let memory = api.services().screen_waits.memory();
             let CheckedInput { bytes, pace, wait_for } = value.check(limit, memory)?;
-            let machine = api.services().machines.resolve(&caller.scope, &reference)?.machine.clone();
+            let machine =
+                api.services().machines.resolve(&caller.scope, &reference)?.machine.clone();
             let port = find_port(&machine, &port)?.clone();
             let input = SerialInput { machine, port, bytes, pace, wait_for };
             (inputs.run(new, input).await, false)
         }
     };
-    let answer = result
-        .map(|done| respond::object(&api, &version, &SerialInputResult::from_done(done)));
+    let answer =
+        result.map(|done| respond::object(&api, &version, &SerialInputResult::from_done(done)));
     // A problem is a response already here, so that it has the header too.
     let mut response = answer.unwrap_or_else(|failure| ApiError(failure).into_response());
     if is_repeat {
@@ -183,7 +182,6 @@ impl SerialInputResult {
     fn from_done(done: SerialInputDone) -> Self {
         let SerialInputDone { sent, finished_at, outcome } = done;
         let InputOutcome { machine, port, since, matched } = outcome;
-        let machine = MachineId::from_backend(machine);
         let path = links::machine(&machine);
         let log = format!("{path}/serial/{port}/log?since={since}");
         Self {

@@ -6,8 +6,8 @@ use utoipa::ToSchema;
 use crate::api::condition_fields;
 use crate::api::extract::{bounded_list, failure_in_body};
 use crate::domain::failure::Failure;
-use crate::service::serial::conditions::{SerialCondition, SerialConditions, Subject};
 use crate::service::screens::wait_memory::WaitMemory;
+use crate::service::serial::conditions::{SerialCondition, SerialConditions, Subject};
 use crate::service::wait_conditions::{MAX_CONDITIONS, compile_bytes_regex};
 
 /// What to wait for.
@@ -125,6 +125,9 @@ mod tests {
         }
         let control = serde_json::from_value(json!({"any": [{"text": "\r\n# "}]}));
         let control: SerialWaitRequest = control.unwrap();
-        assert!(serial_conditions("/any", control.any, &memory).is_ok(), "control characters are output");
+        assert!(
+            serial_conditions("/any", control.any, &memory).is_ok(),
+            "control characters are output"
+        );
     }
 }

@@ -470,8 +470,8 @@ impl<'c> InputRun<'c> {
     }
 }
 
-/// The detail of a failure that ended a call after its first key, without what holds only for a call
-/// that is refused.
+/// The detail of a failure that ended a call after its first key, without what holds only for a
+/// call that is refused.
 fn reason_after_input(detail: &str) -> String {
     let of_refusals = ["; nothing was done", " Nothing was sent.", "; try again when it is back"];
     of_refusals.iter().fold(detail.to_owned(), |detail, words| detail.replace(words, ""))

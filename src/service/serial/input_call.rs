@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use secrecy::SecretSlice;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio_util::sync::DropGuard;
 
 use super::Serial;
 use super::conditions::{SerialConditions, SerialMatch};
 use crate::domain::failure::Failure;
+use crate::domain::ids::MachineId;
 use crate::domain::input::SentInput;
 use crate::domain::machine::{Machine, SerialPort};
 use crate::service::call_ends::CallEnds;
@@ -81,12 +83,20 @@ pub struct SerialInputDone {
 /// Where a call sent its input, and what it found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputOutcome {
-    /// The id of the machine.
-    pub machine: String,
+    #[serde(serialize_with = "write_id", deserialize_with = "read_id")]
+    pub machine: MachineId,
     /// The key of the port.
     pub port: i32,
     /// The offset of the next byte of the output when the first byte of the input was sent.
     pub since: u64,
     /// `None` if the call did not wait for output.
     pub matched: Option<SerialMatch>,
+}
+
+fn write_id<S: Serializer>(id: &MachineId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(id)
+}
+
+fn read_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MachineId, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }

@@ -201,7 +201,8 @@ fn result_of(answer: InputAnswer) -> Result<SerialInputDone, Failure> {
     let outcome: Option<InputOutcome> =
         result.and_then(|result| serde_json::from_str(&result).ok());
     let Some(outcome) = outcome else {
-        let detail = "The stored answer of the first call with this Idempotency-Key cannot be read.";
+        let detail =
+            "The stored answer of the first call with this Idempotency-Key cannot be read.";
         return Err(Failure::new(FailureKind::Internal, detail));
     };
     Ok(SerialInputDone { sent, finished_at, outcome })

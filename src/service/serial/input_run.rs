@@ -138,7 +138,9 @@ impl<'c> InputRun<'c> {
     /// restarted by what it got.
     async fn wait(&mut self) -> Result<Option<SerialMatch>, Failure> {
         let call = self.call;
-        let Some(WaitFor { conditions, wait: longest }) = &call.input.wait_for else { return Ok(None) };
+        let Some(WaitFor { conditions, wait: longest }) = &call.input.wait_for else {
+            return Ok(None);
+        };
         let SerialInputsParts { serial, .. } = self.parts;
         let machine = Arc::clone(&self.machine);
         let may_look = |machine: &Machine| serial.screens.may_look(&call.requester, machine);
@@ -255,7 +257,7 @@ impl<'c> InputRun<'c> {
         };
         let finished_at = self.parts.serial.clock.now();
         let outcome = InputOutcome {
-            machine: self.machine.id.to_string(),
+            machine: self.machine.id.clone(),
             port: self.call.input.port.key,
             since: self.since,
             matched,

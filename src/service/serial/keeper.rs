@@ -55,7 +55,7 @@ impl Serial {
         }
     }
 
-    /// Joins the ports that are to be open, and leaves the others.
+    /// Joins the ports that must be open, and leaves the others.
     fn hold(&self, held: &mut Held) {
         let mut ports = HashMap::new();
         for machine in self.kept_machines() {
@@ -90,7 +90,7 @@ impl Serial {
         }
     }
 
-    /// The machines whose ports are to be open.
+    /// The machines whose ports must be open.
     fn kept_machines(&self) -> Vec<Arc<Machine>> {
         let contents = self.inventory.contents();
         let table = self.leases.load();

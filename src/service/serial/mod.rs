@@ -5,7 +5,7 @@
 //! keeps the output: in memory (`ring`), in files (`segments`), with its gaps (`gap_list`).
 //! `keeper` holds the ports of leased machines open. `ways` says how otter reaches a port, and
 //! `directory` whose machine dials otter. `wait` and `prepare_wait` wait for output that
-//! `conditions` find, `input_call` and `input_run` send input, and `streams` and `stream` serve
+//! `conditions` find, `input_calls` and `input_run` send input, and `streams` and `stream` serve
 //! terminals. Who may read and who may write follows the rights on the screen of the machine.
 
 pub mod conditions;

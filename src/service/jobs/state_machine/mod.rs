@@ -90,7 +90,8 @@ pub struct JobStateMachine {
     /// The text of the unanswered question because of which the job ends before its deadline.
     /// `None` if there is no such question.
     unanswered: Option<String>,
-    /// What the screen showed last, or the serial port output, while the job waits for a text there.
+    /// What the screen showed last, or the serial port output, while the job waits for a text
+    /// there.
     sight: TextSight,
     /// The start of the job is not committed yet. The next commit of the job includes it.
     start_unsaved: bool,
@@ -347,7 +348,8 @@ impl JobStateMachine {
         }
     }
 
-    /// Takes what the screen shows, or the serial port outputs, while the job waits for a text there.
+    /// Takes what the screen shows, or the serial port outputs, while the job waits for a text
+    /// there.
     /// The step of the wait shows it.
     pub fn see_text(&mut self, sight: TextSight, now: Timestamp) {
         self.sight = sight;
