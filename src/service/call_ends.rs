@@ -107,3 +107,11 @@ impl CallEnds {
         Failure::new(FailureKind::WaitTimeout, detail)
     }
 }
+
+/// The detail of a failure that ended a call after its first message, without what holds only for a
+/// call that is refused.
+#[must_use]
+pub fn reason_after_input(detail: &str) -> String {
+    let of_refusals = ["; nothing was done", " Nothing was sent.", "; try again when it is back"];
+    of_refusals.iter().fold(detail.to_owned(), |detail, words| detail.replace(words, ""))
+}

@@ -474,7 +474,7 @@ mod tests {
         let text = metrics.text().unwrap();
         let types = text.lines().filter(|line| line.starts_with("# TYPE otter_")).count();
         let helps = text.lines().filter(|line| line.starts_with("# HELP otter_")).count();
-        assert_eq!((types, helps), (32, 32), "{text}");
+        assert_eq!((types, helps), (39, 39), "{text}");
         assert!(text.ends_with("# EOF\n"));
         for (name, expected) in [
             (

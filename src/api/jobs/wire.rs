@@ -159,7 +159,7 @@ pub struct JobStep {
     #[schema(required)]
     pub finished_at: Option<Timestamp>,
     /// More about the step, for people. Only the holder of the lease, the token that requested it,
-    /// and operators see the last text on the screen for which a preparation waits.
+    /// and operators see the last text on the screen or serial port that a preparation watches.
     #[schema(required)]
     pub detail: Option<String>,
 }

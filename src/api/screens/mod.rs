@@ -15,6 +15,7 @@ mod wait_request;
 
 pub use self::input::InputHeaders;
 pub use self::rfb::{ViewerHeaders, ViewerQuery, from_message, viewer_request};
+pub use self::wait_request::checked;
 
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;

@@ -25,7 +25,7 @@ use crate::api::long_poll::WaitPermit;
 use crate::api::openapi_parts::{MachinePath, Problems};
 use crate::api::problem::{ApiError, InputSent};
 use crate::api::roles::read_credential;
-use crate::api::screens::InputHeaders;
+use crate::api::screens::{InputHeaders, checked};
 use crate::api::secret_body::SecretBody;
 use crate::api::start_job::{IDEMPOTENT_REPLAYED, read_idempotency_key, read_reference};
 use crate::api::{ApiState, links, respond};
@@ -155,12 +155,14 @@ pub async fn send_serial_input(
         limit,
     };
     let _permit = WaitPermit::acquire(&api)?;
+    let is_costly = value.is_costly();
     // The answer of a repeat does not depend on what would be right now.
     let (result, is_repeat) = match inputs.begin(terms).await? {
         BegunSerialInput::Repeat(result) => (result, true),
         BegunSerialInput::New(new) => {
-            let memory = api.services().screen_waits.memory();
-            let CheckedInput { bytes, pace, wait_for } = value.check(limit, memory)?;
+            let memory = api.services().screen_waits.memory().clone();
+            let check = move || value.check(limit, &memory);
+            let CheckedInput { bytes, pace, wait_for } = checked(is_costly, check).await?;
             let machine =
                 api.services().machines.resolve(&caller.scope, &reference)?.machine.clone();
             let port = find_port(&machine, &port)?.clone();
@@ -202,6 +204,12 @@ struct CheckedInput {
 }
 
 impl SerialInputRequest {
+    /// Whether its check takes much time and memory.
+    fn is_costly(&self) -> bool {
+        let mut conditions = self.wait_for.iter().flat_map(|wait_for| &wait_for.any);
+        conditions.any(SerialConditionRequest::is_costly)
+    }
+
     /// Checks a request. No error has a part of the input.
     ///
     /// # Parameters

@@ -25,7 +25,7 @@ pub fn routes() -> Routes {
         .role(Role::Viewer, routes!(state::get_serial_ports))
         .role(Role::Viewer, routes!(log::read_serial_log))
         .role(Role::Viewer, routes!(wait::wait_for_serial))
-        .role(Role::Runner, routes!(input::send_serial_input))
+        .watching(Role::Runner, routes!(input::send_serial_input))
         .console(Role::Viewer, routes!(stream::open_serial_stream))
 }
 

@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::since::{in_body, pointed_at};
-use super::wait_request::{SerialWaitRequest, serial_conditions};
+use super::wait_request::{SerialConditionRequest, SerialWaitRequest, serial_conditions};
 use super::{PortPath, check_may_look};
 use crate::api::extract::{JsonBody, Parsed, Query, Segments};
 use crate::api::lease_authorization::read_authorization;
 use crate::api::long_poll::{WaitEnd, WaitMode, WaitPermit};
 use crate::api::openapi_parts::{MachinePath, Problems};
 use crate::api::problem::ApiError;
-use crate::api::screens::LookHeaders;
+use crate::api::screens::{LookHeaders, checked};
 use crate::api::{ApiState, links, respond};
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
@@ -111,7 +111,9 @@ pub async fn wait_for_serial(
     let version = api.services().event_stream.version();
     let requester = read_authorization(&api, &caller, &headers)?;
     let SerialWaitRequest { any, since } = value;
-    let conditions = serial_conditions("/any", any, api.services().screen_waits.memory())?;
+    let memory = api.services().screen_waits.memory().clone();
+    let is_costly = any.iter().any(SerialConditionRequest::is_costly);
+    let conditions = checked(is_costly, move || serial_conditions("/any", any, &memory)).await?;
     let longest = api.settings().max_wait;
     let time = query.wait.map(|Parsed(wait)| wait.min(longest));
     let view = api.services().machines.resolve(&caller.scope, &reference)?;

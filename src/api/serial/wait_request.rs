@@ -41,6 +41,13 @@ pub struct SerialConditionRequest {
     regex: Option<String>,
 }
 
+impl SerialConditionRequest {
+    /// Whether its check takes much time and memory.
+    pub const fn is_costly(&self) -> bool {
+        self.regex.is_some()
+    }
+}
+
 /// Checks conditions.
 ///
 /// # Parameters

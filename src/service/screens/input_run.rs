@@ -23,7 +23,7 @@ use crate::domain::input::{
 use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
 use crate::fail_points::fail_point;
-use crate::service::call_ends::CallEnds;
+use crate::service::call_ends::{CallEnds, reason_after_input};
 use crate::service::idempotency::KeyClaim;
 use crate::service::jobs::authorization::Authorization;
 use crate::storage::InputAnswer;
@@ -468,13 +468,6 @@ impl<'c> InputRun<'c> {
             ..record
         }
     }
-}
-
-/// The detail of a failure that ended a call after its first key, without what holds only for a
-/// call that is refused.
-fn reason_after_input(detail: &str) -> String {
-    let of_refusals = ["; nothing was done", " Nothing was sent.", "; try again when it is back"];
-    of_refusals.iter().fold(detail.to_owned(), |detail, words| detail.replace(words, ""))
 }
 
 /// Waits until the connection with this epoch has ended.

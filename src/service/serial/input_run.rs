@@ -21,7 +21,7 @@ use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::input::SentInput;
 use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
-use crate::service::call_ends::CallEnds;
+use crate::service::call_ends::{CallEnds, reason_after_input};
 use crate::service::idempotency::KeyClaim;
 use crate::service::jobs::authorization::Authorization;
 use crate::service::screens::{DriveRight, RightChanges};
@@ -281,24 +281,27 @@ impl<'c> InputRun<'c> {
     fn interrupted(&self, cause: Failure) -> Failure {
         let sent = self.sent.characters;
         let all = self.call.input.bytes.expose_secret().len();
+        let reason = reason_after_input(&cause.detail);
+        let mut errors = cause.errors.clone();
+        if errors.is_empty() {
+            errors.push(InputError {
+                pointer: None,
+                parameter: None,
+                code: cause.kind.code().into(),
+                detail: reason.clone(),
+            });
+        }
+        let code = errors.first().map_or(cause.kind.code(), |error| &*error.code);
         let detail = format!(
-            "{} of {} got {sent} of {all} bytes, then the call ended ({}). {} Look at the output \
-             of the port before you send more.",
+            "{} of {} got {sent} of {all} bytes, then the call ended ({code}). {reason} Look at \
+             the output of the port before you send more.",
             label(&self.call.input.port),
             self.machine.name,
-            cause.kind.code(),
-            cause.detail
         );
-        let error = InputError {
-            pointer: None,
-            parameter: None,
-            code: cause.kind.code().into(),
-            detail: cause.detail.clone(),
-        };
         Failure {
             kind: FailureKind::InputInterrupted,
             detail,
-            errors: if cause.errors.is_empty() { vec![error] } else { cause.errors.clone() },
+            errors,
             retry_after: None,
             sent: Some(self.sent),
             ..cause

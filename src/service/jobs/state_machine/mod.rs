@@ -349,8 +349,7 @@ impl JobStateMachine {
     }
 
     /// Takes what the screen shows, or the serial port outputs, while the job waits for a text
-    /// there.
-    /// The step of the wait shows it.
+    /// there. The step of the wait shows it.
     pub fn see_text(&mut self, sight: TextSight, now: Timestamp) {
         self.sight = sight;
         self.describe_text_step(now);
