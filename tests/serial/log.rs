@@ -1,6 +1,5 @@
 //! `GET …/serial` and `GET …/serial/{port}/log`: offsets, gaps, and the ways to read.
 
-use futures_util::StreamExt;
 use otter::simulator::PortChange;
 use reqwest::Method;
 use serde_json::json;
@@ -125,15 +124,14 @@ async fn a_reader_can_follow_the_output() {
     output(&lab, b"one");
     until_read(&lab, b"one").await;
     let url = path(RUNNING, PORT, "log?follow=true&since=1");
-    let answer = lab.request(Method::GET, &url).send().await.unwrap();
+    let mut answer = lab.request(Method::GET, &url).send().await.unwrap();
     assert_eq!(answer.headers()["otter-serial-first"], "1");
     assert!(!answer.headers().contains_key("otter-serial-next"));
-    let mut body = answer.bytes_stream();
     let mut read = Vec::new();
     let mut next = async |end: &[u8]| {
         while !read.ends_with(end) {
-            let piece = tokio::time::timeout(TIMEOUT, body.next()).await.expect("a piece");
-            read.extend(piece.expect("more").unwrap());
+            let piece = tokio::time::timeout(TIMEOUT, answer.chunk()).await.expect("a piece");
+            read.extend(piece.unwrap().expect("more"));
         }
     };
     next(b"ne").await;

@@ -80,6 +80,7 @@ impl Hub {
     }
 
     /// Whether a port has a connection.
+    #[cfg(test)]
     pub fn has(&self, machine: &MachineId, key: i32) -> bool {
         let ports = self.ports();
         let port = ports.get(&(machine.clone(), key));

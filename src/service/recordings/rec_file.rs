@@ -158,7 +158,6 @@ pub struct RecWriter {
     /// The number of bytes of all whole entries.
     length: u64,
     limit: u64,
-    is_dirty: bool,
 }
 
 /// What a file has that is continued after a restart.
@@ -223,7 +222,7 @@ impl RecWriter {
         }
         file.set_len(length)?;
         file.seek(SeekFrom::Start(length))?;
-        let mut writer = Self { file, length, limit, is_dirty: true };
+        let mut writer = Self { file, length, limit };
         if length == 0 {
             writer.write(&MAGIC)?;
         }
@@ -234,12 +233,6 @@ impl RecWriter {
     #[must_use]
     pub const fn length(&self) -> u64 {
         self.length
-    }
-
-    /// Whether something was written since the last [`RecWriter::sync`].
-    #[must_use]
-    pub const fn is_dirty(&self) -> bool {
-        self.is_dirty
     }
 
     /// Appends an entry.
@@ -271,7 +264,6 @@ impl RecWriter {
     /// Fails if the disk fails, or if too little of it is free.
     pub fn sync(&mut self) -> Result<(), RecError> {
         self.file.sync_data()?;
-        self.is_dirty = false;
         let disk = rustix::fs::fstatvfs(&self.file).map_err(io::Error::from)?;
         if disk.f_bavail.saturating_mul(disk.f_frsize) < RESERVE {
             return Err(RecError::LowDisk);
@@ -280,7 +272,6 @@ impl RecWriter {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.is_dirty = true;
         match self.file.write_all(bytes) {
             Ok(()) => {
                 self.length += bytes.len() as u64;
@@ -491,7 +482,6 @@ mod tests {
         let end = Entry { at: 2, what: Recorded::End("it reached its size ".repeat(9)) };
         writer.append(&end).unwrap();
         writer.sync().unwrap();
-        assert!(!writer.is_dirty());
         assert_eq!(read(&std::fs::read(&path).unwrap()), [end]);
         assert!(RecWriter::open(&path, 64).unwrap().1.ended.is_some());
     }

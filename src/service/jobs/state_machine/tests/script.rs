@@ -328,7 +328,7 @@ impl Play {
             }
         }
         // A text that was read stays when the screen is lost.
-        let text = shown.ok().map(Arc::from).or_else(|| self.state_machine.screen.text.clone());
+        let text = shown.ok().map(Arc::from).or_else(|| self.state_machine.sight.text.clone());
         let trouble = shown.err().map(str::to_owned);
         self.state_machine.see_text(TextSight { text, trouble }, self.now());
         true
