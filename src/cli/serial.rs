@@ -49,6 +49,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 const REOPEN_AFTER: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option")]
 pub struct SerialCommand {
     /// The machine: an id, name:<exact>, uuid:<…> or mac:<…>.
     #[arg(value_name = "MACHINE")]

@@ -13,8 +13,8 @@ use crate::harness::Answer;
 async fn others_do_not_see_an_artifact() {
     let guarded = Guarded::start().await;
     let ask = json!({"select": {"machine": "16"}, "ttl": "10m"});
-    let taken = guarded.request("runner", Method::POST, "/v1/leases").json(&ask);
-    let lease = Answer::from_request(taken).await.expect(201);
+    let take = guarded.request("runner", Method::POST, "/v1/leases").json(&ask);
+    let lease = Answer::from_request(take).await.expect(201);
     let secret = format!("{}.{}", lease.str("id"), lease.str("secret"));
     let path = format!("/v1/leases/{}/artifacts/result.txt", lease.str("id"));
     let put = async |role: &str, secret: &str| {

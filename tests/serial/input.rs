@@ -25,8 +25,8 @@ async fn dialogue(lab: &Lab, text: &str, answer: &str) -> Value {
     send(lab, json!({"text": text, "wait_for": wait_for})).await.expect(200).json
 }
 
-fn begin(lab: &Lab, body: Value) -> JoinHandle<Answer> {
-    tokio::spawn(Answer::from_request(lab.request(Method::POST, &input()).json(&body)))
+fn begin(lab: &Lab, body: &Value) -> JoinHandle<Answer> {
+    tokio::spawn(Answer::from_request(lab.request(Method::POST, &input()).json(body)))
 }
 
 /// Waits until the guest got this number of bytes.
@@ -74,9 +74,9 @@ async fn a_repeat_sends_nothing_and_gets_the_same_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_take_turns_and_a_call_that_hangs_up_stops() {
     let lab = Lab::start().await;
-    let first = begin(&lab, json!({"text": "a".repeat(1000), "pace": "20ms"}));
+    let first = begin(&lab, &json!({"text": "a".repeat(1000), "pace": "20ms"}));
     got(&lab, 2).await;
-    let second = begin(&lab, json!({"text": "b"}));
+    let second = begin(&lab, &json!({"text": "b"}));
     let line = "otter_waits_open 2\n";
     eventually("both calls", async || lab.get("/metrics").await.text.contains(line)).await;
     let shown = state(&lab, RUNNING, PORT).await;
@@ -94,7 +94,7 @@ async fn calls_take_turns_and_a_call_that_hangs_up_stops() {
 async fn after_the_first_byte_every_failure_is_an_interruption() {
     let lab = Lab::start().await;
     open(&lab).await;
-    let call = begin(&lab, json!({"text": "a".repeat(100), "pace": "100ms"}));
+    let call = begin(&lab, &json!({"text": "a".repeat(100), "pace": "100ms"}));
     got(&lab, 3).await;
     lab.control().change_serial_port(RUNNING, PORT, PortChange::Cut { reset: false });
     let cut = call.await.unwrap().problem(409, "input-interrupted");
@@ -130,7 +130,7 @@ async fn while_a_stream_writes_calls_are_refused_and_a_stream_can_take_over_from
         state(&lab, RUNNING, PORT).await["writer"].is_null()
     })
     .await;
-    let call = begin(&lab, json!({"text": "a".repeat(100), "pace": "100ms"}));
+    let call = begin(&lab, &json!({"text": "a".repeat(100), "pace": "100ms"}));
     got(&lab, 3).await;
     StreamClient::open(&lab, &stream("?mode=drive"), &[])
         .await

@@ -66,7 +66,6 @@ pub struct StreamQuery {
         "serial-busy", "offset-out-of-range", "too-many-consoles", "not-supported",
         "shutting-down"
     ]))))]
-#[expect(clippy::too_many_arguments, reason = "each is an extractor")]
 pub async fn open_serial_stream(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,

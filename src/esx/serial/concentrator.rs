@@ -224,16 +224,17 @@ async fn park(mut place: Registered, mut stream: TelnetStream) {
     let mut buffer = [0; READ_SIZE];
     loop {
         // First who waits, so that no byte is dropped that someone waits for.
-        let request = match place.waiting() {
-            Some(request) => request,
-            None => tokio::select! {
+        let request = if let Some(request) = place.waiting() {
+            request
+        } else {
+            tokio::select! {
                 biased;
                 request = place.request() => request,
                 read = stream.read(&mut buffer) => match read {
                     Ok(1..) => continue,
                     Ok(0) | Err(_) => return,
                 },
-            },
+            }
         };
         match HubStream::lend(stream, request).await {
             Ok(returned) => stream = returned,

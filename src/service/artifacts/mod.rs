@@ -114,12 +114,11 @@ impl ArtifactFolder {
     /// The state directory, or a folder for temporary files.
     #[must_use]
     pub fn new(state_dir: Option<&Path>, clock: &Clock) -> Self {
-        match state_dir {
-            Some(directory) => Self { root: directory.to_owned(), is_temporary: false },
-            None => {
-                let root = std::env::temp_dir().join(format!("otter-{}", clock.uuid()));
-                Self { root, is_temporary: true }
-            }
+        if let Some(directory) = state_dir {
+            Self { root: directory.to_owned(), is_temporary: false }
+        } else {
+            let root = std::env::temp_dir().join(format!("otter-{}", clock.uuid()));
+            Self { root, is_temporary: true }
         }
     }
 
@@ -322,22 +321,22 @@ impl Artifacts {
         write: impl FnOnce(&mut dyn Write) -> Result<(), E> + Send + 'static,
     ) -> Result<Stored, WriteError<E>> {
         let expected = expected.min(self.settings.max_bytes);
-        let reservation = self.reserve(expected).await.map_err(WriteError::Store)?;
+        let reservation = self.reserve(expected).await?;
         let id = ArtifactId::new(self.clock.uuid());
-        let part = self.part(id, self.settings.max_bytes).await.map_err(WriteError::Store)?;
+        let part = self.part(id, self.settings.max_bytes).await?;
         let writing = tokio::task::spawn_blocking(move || {
             let mut part = io::BufWriter::with_capacity(64 * 1024, part);
             write(&mut part).map(|()| part.into_inner())
         });
-        let written = writing.await.map_err(|_| WriteError::Store(panicked()))?;
+        let written = writing.await.map_err(|_| panicked())?;
         let part = written.map_err(WriteError::Write)?;
         let part = part.map_err(|error| {
             let error = error.into_error();
             let is_too_large = error.kind() == io::ErrorKind::FileTooLarge;
             let too_large = || self.too_large(self.settings.max_bytes.saturating_add(1));
-            WriteError::Store(if is_too_large { too_large() } else { unwritable(&error) })
+            if is_too_large { too_large() } else { unwritable(&error) }
         })?;
-        self.store_part(new, id, part, reservation).await.map_err(WriteError::Store)
+        Ok(self.store_part(new, id, part, reservation).await?)
     }
 
     /// The artifact of a lease that has this name. `None` if there is none.
@@ -666,7 +665,13 @@ impl Artifacts {
 pub enum WriteError<E> {
     /// The function failed.
     Write(E),
-    Store(Failure),
+    Store(Box<Failure>),
+}
+
+impl<E> From<Failure> for WriteError<E> {
+    fn from(failure: Failure) -> Self {
+        Self::Store(Box::new(failure))
+    }
 }
 
 /// Runs a function on a blocking thread.

@@ -53,6 +53,7 @@ impl Sink {
 
 impl Upload {
     /// Begins an upload that has announced this number of bytes.
+    #[must_use]
     pub fn new(new: NewArtifact, announced: u64, sink: Sink) -> Self {
         Self { new, announced, received: 0, collected: Vec::new(), sink: Some(sink) }
     }

@@ -372,7 +372,7 @@ impl Recordings {
             tracks.failed = names.into_iter().map(|name| (name, end.clone())).collect();
             return tracks;
         }
-        let parts_of = |name: &str| TrackParts {
+        let track_of = |name: &str| TrackParts {
             lease: lease.id,
             name: name.to_owned(),
             clock: self.parts.clock.clone(),
@@ -382,14 +382,14 @@ impl Recordings {
         };
         if with_screen {
             let name = SCREEN.to_owned();
-            let parts = parts_of(&name);
-            if let Some((file, _)) = tracks.open(&folder, &parts).await {
+            let of_track = track_of(&name);
+            if let Some((file, _)) = tracks.open(&folder, &of_track).await {
                 let track = ScreenTrack {
                     screens: Arc::clone(&self.parts.screens),
                     machine: Arc::clone(machine),
                     pauses: self.parts.pauses.clone(),
                     pace: self.pace.clone(),
-                    parts,
+                    parts: of_track,
                     file,
                     stop: stop.clone(),
                 };
@@ -401,15 +401,15 @@ impl Recordings {
         }
         for port in ports {
             let name = port_file_stem(&port);
-            let parts = parts_of(&name);
-            if let Some((file, from)) = tracks.open(&folder, &parts).await {
+            let of_track = track_of(&name);
+            if let Some((file, from)) = tracks.open(&folder, &of_track).await {
                 let track = SerialTrack {
                     serial: Arc::clone(&self.parts.serial),
                     machine: Arc::clone(machine),
                     port,
                     from,
                     pauses: self.parts.pauses.clone(),
-                    parts,
+                    parts: of_track,
                     file,
                     stop: stop.clone(),
                 };

@@ -314,18 +314,17 @@ impl<R: Read> RecReader<R> {
     /// # Errors
     /// Fails if the disk fails.
     pub fn read_entry(&mut self) -> io::Result<Option<Entry>> {
-        let mut head = [0; HEAD];
-        if !fill(&mut self.input, &mut head)? {
+        let (mut length, mut sum) = ([0; 4], [0; 4]);
+        if !fill(&mut self.input, &mut length)? || !fill(&mut self.input, &mut sum)? {
             return Ok(None);
         }
-        let [a, b, c, d, e, f, g, h] = head;
-        let length = u32::from_le_bytes([a, b, c, d]);
+        let length = u32::from_le_bytes(length);
         if length > MAX_PAYLOAD {
             return Ok(None);
         }
         let mut payload = vec![0; length as usize];
         let is_whole = fill(&mut self.input, &mut payload)?;
-        if !is_whole || checksum(&payload) != u32::from_le_bytes([e, f, g, h]) {
+        if !is_whole || checksum(&payload) != u32::from_le_bytes(sum) {
             return Ok(None);
         }
         let parsed = payload.split_first().and_then(|(kind, rest)| {

@@ -67,7 +67,7 @@ struct Written {
 enum Leave {
     Stopped,
     /// The use of the screen ended. Another use may begin.
-    Screen(Failure),
+    Screen(Box<Failure>),
     File(RecError),
 }
 
@@ -88,7 +88,7 @@ impl ScreenTrack {
                 Ok(user) => match self.follow(user).await {
                     Leave::Stopped => break TrackEnd::Stopped,
                     Leave::File(error) => break error.into(),
-                    Leave::Screen(failure) => failure,
+                    Leave::Screen(failure) => *failure,
                 },
                 Err(failure) => failure,
             };
@@ -151,10 +151,12 @@ impl ScreenTrack {
                 () = self.pauses.wait(&self.machine.id, !is_paused) => {}
                 change = user.changed() => match change {
                     Ok(FrameChange { frame: new, damage }) => {
-                        damage.iter().for_each(|region| written.pending.add(*region, new.size));
+                        for region in &damage {
+                            written.pending.add(*region, new.size);
+                        }
                         frame = new;
                     }
-                    Err(failure) => return Leave::Screen(failure),
+                    Err(failure) => return Leave::Screen(Box::new(failure)),
                 },
                 () = self.parts.clock.sleep(wake_at.saturating_sub(now)) => {}
             }

@@ -267,7 +267,6 @@ impl Serial {
     /// # Parameters
     /// - `ports`: their keys.
     /// - `user`: for whom, for the log.
-    #[must_use]
     pub fn hold_open(&self, machine: &Machine, ports: &[i32], user: &str) -> SerialHold {
         SerialHold::new(ports.iter().filter_map(|port| match self.join(machine, *port) {
             Ok(usage) => Some(usage),

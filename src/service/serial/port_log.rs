@@ -415,7 +415,9 @@ impl PortLog {
         }
         self.notify();
         if let Some(folder) = &self.folder {
-            removed.into_iter().for_each(|start| folder.delete(start));
+            for start in removed {
+                folder.delete(start);
+            }
         }
     }
 

@@ -114,6 +114,7 @@ impl SharedPort {
 
 impl PortUse {
     /// Begins a use. The registry must be locked, so that the port is not removed meanwhile.
+    #[must_use]
     pub fn of(port: &Arc<SharedPort>) -> Self {
         port.users.send_modify(|users| *users += 1);
         Self(Arc::clone(port))

@@ -11,11 +11,11 @@ pub async fn run(line: Line, path: String) {
     let _connected = Connected::new(&line, EarlierOutput::Sent);
     let mut changes = line.shared.changes();
     let mut inputs = line.shared.screen_changes();
-    let mut changed = line.changed.clone();
+    let mut own = line.changed.clone();
     loop {
         changes.borrow_and_update();
         inputs.borrow_and_update();
-        changed.borrow_and_update();
+        own.borrow_and_update();
         let (has_written, next) = {
             let mut state = line.shared.lock();
             let SimulatorState { world, serial, .. } = &mut *state;
@@ -29,7 +29,7 @@ pub async fn run(line: Line, path: String) {
         tokio::select! {
             _ = changes.changed() => {}
             _ = inputs.changed() => {}
-            _ = changed.changed() => {}
+            _ = own.changed() => {}
             () = line.at(next) => {}
         }
     }

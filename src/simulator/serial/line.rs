@@ -174,11 +174,11 @@ impl Line {
         wire.begin(&mut output);
         let mut changes = self.shared.changes();
         let mut inputs = self.shared.screen_changes();
-        let mut changed = self.changed.clone();
+        let mut own = self.changed.clone();
         loop {
             changes.borrow_and_update();
             inputs.borrow_and_update();
-            changed.borrow_and_update();
+            own.borrow_and_update();
             input.reserve(MAX_READ);
             let next = match self.collect(&mut wire, &mut output, max_backlog) {
                 Ok(next) => next,
@@ -202,7 +202,7 @@ impl Line {
                 // The simulator stops if one of these fails, and then this task is cancelled.
                 _ = changes.changed() => {}
                 _ = inputs.changed() => {}
-                _ = changed.changed() => {}
+                _ = own.changed() => {}
                 () = self.at(next) => {}
             }
         }

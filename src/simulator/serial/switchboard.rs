@@ -110,7 +110,7 @@ impl Switchboard {
             self.reconcile();
             tokio::select! {
                 () = stop.cancelled() => break,
-                changed = changes.changed() => if changed.is_err() { break },
+                result = changes.changed() => if result.is_err() { break },
             }
         }
         for running in self.running.values() {
@@ -145,17 +145,14 @@ impl Switchboard {
 
     /// The machines that have changed since the last time, and those that are gone.
     fn changed_machines(&self, world: &World) -> BTreeSet<String> {
-        match world.changed_since(self.seen) {
-            Some(changed) => {
-                let machines = changed.into_iter().filter(|object| is_machine(object));
-                machines.map(|object| object.id.clone()).collect()
-            }
-            None => {
-                let known = self.running.keys().chain(self.reserved.keys()).chain(self.ttys.keys());
-                let mut machines = all_machines(world);
-                machines.extend(known.map(|port| port.machine.clone()));
-                machines
-            }
+        if let Some(changed) = world.changed_since(self.seen) {
+            let machines = changed.into_iter().filter(|object| is_machine(object));
+            machines.map(|object| object.id.clone()).collect()
+        } else {
+            let known = self.running.keys().chain(self.reserved.keys()).chain(self.ttys.keys());
+            let mut machines = all_machines(world);
+            machines.extend(known.map(|port| port.machine.clone()));
+            machines
         }
     }
 

@@ -107,16 +107,16 @@ async fn send(lab: Lab, code: &str) -> Answer {
             lab.post(&input(), text).await
         }
         "queue-full" => {
-            let calls: Vec<_> = (0..9).map(|_| begin(&lab, slow.clone())).collect();
+            let calls: Vec<_> = (0..9).map(|_| begin(&lab, &slow)).collect();
             super::until_waiting(&lab, calls.len()).await;
             let answer = lab.post(&input(), text).await;
             calls.iter().for_each(JoinHandle::abort);
             answer
         }
         "machine-gone" => {
-            let first = begin(&lab, slow);
+            let first = begin(&lab, &slow);
             got(&lab, 1).await;
-            let second = begin(&lab, text);
+            let second = begin(&lab, &text);
             super::until_waiting(&lab, 2).await;
             lab.control().mutate(|world| world.remove_machine(RUNNING));
             lab.wait_until_gone(RUNNING).await;
@@ -125,13 +125,13 @@ async fn send(lab: Lab, code: &str) -> Answer {
         }
         "shutting-down" => {
             lab.control().change_serial_port(RUNNING, PORT, PortChange::Refuse(true));
-            let call = begin(&lab, text);
+            let call = begin(&lab, &text);
             super::until_waiting(&lab, 1).await;
             lab.stop().await;
             call.await.unwrap()
         }
         "input-interrupted" => {
-            let call = begin(&lab, json!({"text": "a".repeat(100), "pace": "100ms"}));
+            let call = begin(&lab, &json!({"text": "a".repeat(100), "pace": "100ms"}));
             got(&lab, 3).await;
             lab.control().change_serial_port(RUNNING, PORT, PortChange::Cut { reset: false });
             call.await.unwrap()
@@ -199,8 +199,8 @@ async fn with_key(lab: &Lab, body: Value) -> Answer {
     lab.post_with(&input(), body, &[("idempotency-key", "k")]).await
 }
 
-fn begin(lab: &Lab, body: Value) -> JoinHandle<Answer> {
-    tokio::spawn(Answer::from_request(lab.request(Method::POST, &input()).json(&body)))
+fn begin(lab: &Lab, body: &Value) -> JoinHandle<Answer> {
+    tokio::spawn(Answer::from_request(lab.request(Method::POST, &input()).json(body)))
 }
 
 /// Waits until the guest got this number of bytes.
