@@ -228,6 +228,8 @@ fn lock(results: &Mutex<Results>) -> MutexGuard<'_, Results> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+    use std::time::Duration;
 
     use bytes::Bytes;
     use jiff::Timestamp;
@@ -281,44 +283,69 @@ mod tests {
         assert_eq!(runs(&folder), 2, "other pixels are read again");
     }
 
+    /// OCR by a program that does not end, and the file to which it writes its process id.
+    fn endless(clock: Clock, folder: &TempDir) -> (Ocr, PathBuf) {
+        let file = folder.path().join("pid");
+        let script = format!("echo $$ >{}\nexec sleep 1000", file.display());
+        (scripted_by(clock, folder, &script), file)
+    }
+
+    /// Waits until the program runs. Returns its process id.
+    async fn started(file: &Path) -> String {
+        loop {
+            let id = std::fs::read_to_string(file).unwrap_or_default();
+            if id.ends_with('\n') {
+                return id.trim().to_owned();
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits until a process has ended.
+    async fn ended(id: &str) {
+        let status = format!("/proc/{id}/stat");
+        // A process that has ended is a zombie until it is waited for.
+        let runs = || std::fs::read_to_string(&status).is_ok_and(|stat| !stat.contains(") Z "));
+        while runs() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The longest time of a test that waits for a process.
+    const TEST_LIMIT: Duration = Duration::from_secs(20);
+
     #[tokio::test]
     async fn a_program_without_readers_is_killed() {
         let folder = TempDir::new().unwrap();
-        let ended = folder.path().join("ended");
-        let ocr = scripted(&folder, &format!("sleep 5; touch {}", ended.display()));
-        let read = ocr.read(picture(200));
-        let limit = std::time::Duration::from_millis(300);
-        assert!(tokio::time::timeout(limit, read).await.is_err());
-        assert_eq!(ocr.processors.available_permits(), 2, "the permit is free again");
-        assert!(!ended.exists());
+        let (ocr, file) = endless(Clock::system(), &folder);
+        let killed = async {
+            let id = tokio::select! {
+                read = ocr.read(picture(200)) => panic!("the program ended: {read:?}"),
+                id = started(&file) => id,
+            };
+            assert_eq!(ocr.processors.available_permits(), 2, "the permit is free again");
+            ended(&id).await;
+        };
+        tokio::time::timeout(TEST_LIMIT, killed).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_program_that_is_too_slow_is_killed() {
         let folder = TempDir::new().unwrap();
         let clock = Clock::stepped(Timestamp::UNIX_EPOCH);
-        let file = folder.path().join("pid");
-        let script = format!("echo $$ >{}\nexec sleep 1000", file.display());
-        let ocr = scripted_by(clock.clone(), &folder, &script);
-        let mut id = String::new();
-        let slow = async {
-            // The program runs, so its time has begun.
-            while !id.ends_with('\n') {
-                id = std::fs::read_to_string(&file).unwrap_or_default();
-                tokio::task::yield_now().await;
-            }
-            clock.advance(process::TIME_LIMIT);
+        let (ocr, file) = endless(clock.clone(), &folder);
+        let killed = async {
+            let slow = async {
+                // The program runs, so its time has begun.
+                let id = started(&file).await;
+                clock.advance(process::TIME_LIMIT);
+                id
+            };
+            let (read, id) = tokio::join!(ocr.read(picture(1)), slow);
+            assert_eq!(read, Err(OcrError::TooSlow));
+            ended(&id).await;
         };
-        let both = async { tokio::join!(ocr.read(picture(1)), slow) };
-        let limit = std::time::Duration::from_secs(20);
-        let (read, ()) = tokio::time::timeout(limit, both).await.unwrap();
-        assert_eq!(read, Err(OcrError::TooSlow));
-        let status = format!("/proc/{}/stat", id.trim());
-        // A process that has ended is a zombie until it is waited for.
-        let runs = || std::fs::read_to_string(&status).is_ok_and(|stat| !stat.contains(") Z "));
-        while runs() {
-            tokio::task::yield_now().await;
-        }
+        tokio::time::timeout(TEST_LIMIT, killed).await.unwrap();
     }
 
     #[tokio::test]
