@@ -7,11 +7,11 @@ use otter::clock::Clock;
 use otter::simulator::{ConsoleEnd, Pace, Scenario, ScreenStage, Simulator, SimulatorOptions};
 use reqwest::{Method, RequestBuilder};
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::crash::fail_points::{INPUT, kill_at};
 use crate::harness::{Answer, Daemon, eventually};
-use crate::screens::typed_in_terminal;
+use crate::screens::{typed_in_terminal, without_request_id};
 
 /// A machine that is on.
 const MACHINE: &str = "17";
@@ -69,6 +69,9 @@ async fn a_kill_at_any_step_types_nothing_twice() {
                 assert_eq!(again.header("idempotent-replayed"), replayed, "{step}");
             }
         }
+        // The key belongs to the first body.
+        let changed = Answer::from_request(call(&daemon, "k", "6ms")).await;
+        changed.problem(422, "idempotency-mismatch");
         match step {
             "input-key" => eventually("the text", async || typed(&host) == TEXT).await,
             "input-key-committed" => assert_eq!(typed(&host), ""),
@@ -113,11 +116,4 @@ async fn a_repeat_after_a_restart_gets_the_stored_answer() {
     assert_eq!(typed(&host), before);
     drop(daemon);
     host.stop().await;
-}
-
-/// A problem without the only part in which those of two requests differ.
-fn without_request_id(answer: &Answer) -> Value {
-    let mut problem = answer.json.clone();
-    problem["request_id"] = Value::Null;
-    problem
 }

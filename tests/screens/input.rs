@@ -7,28 +7,15 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use futures_util::future::join_all;
 use otter::clock::Clock;
-use otter::simulator::Scenario;
-use otter::simulator::{
-    ConsoleEnd, ConsoleQuirks, Control, HostChange, Pace, ScreenStage, Simulator, SimulatorOptions,
-};
+use otter::simulator::{ConsoleEnd, ConsoleQuirks, Control, HostChange, Pace, ScreenStage};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{RUNNING, typed_in_terminal};
+use super::{RUNNING, terminal, typed_in_terminal, without_request_id};
 use crate::api::tokens::Guarded;
-use crate::harness::{Answer, Daemon, Lab, LabOptions, eventually, otter_command, run_to_exit};
+use crate::harness::{Answer, Lab, LabOptions, eventually};
 
 const INPUT: &str = "/v1/machines/17/screen/input";
-
-/// The name of [`RUNNING`].
-const NAME: &str = "qubes-4.2-sdw-prod";
-
-/// A lab whose guest shows a terminal.
-async fn terminal() -> Lab {
-    let lab = Lab::start().await;
-    lab.control().show_screen(RUNNING, ScreenStage::Terminal);
-    lab
-}
 
 /// What was typed into the terminal since the last Enter.
 fn typed(lab: &Lab) -> String {
@@ -342,13 +329,6 @@ async fn is_interrupted(
     assert_eq!(answer.header("idempotent-replayed"), None);
 }
 
-/// A problem without the only part in which those of two requests differ.
-fn without_request_id(answer: &Answer) -> Value {
-    let mut problem = answer.json.clone();
-    problem["request_id"] = Value::Null;
-    problem
-}
-
 /// A text that takes six seconds to type, at ten characters a second.
 const LONG: &str = "a-text-that-takes-six-seconds-to-type-at-ten-letters-a-second";
 
@@ -614,166 +594,4 @@ async fn the_audit_has_each_call_and_nothing_has_its_text() {
         let plain = <sha2::Sha256 as sha2::Digest>::digest(secret.as_bytes());
         assert!(!has(&hex::encode(plain)));
     }
-}
-
-/// A cut of the connection at each moment of a call: the guest has exactly what `sent` says, or one
-/// character more, which was on its way.
-#[tokio::test(flavor = "multi_thread")]
-async fn at_most_once_under_each_cut() {
-    let lab = terminal().await;
-    let text = "abcdefghijklmnopqrstuvwxyz";
-    for cut_after in 0..12 {
-        send(&lab, json!({"events": [{"keys": ["ctrl-u"]}]})).await.expect(200);
-        shows_typed(&lab, "").await;
-        let key = format!("cut {cut_after}");
-        let body = json!({"events": [{"text": text}], "interval": "15ms"});
-        let request = lab.request(Method::POST, INPUT).header("idempotency-key", &key).json(&body);
-        let call = tokio::spawn(Answer::from_request(request));
-        let control = lab.control().clone();
-        control.until(|control| typed_on(control).len() > cut_after).await;
-        let how = if cut_after % 2 == 0 { ConsoleEnd::Cut } else { ConsoleEnd::Close };
-        control.end_consoles(RUNNING, how);
-        let answer = call.await.unwrap().problem(409, "input-interrupted");
-        let (sent, shown) = (characters(&answer), typed(&lab));
-        assert!(text.starts_with(&shown), "{shown}");
-        assert!(shown.len() >= cut_after && shown.len() <= sent + 1, "{sent} sent, {shown} shown");
-        let again = send_with_key(&lab, &key, body).await.problem(409, "input-interrupted");
-        assert_eq!(again.json["sent"], answer.json["sent"]);
-        lab.get("/v1/machines/17/screen.png").await.expect(200);
-        assert_eq!(typed(&lab), shown, "nothing was typed again");
-    }
-}
-
-/// otter dies in the middle of a call. After its restart the repeat types nothing.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_crash_types_nothing_twice() {
-    let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
-    let host = Simulator::start(SimulatorOptions { pace: Pace::Auto { scale: 0.05 }, ..options })
-        .await
-        .unwrap();
-    host.control().show_screen(RUNNING, ScreenStage::Terminal);
-    let state = tempfile::tempdir().unwrap();
-    let directory = state.path().join("state");
-    let daemon = Daemon::start_for_host(&host, &directory).await;
-    let request = |daemon: &Daemon| {
-        let request = daemon.request(Method::POST, INPUT).header("idempotency-key", "k");
-        request.json(&slow(LONG))
-    };
-    let call = tokio::spawn(request(&daemon).send());
-    eventually("the first characters", async || typed_on(host.control()).len() > 3).await;
-    daemon.kill();
-    assert!(call.await.unwrap().is_err());
-    let shown = typed_on(host.control());
-    assert!(shown.len() < LONG.len(), "{shown}");
-    let daemon = Daemon::start_for_host(&host, &directory).await;
-    for _ in 0..2 {
-        let again = Answer::from_request(request(&daemon)).await;
-        let again = again.problem(409, "input-interrupted");
-        assert!(again.json["sent"].is_null(), "{}", again.text);
-    }
-    let changed = daemon.request(Method::POST, INPUT).header("idempotency-key", "k");
-    let changed = Answer::from_request(changed.json(&slow("another"))).await;
-    changed.problem(422, "idempotency-mismatch");
-    assert_eq!(typed_on(host.control()), shown);
-    let next = daemon.post(INPUT, json!({"events": [{"keys": ["ctrl-u"]}, {"text": "new"}]})).await;
-    next.expect(200);
-    eventually("the new text", async || typed_on(host.control()) == "new").await;
-    drop(daemon);
-    host.stop().await;
-}
-
-/// `otter type` and `otter screen`, as processes.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_commands_type_and_show() {
-    let lab = terminal().await;
-    let otter = async |arguments: &[&str]| {
-        let mut command = otter_command(arguments);
-        command.env("OTTER_URL", lab.url(""));
-        run_to_exit(command).await
-    };
-    let machine = format!("name:{NAME}");
-    let (code, text) = otter(&["type", &machine, "Hello", "--interval", "5ms"]).await;
-    assert_eq!((code, text.as_str()), (Some(0), "5 characters were typed.\n"));
-    shows_typed(&lab, "Hello").await;
-    let (code, text) = otter(&["type", RUNNING, "--keys", "ctrl-u", "x"]).await;
-    assert_eq!(code, Some(0), "{text}");
-    shows_typed(&lab, "x").await;
-    let (code, text) = otter(&["type", RUNNING, "--keys", "entr"]).await;
-    assert!(code == Some(1) && text.contains("enter"), "{text}");
-    let file = tempfile::tempdir().unwrap();
-    let png = file.path().join("screen.png");
-    let (code, text) = otter(&["screen", RUNNING, "-o", png.to_str().unwrap()]).await;
-    assert_eq!(code, Some(0), "{text}");
-    let picture = super::decode(&std::fs::read(&png).unwrap());
-    assert_eq!((picture.0, picture.1), (1_280, 1_024));
-    let (code, text) = otter(&["screen", RUNNING]).await;
-    assert!(code == Some(0) && text.contains("1280×1024"), "{text}");
-    let (code, text) = otter(&["screen", "16"]).await;
-    assert!(code == Some(0) && text.contains("is off"), "{text}");
-    let (code, text) = otter(&["screen", RUNNING, "--text", "--wait-text", "Terminal"]).await;
-    assert!(code == Some(0) && text.contains("Terminal"), "{text}");
-    // A text that does not appear has an exit code of its own, and the last picture is there.
-    let last = file.path().join("last.png");
-    let last = last.to_str().unwrap();
-    let wait = ["screen", RUNNING, "--wait-text", "Kernel panic", "--timeout", "1s", "-o", last];
-    let (code, text) = otter(&wait).await;
-    assert!(code == Some(75) && text.contains("Terminal"), "{text}");
-    let picture = super::decode(&std::fs::read(last).unwrap());
-    assert_eq!((picture.0, picture.1), (1_280, 1_024));
-}
-
-/// Runs `otter doctor --console` for a host.
-async fn doctor(host: &Simulator, arguments: &[&str]) -> (Option<i32>, String) {
-    let mut command = otter_command(&["doctor", "--console"]);
-    command.args(arguments);
-    command.env("OTTER_ESX_URL", host.url());
-    command.env("OTTER_ESX_VERIFY", format!("sha256:{}", host.fingerprint()));
-    command.env("OTTER_ESX_USERNAME", "root").env("OTTER_ESX_PASSWORD", "otter");
-    run_to_exit(command).await
-}
-
-/// `otter doctor --console`: each step, and a machine that has no screen.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_doctor_checks_the_way_to_a_screen() {
-    let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
-    let host = Simulator::start(options).await.unwrap();
-    let doctor = async |arguments: &[&str]| doctor(&host, arguments).await;
-    let (code, text) = doctor(&[&format!("name:{NAME}")]).await;
-    assert_eq!(code, Some(0), "{text}");
-    for check in ["ok     machine", "ok     ticket", "ok     frame", "ok     picture"] {
-        assert!(text.contains(check), "{check} in {text}");
-    }
-    assert!(text.contains("800×600") || text.contains("1280×1024"), "{text}");
-    assert!(text.contains("warn   restart"), "it restarts nothing by itself: {text}");
-    assert_eq!(host.control().open_consoles(RUNNING), 0, "each console is closed");
-    assert_eq!(host.control().sessions(), 0, "doctor logs out");
-    let (code, text) = doctor(&["16"]).await;
-    assert!(code == Some(1) && text.contains("is not on"), "{text}");
-    let (code, text) = doctor(&["none"]).await;
-    assert!(code == Some(1) && text.contains("No machine"), "{text}");
-    let (code, text) = doctor(&[RUNNING, "--restart"]).await;
-    assert!(code == Some(1) && text.contains("pass --url"), "{text}");
-    assert!(!text.contains("ok     address"), "it is said before the checks: {text}");
-    host.stop().await;
-}
-
-/// With `--restart`, otter resets and reverts the machine, and doctor opens its console after each.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_doctor_opens_a_console_after_a_reset_and_a_revert() {
-    let options = SimulatorOptions::new(Scenario::lab().unwrap(), Clock::system());
-    let host = Simulator::start(SimulatorOptions { pace: Pace::Auto { scale: 0.05 }, ..options })
-        .await
-        .unwrap();
-    let state = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start_for_host(&host, &state.path().join("state")).await;
-    let url = format!("http://{}", daemon.address());
-    let (code, text) = doctor(&host, &[RUNNING, "--restart", "--url", &url]).await;
-    assert_eq!(code, Some(0), "{text}");
-    for check in ["ok     reset", "ok     revert"] {
-        assert!(text.contains(check), "{check} in {text}");
-    }
-    let jobs = daemon.get(&format!("/v1/jobs?machine={RUNNING}")).await.expect(200);
-    assert_eq!(jobs.items("kind"), ["snapshot.revert", "machine.reset"]);
-    drop(daemon);
-    host.stop().await;
 }

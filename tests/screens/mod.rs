@@ -1,6 +1,7 @@
 //! Screens through otter's HTTP API, on the simulated host: pictures, the connection to the host,
 //! viewers, and what is typed.
 
+mod commands;
 mod connections;
 mod cuts;
 mod input;
@@ -11,10 +12,10 @@ mod viewers;
 mod vnc_command;
 mod wait;
 
-use otter::simulator::Control;
+use otter::simulator::{Control, ScreenStage};
 use serde_json::Value;
 
-use crate::harness::Lab;
+use crate::harness::{Answer, Lab};
 
 /// A machine of the scenario that is on.
 const RUNNING: &str = "17";
@@ -46,4 +47,18 @@ pub fn typed_in_terminal(control: &Control, machine: &str) -> String {
 
 async fn screen_state(lab: &Lab, machine: &str) -> Value {
     lab.get(&format!("/v1/machines/{machine}/screen")).await.expect(200).json
+}
+
+/// A lab whose guest shows a terminal.
+async fn terminal() -> Lab {
+    let lab = Lab::start().await;
+    lab.control().show_screen(RUNNING, ScreenStage::Terminal);
+    lab
+}
+
+/// A problem without the only part in which those of two requests differ.
+pub fn without_request_id(answer: &Answer) -> Value {
+    let mut problem = answer.json.clone();
+    problem["request_id"] = Value::Null;
+    problem
 }
