@@ -10,6 +10,7 @@ mod doctor_console;
 mod host_session;
 mod run;
 mod screen;
+mod serial;
 mod server;
 mod store;
 mod token;
@@ -28,6 +29,7 @@ use secrecy::SecretString;
 
 use self::run::{Exit, ReleaseCommand, RunCommand};
 use self::screen::ScreenCommand;
+use self::serial::SerialCommand;
 use self::server::CallArguments;
 use self::store::StoreCommand;
 use self::token::TokenCommand;
@@ -75,6 +77,8 @@ enum Subcommands {
     /// user of this computer can connect. On a machine that is leased, this needs the lease
     /// (--lease).
     Vnc(Box<VncCommand>),
+    /// Open a terminal on a serial port of a machine, print its output, or wait for a text in it.
+    Serial(Box<SerialCommand>),
     /// Create, list, rotate and revoke the tokens that identify callers.
     Token(TokenCommand),
     /// Back up, restore, check and compact the state directory.
@@ -251,6 +255,7 @@ pub fn run(command: Command) -> ExitCode {
         Subcommands::Screen(command) => on_runtime(screen::screen(*command)),
         Subcommands::Type(command) => on_runtime(type_keys::type_keys(*command)),
         Subcommands::Vnc(command) => on_runtime(vnc::vnc(*command)),
+        Subcommands::Serial(command) => on_runtime(serial::serial(*command)),
         Subcommands::Token(command) => on_runtime(token::token(command)),
         Subcommands::Store(command) => on_runtime(store::store(command)),
         Subcommands::Simulate(simulate) => on_runtime(self::simulate(simulate)),

@@ -3,6 +3,7 @@
 #![cfg(test)] // by which clippy knows that helpers, too, may unwrap
 
 mod api;
+mod artifacts;
 #[cfg(feature = "interop")]
 mod bench;
 mod conformance;
@@ -20,6 +21,7 @@ mod matrix;
 mod mistakes;
 mod openapi;
 mod screens;
+mod serial;
 mod simulation;
 mod simulator;
 mod storage;

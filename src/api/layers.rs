@@ -14,7 +14,7 @@ use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::response::Response;
 use futures_util::FutureExt;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use tower::Service;
 
@@ -28,7 +28,7 @@ use super::operations::{Operation, Operations};
 use super::problem::{FailedResponse, respond};
 use super::request_checks::RequestChecks;
 use super::respond::set;
-use super::roles::{Guard, Identified};
+use super::roles::{Access, Guard, Identified};
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::origin::{RequestId, RequestOrigin};
@@ -137,7 +137,8 @@ impl Layers {
         known_caller: &mut Option<Caller>,
     ) -> Result<Response, Failure> {
         prefix_check?;
-        self.checks.check(&request, self.guard.requires_tokens())?;
+        let takes_any_type = matches!(operation.access, Access::Upload(_));
+        self.checks.check(&request, self.guard.requires_tokens(), takes_any_type)?;
         if page.is_some()
             && let Some(preflight) = cors::preflight(request.method(), request.headers())
         {
@@ -167,6 +168,8 @@ impl Layers {
         // on the body of the response to the same GET.
         if *request.method() == Method::HEAD {
             *request.method_mut() = Method::GET;
+            // Only a GET asks for a part.
+            request.headers_mut().remove(RANGE);
         }
         let Ok(response) = self.router.clone().call(request).await;
         let response = match accepted {
@@ -231,7 +234,7 @@ mod tests {
 
     use super::*;
     use crate::api::cors::Cors;
-    use crate::api::roles::{Access, AccessTable};
+    use crate::api::roles::AccessTable;
     use crate::domain::web_origin::Scheme;
     use crate::service::callers::Callers;
     use crate::storage::Storage;

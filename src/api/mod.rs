@@ -3,10 +3,13 @@
 
 mod about;
 mod access_log;
+mod artifacts;
+mod attachment;
 mod audit;
 mod base_path;
 mod client_address;
 mod compression;
+mod condition_fields;
 mod conditional;
 pub mod connections;
 mod content_coding;
@@ -37,6 +40,8 @@ mod request_checks;
 mod respond;
 mod roles;
 mod screens;
+mod secret_body;
+mod serial;
 pub mod serve;
 mod start_job;
 pub mod tls;
@@ -140,11 +145,14 @@ pub struct HttpSettings {
         (name = "datastores", description = "Datastores that hold the files of machines"),
         (name = "jobs", description = "Operations on machines, each from acceptance to its end"),
         (name = "leases", description = "Exclusive use of a machine for a limited time"),
+        (name = "artifacts", description = "Files that belong to leases, such as recordings"),
         (name = "screens", description = "What machines show, and their keyboard and mouse. \
             Operators look, and the holder of the machine's lease: with `Otter-Lease`, or with \
             the token that created it. Others look at a machine without a lease in a pool with \
             `screens = \"public\"`; if otter has no tokens, everybody looks. Only operators look \
             at a protected machine. Typing needs the right to change the machine"),
+        (name = "serial", description = "Serial ports of machines: their output and input. Who may \
+            look at the screen of a machine may read them, and who may type may write to them"),
         (name = "events", description = "A stream of all changes"),
         (name = "audit", description = "The record of who did what, for admins"),
         (name = "about", description = "This otter and its host"),
@@ -259,7 +267,9 @@ fn routes() -> Routes {
         .merge(jobs::routes())
         .merge(events::routes())
         .merge(leases::routes())
+        .merge(artifacts::routes())
         .merge(screens::routes())
+        .merge(serial::routes())
         .merge(audit::routes())
         .merge(about::routes())
         .merge(pages::routes())

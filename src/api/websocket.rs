@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue};
 use super::extract::failure_at;
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
+use crate::service::screens::viewer_end::ViewerEnd;
 
 /// The subprotocol of every `WebSocket` of otter.
 const BINARY: &str = "binary";
@@ -52,12 +53,16 @@ pub fn console_token(headers: &HeaderMap) -> Result<Option<&str>, Failure> {
 /// Checks that a request opens a WebSocket with the subprotocol `binary`. A client that offers no
 /// subprotocol gets none.
 ///
+/// # Parameters
+/// - `instead`: a sentence that says what a plain GET may want.
+///
 /// # Errors
 /// `upgrade-required`, `invalid-request` if `Sec-WebSocket-Key` is missing or if only other
 /// subprotocols are offered.
 pub fn check(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     headers: &HeaderMap,
+    instead: &str,
 ) -> Result<WebSocketUpgrade, Failure> {
     let mut upgrade = upgrade.map_err(|rejection| {
         if let WebSocketUpgradeRejection::WebSocketKeyHeaderMissing(_) = rejection {
@@ -68,9 +73,10 @@ pub fn check(
                 "The header Sec-WebSocket-Key is missing.".to_owned(),
             )
         } else {
-            let detail = "This path is a WebSocket (RFC 6455, version 13): open it with a \
-                          WebSocket client and the subprotocol binary. For one picture: GET \
-                          /v1/machines/{machine}/screen.png.";
+            let detail = format!(
+                "This path is a WebSocket (RFC 6455, version 13): open it with a WebSocket client \
+                 and the subprotocol binary. {instead}"
+            );
             Failure::new(FailureKind::UpgradeRequired, detail)
         }
     })?;
@@ -111,6 +117,22 @@ pub async fn close(
         biased;
         () = answered => {}
         () = clock.sleep(CLOSE_ANSWERED) => {}
+    }
+}
+
+/// The code of the close message. `None` if there is no one to send it to.
+#[must_use]
+pub const fn close_code(end: &ViewerEnd) -> Option<u16> {
+    match end {
+        ViewerEnd::Left | ViewerEnd::Silent => None,
+        // RFC 6455, section 7.4.1: a protocol error, and an error of the server.
+        ViewerEnd::Protocol(_) => Some(1002),
+        ViewerEnd::Failed(_) => Some(1011),
+        ViewerEnd::TokenRefused => Some(4401),
+        ViewerEnd::RightEnded(_) | ViewerEnd::MachineGone => Some(4403),
+        ViewerEnd::TakenOver => Some(4409),
+        ViewerEnd::LeaseEnded(_) => Some(4423),
+        ViewerEnd::ShuttingDown => Some(4503),
     }
 }
 

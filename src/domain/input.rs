@@ -40,9 +40,11 @@ const WHEEL_DOWN: u8 = 1 << 4;
 /// What a call of input sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SentInput {
-    /// The number of events that were done completely, from the first one on.
+    /// The number of events that were done completely, from the first one on. The input of a call
+    /// for a serial port is one event.
     pub events: u32,
-    /// The number of characters of texts that were typed completely.
+    /// The number of characters of texts that were typed completely, or of bytes that a serial port
+    /// got.
     pub characters: u32,
 }
 

@@ -402,7 +402,8 @@ impl Job {
         self.steps.iter().any(|step| matches!(step.name, StepName::Call(_)))
     }
 
-    /// Whether a step has a text that was on the screen of the machine.
+    /// Whether a step has a text that was on the screen of the machine, or came from its serial
+    /// port.
     #[must_use]
     pub fn has_seen_screen(&self) -> bool {
         self.steps.iter().any(|step| step.seen.is_some())
@@ -441,8 +442,8 @@ pub struct JobStep {
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub detail: Option<String>,
-    /// The last text on the screen, if the step waits for one. Only callers see it that may see
-    /// the screen during the job.
+    /// The last text on the screen or from the serial port, if the step waits for one. Only
+    /// callers see it that may see the screen during the job.
     pub seen: Option<String>,
 }
 
@@ -464,6 +465,7 @@ impl StepName {
         Self::Wait(ReadinessKind::Address),
         Self::Wait(ReadinessKind::Tools),
         Self::Wait(ReadinessKind::Screen),
+        Self::Wait(ReadinessKind::Serial),
         Self::Settle,
     ];
 
@@ -481,6 +483,7 @@ impl StepName {
             Self::Wait(ReadinessKind::Address) => "wait_ip",
             Self::Wait(ReadinessKind::Tools) => "wait_tools",
             Self::Wait(ReadinessKind::Screen) => "wait_screen",
+            Self::Wait(ReadinessKind::Serial) => "wait_serial",
             Self::Settle => "settle",
         }
     }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::condition_text::InvalidConditionText;
 use super::failure::{Failure, FailureKind};
 use super::ids::{JobId, LeaseId, TokenId};
 use super::mac::MacAddress;
@@ -23,8 +24,10 @@ use super::machine_reference::MachineReference;
 use super::network::Network;
 use super::origin::RequestOrigin;
 use super::power::PowerState;
+use super::recording::Record;
 use super::scope::Scope;
-use super::screen_text::{InvalidScreenText, ScreenText};
+use super::screen_text::ScreenText;
+use super::serial::SerialText;
 
 /// The state of a lease. No state will be added or removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,6 +95,8 @@ pub enum Readiness {
     Tools,
     /// The screen of the machine shows this text.
     Screen(ScreenText),
+    /// A serial port of the machine outputs this text.
+    Serial(SerialText),
 }
 
 /// A [`Readiness`] without the text that it waits for.
@@ -101,16 +106,17 @@ pub enum ReadinessKind {
     Address,
     Tools,
     Screen,
+    Serial,
 }
 
 /// A text that is no [`Readiness`]. The text of the error is the rest of a sentence whose subject
 /// is the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidReadiness {
-    #[error("is not one of power_state:on, ip, tools and screen:<text>")]
+    #[error("is not one of power_state:on, ip, tools, screen:<text> and serial:<text>")]
     Unknown,
     #[error(transparent)]
-    Screen(#[from] InvalidScreenText),
+    Text(#[from] InvalidConditionText),
 }
 
 /// The release: the state into which otter puts a machine after its lease.
@@ -192,6 +198,8 @@ pub struct Lease {
     pub queue_for: Option<Duration>,
     pub prepare: Option<Prepare>,
     pub release: Release,
+    /// What otter records while the lease is active. `None` if it records nothing.
+    pub record: Option<Record>,
     /// How long people may examine the machine after its use failed. `None` means that otter
     /// releases the machine at once.
     pub keep_on_failure: Option<Duration>,
@@ -272,6 +280,7 @@ pub struct LeaseTerms {
     pub queue_for: Option<Duration>,
     pub prepare: Option<Prepare>,
     pub release: Release,
+    pub record: Option<Record>,
     pub keep_on_failure: Option<Duration>,
     pub created_at: Timestamp,
 }
@@ -294,6 +303,7 @@ impl Lease {
             queue_for,
             prepare,
             release,
+            record,
             keep_on_failure,
             created_at,
         } = terms;
@@ -315,6 +325,7 @@ impl Lease {
             queue_for,
             prepare,
             release,
+            record,
             keep_on_failure,
             created_at,
             active_at: None,
@@ -538,16 +549,20 @@ impl Readiness {
             Self::Address => ReadinessKind::Address,
             Self::Tools => ReadinessKind::Tools,
             Self::Screen(_) => ReadinessKind::Screen,
+            Self::Serial(_) => ReadinessKind::Serial,
         }
     }
 
-    /// The condition with this name, or `screen:<text>`.
+    /// The condition with this name, `screen:<text>`, or `serial:<text>`.
     ///
     /// # Errors
     /// [`InvalidReadiness`]
     pub fn parse(name: &str) -> Result<Self, InvalidReadiness> {
         if let Some(text) = ScreenText::from_condition(name) {
             return Ok(Self::Screen(text?));
+        }
+        if let Some(text) = SerialText::from_condition(name) {
+            return Ok(Self::Serial(text?));
         }
         match name {
             "power_state:on" => Ok(Self::On),
@@ -566,6 +581,7 @@ impl fmt::Display for Readiness {
             Self::Address => formatter.write_str("ip"),
             Self::Tools => formatter.write_str("tools"),
             Self::Screen(text) => text.fmt(formatter),
+            Self::Serial(text) => text.fmt(formatter),
         }
     }
 }
@@ -621,7 +637,14 @@ mod tests {
             assert_eq!(EndReason::parse(reason.as_str()), Some(*reason));
             assert!(reason.state().is_end());
         }
-        for name in ["power_state:on", "ip", "tools", "screen:Log In, please: now"] {
+        for name in [
+            "power_state:on",
+            "ip",
+            "tools",
+            "screen:Log In, please: now",
+            "serial:dom0 login:",
+            "serial@9001:a, b",
+        ] {
             assert_eq!(Readiness::parse(name).unwrap().to_string(), name);
         }
         assert_eq!(Readiness::parse("power_state:off"), Err(InvalidReadiness::Unknown));

@@ -6,9 +6,11 @@
 
 pub mod access;
 pub mod answers;
+pub mod artifact;
 pub mod audit;
 pub mod base_path;
 pub mod call;
+pub mod condition_text;
 pub mod datastore;
 pub mod datastore_reference;
 pub mod duration;
@@ -33,10 +35,12 @@ pub mod origin;
 pub mod pool;
 pub mod power;
 pub mod proxy_url;
+pub mod recording;
 pub mod restore;
 pub mod scope;
 pub mod screen;
 pub mod screen_text;
+pub mod serial;
 pub mod snapshot;
 pub mod snapshot_rules;
 pub mod socket_access;

@@ -21,6 +21,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
@@ -166,6 +167,21 @@ impl Connections {
                 Ok(Box::new(connector.connect(name.clone(), stream).await?))
             }
         }
+    }
+
+    /// Opens a connection to another port of the host. Nothing was sent on it yet.
+    ///
+    /// # Errors
+    /// As [`Connections::dial`].
+    pub async fn dial_port(&self, port: u16) -> io::Result<TcpStream> {
+        let Endpoint { host, proxy, .. } = &self.endpoint;
+        tunnel::connect(host, port, proxy.as_ref()).await
+    }
+
+    /// The name or the address of the host.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.endpoint.host
     }
 
     /// Keeps a connection for the next call, if the host keeps the connection open.

@@ -14,14 +14,18 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::domain::call::{Evidence, HostCall};
 use crate::domain::datastore::Datastore;
 use crate::domain::failure::Fault;
 use crate::domain::ids::{DatastoreId, JobId, MachineId, SnapshotId, TaskId};
 use crate::domain::machine::{GuestInterface, Machine};
+use crate::domain::network::Network;
+use crate::domain::serial::SerialRoute;
 
 /// A backend: the connection of otter to a host with machines, or to a manager of several hosts.
 ///
@@ -200,6 +204,44 @@ pub trait Hypervisor: Send + Sync {
         Err(HostError::new(HostErrorKind::NotSupported, "The host gives no pictures of screens."))
     }
 
+    /// Opens a connection to a serial port of a machine, on the way that `route` names. It makes
+    /// one try, except that it waits for a machine that dials otter itself. Cancel safe.
+    ///
+    /// # Parameters
+    /// - `port`: the key of the port.
+    ///
+    /// # Errors
+    /// - `NotSupported` without [`Capability::Serial`], or if the backend cannot use the route.
+    /// - `Unreachable` if no connection could be made, `Forbidden` if the account or the process
+    ///   lacks a right, `Protocol` if the other side speaks something else.
+    async fn open_serial(
+        &self,
+        _machine: &MachineId,
+        _port: i32,
+        _route: &SerialRoute,
+    ) -> Result<SerialConnection, HostError> {
+        let message = "The host gives no access to serial ports.";
+        Err(HostError::new(HostErrorKind::NotSupported, message))
+    }
+
+    /// Accepts the connections of machines that dial otter for their serial ports, until `stop` is
+    /// cancelled. [`Hypervisor::open_serial`] hands them over. A backend whose machines do not dial
+    /// otter only waits.
+    ///
+    /// # Parameters
+    /// - `allowed`: the networks of the hosts that may dial. Empty: the addresses of the host's
+    ///   API.
+    /// - `directory`: knows the machines and their ports.
+    async fn accept_serial(
+        &self,
+        _listener: TcpListener,
+        _allowed: Vec<Network>,
+        _directory: Arc<dyn SerialDirectory>,
+        stop: CancellationToken,
+    ) {
+        stop.cancelled().await;
+    }
+
     /// Sets the password for the next login. The password may be the same as before. If the host
     /// has refused the login, the backend tries again at once. The current session goes on. A
     /// backend without a password ignores this call.
@@ -232,6 +274,8 @@ pub enum Capability {
     Screens,
     /// [`Hypervisor::screen_picture`]
     ScreenPictures,
+    /// [`Hypervisor::open_serial`]
+    Serial,
 }
 
 /// The object whose picture [`Hypervisor::screen_picture`] reads.
@@ -247,6 +291,30 @@ pub struct ScreenConnection {
     /// the host and closes the socket. A host to which it is not said counts the connection as
     /// open.
     pub stream: Box<dyn ByteStream>,
+}
+
+/// A connection to a serial port.
+pub struct SerialConnection {
+    /// The bytes of the port in both directions. It ends when the host closes the connection. A
+    /// port that takes no input refuses writes as `Unsupported`.
+    pub stream: Box<dyn ByteStream>,
+    /// Whether the port takes input.
+    pub takes_input: bool,
+}
+
+/// Knows which ports of the machines dial otter. A backend asks it about machines that dial.
+pub trait SerialDirectory: Send + Sync {
+    /// The machine with this instance UUID, and its ports that dial otter. `None` if the host has
+    /// no such machine.
+    fn dialling_ports(&self, instance_uuid: Uuid) -> Option<(MachineId, Vec<DiallingPort>)>;
+}
+
+/// A port whose machine dials otter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiallingPort {
+    pub key: i32,
+    /// The URI of the port, by which the ports of one machine differ.
+    pub service: String,
 }
 
 /// A stream of bytes in both directions.

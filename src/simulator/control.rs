@@ -2,6 +2,7 @@
 //! world.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -13,6 +14,7 @@ use super::fault_injection::{
     Disruption, HostChange, HostChangeKind, HostdRestart, PlannedDisruption, SessionLoss, TestHook,
 };
 use super::guest_screen::ScreenStage;
+use super::serial::{PortChange, SerialChange, SerialStatus};
 use super::vim_fault::Fault;
 use super::world::{Question, World};
 use super::{Shared, SimulatorState};
@@ -76,6 +78,7 @@ impl SimulatorState {
                     screen.show(stage, now);
                 }
             }
+            HostChange::Serial(change) => self.serial.apply(&self.world, change),
         }
     }
 
@@ -381,6 +384,30 @@ impl Control {
     /// Ends the open consoles of a machine.
     pub fn end_consoles(&self, machine: &str, how: ConsoleEnd) {
         self.apply(HostChange::EndConsoles { machine: Some(machine.to_owned()), how });
+    }
+
+    /// What the serial ports of a machine are doing, in the order of the ports.
+    #[must_use]
+    pub fn serial_ports(&self, machine: &str) -> Vec<SerialStatus> {
+        let state = self.shared.lock();
+        state.serial.statuses(&state.world, machine)
+    }
+
+    /// What a serial port of a machine is doing. `port` is its name in the guest, such as `ttyS0`.
+    #[must_use]
+    pub fn serial_port(&self, machine: &str, port: &str) -> Option<SerialStatus> {
+        self.serial_ports(machine).into_iter().find(|status| status.name == port)
+    }
+
+    /// Changes a serial port of a machine. `port` is its name in the guest, such as `ttyS0`.
+    pub fn change_serial_port(&self, machine: &str, port: &str, change: PortChange) {
+        let (machine, port) = (machine.to_owned(), port.to_owned());
+        self.apply(HostChange::Serial(SerialChange::Port { machine, port, change }));
+    }
+
+    /// Sets where the URIs of concentrators lead that name another host than loopback.
+    pub fn set_concentrator(&self, address: Option<SocketAddr>) {
+        self.apply(HostChange::Serial(SerialChange::Concentrator(address)));
     }
 
     /// Reads the world.

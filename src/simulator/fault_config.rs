@@ -10,11 +10,12 @@ use super::console::{ConsoleEnd, ConsoleQuirks};
 use super::fault_injection::{Disruption, DownMode, HostChange, HostdRestart};
 use super::scenario::{QuestionEntry, ScenarioQuestion, StageEntry};
 use super::schema::{self, Occurs, TypeKind};
+use super::serial::SerialEntry;
 use super::value::{Moref, Value};
 use super::vim_fault::Fault;
 
-/// Calls that are no methods of vim25: the use of a ticket, and the picture of a screen.
-const HTTP_CALLS: [&str; 2] = ["/ticket", "/screen"];
+/// Calls that are no methods of vim25: the use of a ticket, the picture of a screen, and a file.
+const HTTP_CALLS: [&str; 3] = ["/ticket", "/screen", "/folder"];
 
 /// A checked fault: a disruption of later calls, or an immediate change of the host.
 #[derive(Clone, Debug)]
@@ -131,6 +132,7 @@ enum FaultKindEntry {
         machine: String,
         stage: StageEntry,
     },
+    Serial(SerialEntry),
 }
 
 /// A fault of vim25, as a scenario writes it: the name of its type alone, or a table of the type, a
@@ -279,6 +281,7 @@ impl FaultKindEntry {
                 let stage = stage.convert();
                 Disruption::HostChange(HostChange::ShowScreen { machine, stage })
             }
+            Self::Serial(entry) => Disruption::HostChange(HostChange::Serial(entry.check()?)),
         })
     }
 }
@@ -418,6 +421,7 @@ mod tests {
             r#"{"abandon-consoles": {"machine": "17", "count": 39}}"#,
             r#""forget-abandoned-consoles""#,
             r#"{"show-screen": {"machine": "17", "stage": "terminal"}}"#,
+            r#"{"serial": {"cut": {"machine": "16"}}}"#,
         ] {
             read(&format!(r#"{{"method": "PowerOnVM_Task", "what": {what}}}"#))
                 .unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -446,7 +450,8 @@ mod tests {
             (r#"{"what": {"maintenance-mode": {"on": true}}}"#, "on"),
             (r#"{"what": {"console-quirks": {"rectangels": 1}}}"#, "rectangels"),
             (r#"{"what": {"show-screen": {"machine": "17", "stage": "x"}}}"#, "x"),
-            (r#"{"method": "/folder", "what": "close-before"}"#, "/folder"),
+            (r#"{"what": {"serial": {"cut": {"machine": "16", "port": "x"}}}}"#, "ttyS0"),
+            (r#"{"method": "/vmfs", "what": "close-before"}"#, "/vmfs"),
             (r#"{"method": "*", "what": {"answer": {"status": 99}}}"#, "99"),
         ] {
             let error = read(entry).expect_err(entry);

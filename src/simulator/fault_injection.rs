@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::console::{ConsoleEnd, ConsoleQuirks};
 use super::guest_screen::ScreenStage;
+use super::serial::SerialChange;
 use super::vim_fault::Fault;
 use super::world::Question;
 
@@ -127,6 +128,8 @@ pub enum HostChange {
         machine: String,
         stage: ScreenStage,
     },
+    /// The serial ports change.
+    Serial(SerialChange),
 }
 
 /// The kind of a [`HostChange`], without the fields of the change.
@@ -150,6 +153,7 @@ pub enum HostChangeKind {
     AbandonConsoles,
     ForgetAbandonedConsoles,
     ShowScreen,
+    Serial,
 }
 
 impl HostChange {
@@ -176,6 +180,7 @@ impl HostChange {
             Self::AbandonConsoles { .. } => HostChangeKind::AbandonConsoles,
             Self::ForgetAbandonedConsoles => HostChangeKind::ForgetAbandonedConsoles,
             Self::ShowScreen { .. } => HostChangeKind::ShowScreen,
+            Self::Serial(_) => HostChangeKind::Serial,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The endpoint of the host: HTTP over TLS on loopback, with SOAP, consoles and pictures, and the
-//! planned disruptions of calls.
+//! The endpoint of the host: HTTP over TLS on loopback, with SOAP, consoles, pictures and files,
+//! and the planned disruptions of calls.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{FutureExt, stream};
 use http::header::{
-    CONNECTION, CONTENT_TYPE, COOKIE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, SET_COOKIE,
-    UPGRADE, USER_AGENT, WWW_AUTHENTICATE,
+    ACCEPT_RANGES, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, COOKIE, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_PROTOCOL, SET_COOKIE, UPGRADE, USER_AGENT, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
@@ -27,10 +27,12 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::{Service, ServiceBuilder, service_fn};
 use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
 
 use super::connection_count::OpenConnection;
 use super::console::{self, TicketAnswer};
 use super::control::Control;
+use super::datastore_files::{self, FileAnswer};
 use super::fault_injection::{Disruption, DownMode};
 use super::methods::{self, CallContext};
 use super::soap;
@@ -43,6 +45,9 @@ const MAX_REQUEST: usize = 16 << 20;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long the simulator keeps an idle connection. Real hosts close an idle connection earlier.
 const KEEP_ALIVE: Duration = Duration::from_hours(1);
+
+/// The type of each file on a datastore.
+const FILE_TYPE: &str = "application/octet-stream";
 
 const COOKIE_NAME: &str = "vmware_soap_session";
 
@@ -192,7 +197,10 @@ async fn serve_connection<S>(
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else {
         return;
     };
-    let service = ServiceBuilder::new().layer(CompressionLayer::new().no_zstd()).service(service);
+    // Clients read files in parts by their offsets, so that files are never compressed.
+    let compressed = DefaultPredicate::new().and(NotForContentType::const_new(FILE_TYPE));
+    let compression = CompressionLayer::new().no_zstd().compress_when(compressed);
+    let service = ServiceBuilder::new().layer(compression).service(service);
     // The error is ignored: a connection ends because the client closes it or because a test
     // planned a disruption, and neither is an error of the simulator.
     let _ = hyper::server::conn::http1::Builder::new()
@@ -226,6 +234,9 @@ async fn answer(
             Ok(respond(StatusCode::OK, "text/xml", versions(&api)))
         }
         (&Method::GET | &Method::HEAD, "/screen") => handle_screen(&shared, request).await,
+        (&Method::GET | &Method::HEAD, path) if path.starts_with("/folder/") => {
+            handle_folder(&shared, request).await
+        }
         (&Method::GET, path) if path.starts_with("/ticket/") => {
             handle_ticket(&shared, request).await
         }
@@ -293,17 +304,33 @@ async fn handle_screen(
         let query = head.uri.query().unwrap_or_default();
         match console::screen_picture(shared, cookie.as_deref(), &head.headers, query) {
             Ok(png) => Ok(respond(StatusCode::OK, "image/png", png)),
-            Err((status, text)) => {
-                let mut response = respond(status, "text/plain", text);
-                if status == StatusCode::UNAUTHORIZED {
-                    let basic = HeaderValue::from_static("Basic realm=\"VMware ESX\"");
-                    response.headers_mut().insert(WWW_AUTHENTICATE, basic);
-                }
-                Ok(response)
-            }
+            Err((status, text)) => Ok(refuse(status, text)),
         }
     };
     disturb(shared, "/screen", record_http_call(shared, "/screen"), run).await
+}
+
+/// `GET /folder/…`
+async fn handle_folder(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, ConnectionCut> {
+    let (head, _) = request.into_parts();
+    let run = async {
+        let cookie = session_cookie(&head.headers);
+        let answer = datastore_files::read(shared, cookie.as_deref(), &head.headers, &head.uri);
+        let FileAnswer { status, range, body } = answer;
+        if !status.is_success() && range.is_none() {
+            return Ok(refuse(status, ""));
+        }
+        let mut response = respond(status, FILE_TYPE, body);
+        response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        if let Some(Ok(range)) = range.map(HeaderValue::try_from) {
+            response.headers_mut().insert(CONTENT_RANGE, range);
+        }
+        Ok(response)
+    };
+    disturb(shared, "/folder", record_http_call(shared, "/folder"), run).await
 }
 
 /// `GET /ticket/<ticket>`
@@ -435,6 +462,16 @@ fn respond(
     let mut response = Response::new(BodyExt::boxed(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// Refuses a request that is no call. A client without a session is asked to log in.
+fn refuse(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut response = respond(status, "text/plain", text);
+    if status == StatusCode::UNAUTHORIZED {
+        let basic = HeaderValue::from_static("Basic realm=\"VMware ESX\"");
+        response.headers_mut().insert(WWW_AUTHENTICATE, basic);
+    }
     response
 }
 

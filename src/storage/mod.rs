@@ -1,6 +1,7 @@
 //! The storage of everything that outlives a restart: a trait with its contract, and the types of
 //! the trait's parameters and results.
 
+mod artifacts;
 mod audit;
 mod error;
 mod inputs;
@@ -8,6 +9,7 @@ mod jobs;
 mod keys;
 mod leases;
 mod retention;
+mod serial;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +25,7 @@ use crate::domain::lease::Lease;
 use crate::domain::machine::MachineIdentity;
 use crate::telemetry::audit as audit_log;
 
+pub use artifacts::{ArtifactFilter, ArtifactOrder, ArtifactStorage};
 pub use audit::{AuditCursor, AuditEntry, AuditFilter, AuditPage, InvalidAuditCursor};
 pub use error::StorageError;
 pub use inputs::{InputAnswer, StoredInput};
@@ -30,6 +33,7 @@ pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
 pub use keys::{IdempotencyKey, KeyOwner, StoredKey};
 pub use leases::{ChangedLease, LeaseFilter, LeaseTransaction, StoredMachine};
 pub use retention::{AuditRetention, Purged, PurgedAudit, RecordRetention, Retention};
+pub use serial::{SerialStorage, StoredSerialPort};
 pub use tokens::{StoredToken, TokenUse};
 
 /// Jobs, leases, idempotency keys, answers of input, tokens and the audit.

@@ -9,6 +9,7 @@
 //! what PostgreSQL also understands.
 
 mod archive;
+mod artifacts;
 mod audit;
 mod backup;
 #[cfg(test)]
@@ -39,6 +40,7 @@ mod restore;
 #[path = "../../tests/storage/samples.rs"]
 mod samples;
 mod schema;
+mod serial_ports;
 mod sqlite_errors;
 mod state_directory;
 mod storage;

@@ -18,8 +18,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::artifacts::ArtifactMetrics;
 use super::leases::LeaseMetrics;
 use super::screens::ScreenMetrics;
+use super::serial::SerialMetrics;
 
 /// The media type of the text that [`Metrics::text`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -45,6 +47,8 @@ struct Inner {
     jobs_ended: Family<JobEndLabels, Histogram, fn() -> Histogram>,
     leases: LeaseMetrics,
     screens: ScreenMetrics,
+    serial: SerialMetrics,
+    artifacts: ArtifactMetrics,
     unmatched_patterns: Family<SettingLabels, Gauge>,
     soap: Family<SoapLabels, Histogram, fn() -> Histogram>,
     session_up: Gauge,
@@ -216,6 +220,8 @@ impl Default for Metrics {
         );
         let leases = LeaseMetrics::register(&mut table);
         let screens = ScreenMetrics::register(&mut table);
+        let serial = SerialMetrics::register(&mut table);
+        let artifacts = ArtifactMetrics::register(&mut table);
         let unmatched_patterns = Family::default();
         table.register(
             "unmatched_patterns",
@@ -257,6 +263,8 @@ impl Default for Metrics {
             jobs_ended,
             leases,
             screens,
+            serial,
+            artifacts,
             unmatched_patterns,
             soap,
             session_up,
@@ -331,10 +339,22 @@ impl Metrics {
         &self.0.leases
     }
 
+    /// The metrics of serial ports.
+    #[must_use]
+    pub fn serial(&self) -> &SerialMetrics {
+        &self.0.serial
+    }
+
     /// The metrics of screens.
     #[must_use]
     pub fn screens(&self) -> &ScreenMetrics {
         &self.0.screens
+    }
+
+    /// The metrics of artifacts and of recordings.
+    #[must_use]
+    pub fn artifacts(&self) -> &ArtifactMetrics {
+        &self.0.artifacts
     }
 
     /// Records a call to the host.
@@ -454,7 +474,7 @@ mod tests {
         let text = metrics.text().unwrap();
         let types = text.lines().filter(|line| line.starts_with("# TYPE otter_")).count();
         let helps = text.lines().filter(|line| line.starts_with("# HELP otter_")).count();
-        assert_eq!((types, helps), (32, 32), "{text}");
+        assert_eq!((types, helps), (39, 39), "{text}");
         assert!(text.ends_with("# EOF\n"));
         for (name, expected) in [
             (

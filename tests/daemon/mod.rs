@@ -2,6 +2,7 @@
 //! disks, and the subcommands.
 
 mod access_log;
+mod artifacts;
 mod audit;
 mod backup;
 mod check_config;

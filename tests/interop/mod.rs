@@ -14,6 +14,7 @@ mod pages;
 mod program;
 mod proxies;
 mod readme;
+mod recordings;
 mod rfb_servers;
 mod schemathesis;
 mod service;

@@ -222,6 +222,7 @@ fn new_jobs(
             Arc::new(store.clone()),
         )),
         screens: Arc::new(NoScreens),
+        serial: Arc::new(NoScreens),
     });
     (supervisor, jobs)
 }

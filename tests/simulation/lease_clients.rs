@@ -217,6 +217,7 @@ fn some_request(random: &mut Random) -> NewLease {
         queue_for: random.percent(70).then(|| Duration::from_secs(1 + random.below(300))),
         prepare,
         release: Some(Release { keep_power: random.percent(15), snapshot: snapshot(random) }),
+        record: None,
         keep_on_failure: None,
         reference: None,
         key: None,

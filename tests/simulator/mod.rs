@@ -5,6 +5,7 @@ mod disruptions;
 mod event_manager;
 mod machines;
 mod screens;
+mod serial;
 mod sessions;
 mod updates;
 

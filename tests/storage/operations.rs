@@ -271,11 +271,13 @@ fn insert_job() -> BoxedStrategy<Operation> {
 }
 
 fn save_input_answer() -> BoxedStrategy<Operation> {
-    let answer = (any::<u32>(), any::<u32>(), any_time(), option::of(any_failure())).prop_map(
-        |(events, characters, finished_at, interruption)| InputAnswer {
+    let texts = (option::of(any_failure()), option::of(any::<String>()));
+    let answer = (any::<u32>(), any::<u32>(), any_time(), texts).prop_map(
+        |(events, characters, finished_at, (interruption, result))| InputAnswer {
             sent: SentInput { events, characters },
             finished_at,
             interruption: interruption.map(Box::new),
+            result,
         },
     );
     (option::of((key(), answer)), vec(record(), 0..2))

@@ -25,8 +25,10 @@ use otter::domain::machine::MachineIdentity;
 use otter::domain::network::Network;
 use otter::domain::origin::{Actor, RequestId, RequestOrigin};
 use otter::domain::power::PowerState;
+use otter::domain::recording::{PortChoice, Record};
 use otter::domain::scope::Scope;
 use otter::domain::screen_text::ScreenText;
+use otter::domain::serial::SerialText;
 
 /// The first time of the tests.
 pub fn start() -> Timestamp {
@@ -102,6 +104,7 @@ pub fn lease(n: u32, state: LeaseState, ended_at: Option<Timestamp>) -> Lease {
         queue_for: None,
         prepare: None,
         release: Release::default(),
+        record: Some(Record { screen: true, serial: vec![PortChoice::Every] }),
         keep_on_failure: Some(Duration::from_hours(4)),
         created_at: start(),
         active_at: None,
@@ -261,7 +264,8 @@ fn any_readiness() -> impl Strategy<Value = Readiness> {
         Just(Readiness::On),
         Just(Readiness::Address),
         Just(Readiness::Tools),
-        text.prop_map(|text| Readiness::Screen(ScreenText::new(text).unwrap())),
+        text.clone().prop_map(|text| Readiness::Screen(ScreenText::new(text).unwrap())),
+        text.prop_map(|text| Readiness::Serial(SerialText::new(None, text).unwrap())),
     ]
 }
 

@@ -134,8 +134,8 @@ pub struct JobRequestView {
     /// does not change it.
     #[schema(required)]
     pub power: Option<crate::api::machines::wire::PowerStateName>,
-    /// The condition for which a preparation waits: `power_state:on`, `ip`, `tools` or
-    /// `screen:<text>`.
+    /// The condition for which a preparation waits: `power_state:on`, `ip`, `tools`,
+    /// `screen:<text>`, `serial:<text>` or `serial@<port>:<text>`.
     #[schema(required)]
     pub until: Option<String>,
     /// The network in which the address of the machine must be if a preparation waits for an
@@ -159,7 +159,7 @@ pub struct JobStep {
     #[schema(required)]
     pub finished_at: Option<Timestamp>,
     /// More about the step, for people. Only the holder of the lease, the token that requested it,
-    /// and operators see the last text on the screen for which a preparation waits.
+    /// and operators see the last text on the screen or serial port that a preparation watches.
     #[schema(required)]
     pub detail: Option<String>,
 }

@@ -11,6 +11,7 @@
 //! daemon.
 
 mod arguments;
+mod artifacts;
 mod client;
 mod command;
 mod exit;
@@ -33,7 +34,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::process::Command;
 
 pub use self::arguments::{RunCommand, ServerArguments, positive_duration};
-pub use self::client::{Answer, NoAnswer, OtterClient};
+pub use self::client::{Answer, NoAnswer, OtterClient, Pieces};
 use self::command::RunningCommand;
 pub use self::exit::Exit;
 use self::lease::{Lease, LeaseClient, ReleaseOutcome};
@@ -129,11 +130,40 @@ async fn take_run_release(command: &RunCommand) -> u8 {
         Err(_) => CommandEnd::interrupted(Exit::Internal.code()),
     };
     let keeps = failed && command.keep_on_failure.is_some();
-    match lease.get() {
-        Some(lease) => {
-            release(&client, lease, keeps, &mut signals, &mut progress).await.unwrap_or(code)
+    let Some(lease) = lease.get() else { return code };
+    if let Some(interrupted) = release(&client, lease, keeps, &mut signals, &mut progress).await {
+        return interrupted;
+    }
+    // A lease that only waited has no artifacts.
+    if !lease.is_queued() {
+        show_artifacts(command, &client, lease, &mut signals, &mut progress).await;
+    }
+    code
+}
+
+/// Stores the artifacts of a lease, and says where they are, as far as the user asked for that.
+async fn show_artifacts(
+    command: &RunCommand,
+    client: &LeaseClient,
+    lease: &Lease,
+    signals: &mut CountedSignals,
+    progress: &mut Progress,
+) {
+    if let Some(directory) = &command.artifacts {
+        let shown = directory.display();
+        let mut storing = Progress::new(progress.is_quiet());
+        tokio::select! {
+            biased;
+            _ = signals.next() => progress.warn("a signal: the artifacts are not all stored"),
+            stored = artifacts::store_all(client, lease, directory, &mut storing) => match stored {
+                Ok(0) => progress.info("there are no artifacts"),
+                Ok(count) => progress.info(&format!("{count} artifacts are in {shown}")),
+                Err(failure) => progress.warn(&failure.message),
+            },
         }
-        None => code,
+    }
+    if command.record || command.artifacts.is_some() {
+        progress.info(&format!("artifacts: {}", artifacts::address(client, lease)));
     }
 }
 

@@ -50,7 +50,7 @@ async fn get(session: &Session, login: &Arc<Login>, path: &str) -> Result<HttpAn
 
 /// The picture in an answer.
 fn judge(answer: HttpAnswer, object: &ScreenObject) -> Result<Bytes, HostError> {
-    let HttpAnswer { status, body, cookie: _ } = answer;
+    let HttpAnswer { status, body, cookie: _, whole_size: _ } = answer;
     let name = match object {
         ScreenObject::Machine(machine) => format!("the screen of machine {machine}"),
         ScreenObject::Snapshot(snapshot) => format!("the snapshot {snapshot}"),
@@ -83,7 +83,8 @@ mod tests {
     use crate::domain::ids::MachineId;
 
     fn judged(status: u16, body: &'static [u8]) -> Result<Bytes, HostErrorKind> {
-        let answer = HttpAnswer { status, body: Bytes::from_static(body), cookie: None };
+        let body = Bytes::from_static(body);
+        let answer = HttpAnswer { status, body, cookie: None, whole_size: None };
         let object = ScreenObject::Machine(MachineId::from_backend("16"));
         judge(answer, &object).map_err(|error| error.kind)
     }

@@ -8,17 +8,18 @@ use tokio::sync::watch;
 
 use super::observation;
 use super::runner::{PROGRESS_EVERY, Runner, sleep_until};
-use super::screen_watch::ScreenSight;
 use super::state_machine::{
     CallResult, Effect, GuestObservation, GuestWatchResult, Input, ObservedMachine, TaskEnd,
 };
 use super::status::JobStatus;
+use super::text_watch::TextSight;
 use crate::domain::call::HostCall;
 use crate::domain::ids::{QuestionId, TaskId};
 use crate::domain::job::{Job, JobRequest};
 use crate::domain::lease::{Readiness, ReadinessKind};
 use crate::domain::network::Network;
 use crate::domain::power::PowerState;
+use crate::domain::serial::SerialText;
 use crate::domain::snapshot_rules::SnapshotRules;
 use crate::fail_points::fail_point;
 use crate::hypervisor::{CallError, CallTerms, TaskStatus};
@@ -33,7 +34,8 @@ impl Runner<'_> {
     /// - `due`: the deadline of the job.
     /// - `task_ended`: whether the last effect followed a task to its end. Commits do not count as
     ///   effects here.
-    /// - `sight`: gets what the screen shows while the effect waits for a text on it.
+    /// - `sight`: gets what the screen shows, or a serial port outputs, while the effect waits for
+    ///   a text there.
     ///
     /// # Errors
     /// The error of the store if it can never commit the job.
@@ -47,7 +49,7 @@ impl Runner<'_> {
         tools_stops: u64,
         task_ended: bool,
         status: &watch::Sender<JobStatus>,
-        sight: &watch::Sender<ScreenSight>,
+        sight: &watch::Sender<TextSight>,
     ) -> Result<Input, StorageError> {
         let machine = &self.machine.id;
         let input = match effect {
@@ -76,6 +78,9 @@ impl Runner<'_> {
                 )
             }
             Effect::Call(call) => {
+                if let Some(text) = awaited_serial_text(&job) {
+                    self.parts.serial.mark(&self.machine, text, job.id).await;
+                }
                 fail_point!("call");
                 let called = self.call(&job, &call, due).await;
                 fail_point!("answered");
@@ -124,6 +129,13 @@ impl Runner<'_> {
             Effect::AwaitReady(Readiness::Screen(text)) => {
                 self.await_host().await;
                 match self.parts.screens.await_text(&self.machine, &text, sight).await {
+                    Ok(ready) => Input::Ready(ready),
+                    Err(failure) => Input::NoReadiness(failure),
+                }
+            }
+            Effect::AwaitReady(Readiness::Serial(text)) => {
+                self.await_host().await;
+                match self.parts.serial.await_text(&self.machine, &text, job.id, sight).await {
                     Ok(ready) => Input::Ready(ready),
                     Err(failure) => Input::NoReadiness(failure),
                 }
@@ -387,8 +399,8 @@ impl Runner<'_> {
                 ReadinessKind::On => on,
                 ReadinessKind::Address => contents.ip_address(machine, cidr).is_some(),
                 ReadinessKind::Tools => on && known.guest.tools_running,
-                // `perform` waits for a screen in another way.
-                ReadinessKind::Screen => return false,
+                // `perform` waits for a text in another way.
+                ReadinessKind::Screen | ReadinessKind::Serial => return false,
             };
             if ready || !on {
                 return ready;
@@ -432,6 +444,14 @@ impl Runner<'_> {
 const fn awaited_network(job: &Job) -> Option<Network> {
     match &job.request {
         JobRequest::Prepare { cidr, .. } => *cidr,
+        _ => None,
+    }
+}
+
+/// The text for which a preparation waits on a serial port. `None` if it waits for no such text.
+const fn awaited_serial_text(job: &Job) -> Option<&SerialText> {
+    match &job.request {
+        JobRequest::Prepare { until: Some(Readiness::Serial(text)), .. } => Some(text),
         _ => None,
     }
 }

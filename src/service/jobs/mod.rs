@@ -18,10 +18,10 @@ pub mod queue;
 mod runner;
 #[cfg(test)]
 pub(super) mod samples;
-pub mod screen_watch;
 pub mod state_machine;
 mod status;
 mod table;
+pub mod text_watch;
 mod view;
 
 use std::sync::Arc;
@@ -33,10 +33,10 @@ use tokio_util::sync::CancellationToken;
 use self::authorization::{JobAuthorizer, Requester};
 use self::ended_jobs::EndedJobs;
 pub use self::ended_jobs::{EncodedJob, EndedJob};
-use self::screen_watch::ScreenWatch;
 use self::state_machine::JobRules;
 use self::table::JobTable;
 pub use self::table::MachineActivity;
+use self::text_watch::{ScreenWatch, SerialWatch};
 pub use self::view::{BlockedBy, BlockedByKind, JobView};
 use super::event_stream::EventStream;
 use super::hosts::Hosts;
@@ -81,6 +81,7 @@ pub struct JobsParts {
     pub authorizer: Arc<dyn JobAuthorizer>,
     pub snapshots: Arc<SnapshotProtection>,
     pub screens: Arc<dyn ScreenWatch>,
+    pub serial: Arc<dyn SerialWatch>,
 }
 
 /// The configuration of jobs.

@@ -104,6 +104,14 @@ impl LeaseActor {
     }
 
     async fn release(&self, id: LeaseId) {
+        // A later attempt finds another machine than the lease left.
+        let first = self
+            .view(id)
+            .map(|view| view.lease)
+            .filter(|lease| lease.state == LeaseState::Releasing && lease.setback.is_none());
+        if let Some(lease) = first {
+            self.parts.before_release.before_release(&lease).await;
+        }
         if !self.cancel_jobs(id).await {
             return;
         }

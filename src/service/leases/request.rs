@@ -14,6 +14,7 @@ use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::{Lease, LeaseTerms, Prepare, Release, Select};
 use crate::domain::pool::Pool;
+use crate::domain::recording::Record;
 use crate::domain::scope::Scope;
 use crate::service::callers::Caller;
 use crate::service::limits::{queue_full, too_many};
@@ -31,6 +32,8 @@ pub struct NewLease {
     pub prepare: Option<Prepare>,
     /// How otter releases the machine. `None` means the release that the pool sets.
     pub release: Option<Release>,
+    /// What otter records during the lease. `None` means what the pool sets.
+    pub record: Option<Record>,
     pub keep_on_failure: Option<Duration>,
     pub reference: Option<String>,
     pub key: Option<IdempotencyKey>,
@@ -70,6 +73,10 @@ impl Leases {
                 pool.and_then(|pool| pool.release.clone()).unwrap_or_default()
             })?,
         };
+        let record = match &new.record {
+            Some(record) => Some(record.clone()),
+            None => common_setting(&pools, "record", |pool| pool?.record.clone())?,
+        };
         let pools_allow =
             |pool: &Option<Pool>| pool.as_ref().is_some_and(|pool| pool.may_keep_power);
         let may_keep =
@@ -96,6 +103,7 @@ impl Leases {
             queue_for: new.queue_for,
             prepare,
             release,
+            record: record.filter(|record| !record.is_empty()),
             keep_on_failure: new.keep_on_failure,
             created_at: parts.clock.now(),
         });

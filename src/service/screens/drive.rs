@@ -8,8 +8,7 @@
 //! ```
 //! A driver sends nothing before the keys and buttons of the earlier one are released.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +19,7 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{MachineId, ViewerId};
 use crate::domain::keyboard::Keysym;
 use crate::domain::machine::Machine;
+use crate::service::seats::{Seat, Seats};
 use crate::supervisor::Supervisor;
 
 /// The most keys that a driver can hold at the same time. Further ones are ignored: no keyboard has
@@ -28,36 +28,16 @@ const MAX_HELD: usize = 32;
 
 /// The drivers of all machines.
 #[derive(Default)]
-pub struct Drivers {
-    seats: Mutex<HashMap<MachineId, Seat>>,
-}
-
-/// The seat of a driver, as the table has it.
-struct Seat {
-    viewer: ViewerId,
-    info: DriverInfo,
-    taken_over: CancellationToken,
-    vacated: CancellationToken,
-    /// Whether the driver has left. It holds the seat only until its keys are released.
-    has_left: bool,
-}
+pub struct Drivers(Arc<Seats<MachineId, DriverInfo>>);
 
 /// The right of one viewer to send input, until this value is dropped or another viewer takes over.
-pub struct DriverSeat {
-    drivers: Arc<Drivers>,
-    machine: MachineId,
-    viewer: ViewerId,
-    taken_over: CancellationToken,
-    vacated: CancellationToken,
-    /// Ends when the driver before this one has released its keys. `None` if there was none.
-    earlier: Option<CancellationToken>,
-}
+pub type DriverSeat = Seat<MachineId, DriverInfo>;
 
 impl Drivers {
     /// The driver of a machine.
     #[must_use]
     pub fn of(&self, machine: &MachineId) -> Option<DriverInfo> {
-        self.seats().get(machine).filter(|seat| !seat.has_left).map(|seat| seat.info.clone())
+        self.0.of(machine)
     }
 
     /// Checks that a viewer could drive now.
@@ -65,8 +45,8 @@ impl Drivers {
     /// # Errors
     /// `console-busy` if another viewer drives and `force` is not set.
     pub fn check(&self, machine: &Machine, force: bool) -> Result<(), Failure> {
-        match self.seats().get(&machine.id) {
-            Some(seat) if !force && !seat.has_left => Err(busy(machine, &seat.info)),
+        match self.0.of(&machine.id) {
+            Some(driver) if !force => Err(busy(machine, &driver)),
             _ => Ok(()),
         }
     }
@@ -79,40 +59,14 @@ impl Drivers {
     /// # Errors
     /// `console-busy` if another viewer drives and `force` is not set.
     pub fn take(
-        self: &Arc<Self>,
+        &self,
         machine: &Machine,
         viewer: ViewerId,
         info: DriverInfo,
         force: bool,
     ) -> Result<DriverSeat, Failure> {
-        let (taken_over, vacated) = (CancellationToken::new(), CancellationToken::new());
-        let seat = Seat {
-            viewer,
-            info,
-            taken_over: taken_over.clone(),
-            vacated: vacated.clone(),
-            has_left: false,
-        };
-        let mut seats = self.seats();
-        if let Some(held) = seats.get(&machine.id).filter(|held| !force && !held.has_left) {
-            return Err(busy(machine, &held.info));
-        }
-        let earlier = seats.insert(machine.id.clone(), seat).map(|earlier| {
-            earlier.taken_over.cancel();
-            earlier.vacated
-        });
-        Ok(DriverSeat {
-            drivers: Arc::clone(self),
-            machine: machine.id.clone(),
-            viewer,
-            taken_over,
-            vacated,
-            earlier,
-        })
-    }
-
-    fn seats(&self) -> MutexGuard<'_, HashMap<MachineId, Seat>> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+        let taken = self.0.take(&machine.id, viewer, info, force);
+        taken.map_err(|driver| busy(machine, &driver))
     }
 }
 
@@ -122,45 +76,6 @@ fn busy(machine: &Machine, driver: &DriverInfo) -> Failure {
         driver.caller, machine.name, driver.since
     );
     Failure::new(FailureKind::ConsoleBusy, detail).with_machine(&machine.id, &machine.name)
-}
-
-impl DriverSeat {
-    /// Ends when another viewer takes over.
-    #[must_use]
-    pub fn taken_over(&self) -> CancellationToken {
-        self.taken_over.clone()
-    }
-
-    /// Waits until the driver before this one has released its keys.
-    pub async fn ready(&mut self) {
-        if let Some(earlier) = &self.earlier {
-            earlier.cancelled().await;
-            self.earlier = None;
-        }
-    }
-
-    /// Whether the driver before this one has released its keys.
-    fn is_ready(&self) -> bool {
-        self.earlier.as_ref().is_none_or(CancellationToken::is_cancelled)
-    }
-
-    /// Lets another viewer take the seat without force. It gets ready when this value is dropped.
-    fn leave(&self) {
-        let mut seats = self.drivers.seats();
-        if let Some(seat) = seats.get_mut(&self.machine).filter(|seat| seat.viewer == self.viewer) {
-            seat.has_left = true;
-        }
-    }
-}
-
-impl Drop for DriverSeat {
-    fn drop(&mut self) {
-        self.vacated.cancel();
-        let mut seats = self.drivers.seats();
-        if seats.get(&self.machine).is_some_and(|seat| seat.viewer == self.viewer) {
-            seats.remove(&self.machine);
-        }
-    }
 }
 
 /// The keys and buttons that a driver holds down.

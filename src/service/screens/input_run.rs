@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::input_call::{CallEnds, InputCall, InputCallsParts, InputDone, Until};
+use super::RightChanges;
+use super::input_call::{InputCall, InputCallsParts, InputDone, Until};
 use super::input_lane::Turn;
 use super::reverts::Reverts;
 use super::rights::DriveRight;
 use super::screen_input::{InputLost, ScreenInput};
 use super::screen_user::ScreenUser;
 use super::wait::{FIRST_TEST_LIMIT, ScreenMatch, Sight, WaitTerms};
-use super::{RightChanges, Screens};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::input::{
@@ -23,6 +23,7 @@ use crate::domain::input::{
 use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
 use crate::fail_points::fail_point;
+use crate::service::call_ends::{CallEnds, reason_after_input};
 use crate::service::idempotency::KeyClaim;
 use crate::service::jobs::authorization::Authorization;
 use crate::storage::InputAnswer;
@@ -132,6 +133,7 @@ impl<'c> InputRun<'c> {
             sent: self.sent,
             finished_at,
             interruption: interruption.clone().map(Box::new),
+            result: None,
         };
         let record = self.audit_record(interruption.as_ref());
         fail_point!("input-answer");
@@ -291,7 +293,7 @@ impl<'c> InputRun<'c> {
         tokio::select! {
             biased;
             failure = ends.ended() => return Err(failure),
-            failure = right_ended(&parts.screens, right_changes, call, machine) => {
+            failure = right_changes.drive_right_ended(&parts.screens, &call.requester, machine) => {
                 return Err(failure);
             }
             () = reverts.grown(&parts.inventory, &machine.id) => {}
@@ -465,29 +467,6 @@ impl<'c> InputRun<'c> {
             duration: Some(parts.clock.elapsed().saturating_sub(self.started)),
             ..record
         }
-    }
-}
-
-/// The detail of a failure that ended a call after its first key, without what holds only for a
-/// call that is refused.
-fn reason_after_input(detail: &str) -> String {
-    let of_refusals =
-        ["; nothing was done", " Nothing was typed or clicked.", "; try again when it is back"];
-    of_refusals.iter().fold(detail.to_owned(), |detail, words| detail.replace(words, ""))
-}
-
-/// Waits until the caller has no longer the right to drive.
-async fn right_ended(
-    screens: &Screens,
-    changes: &mut RightChanges,
-    call: &InputCall,
-    machine: &Machine,
-) -> Failure {
-    loop {
-        if let Err(failure) = screens.may_drive(&call.requester, machine) {
-            return failure;
-        }
-        changes.changed().await;
     }
 }
 

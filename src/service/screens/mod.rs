@@ -20,7 +20,6 @@ mod input_run;
 pub mod last_pictures;
 mod no_signal;
 pub mod ocr;
-pub mod overrides;
 pub mod picture_search;
 pub mod png;
 mod prepare_wait;
@@ -36,11 +35,11 @@ mod stillness;
 pub mod text_match;
 mod upstream;
 mod upstream_task;
-mod viewer_damage;
+pub mod viewer_damage;
 pub mod viewer_end;
 mod viewer_exchange;
 mod viewer_pieces;
-mod viewer_rights;
+pub mod viewer_rights;
 pub mod viewer_session;
 mod viewer_writer;
 pub mod viewers;
@@ -52,6 +51,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
 pub use self::frame::{Frame, FrameChange};
 pub use self::rights::{DriveRight, RightChanges};
@@ -71,7 +71,7 @@ use super::live_settings::LiveSettings;
 use crate::clock::Clock;
 use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::SnapshotId;
+use crate::domain::ids::{MachineId, SnapshotId};
 use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
 use crate::hypervisor::{Capability, HostErrorKind, ScreenObject};
@@ -255,6 +255,13 @@ impl Screens {
     pub fn join_screen(&self, machine: &Machine) -> Result<ScreenUser, Failure> {
         self.hosts.with_capability(Capability::Screens, machine)?;
         self.registry.join(machine)
+    }
+
+    /// Whether the screen of a machine was used at or after this time, as far as this process
+    /// knows.
+    #[must_use]
+    pub fn was_used_since(&self, machine: &MachineId, since: Timestamp) -> bool {
+        self.registry.was_used_since(machine, since)
     }
 
     /// The picture that the host took with a memory snapshot, as PNG.

@@ -9,9 +9,8 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::Screens;
-use super::console_tokens::{Console, ConsoleGrant, ConsoleTokens, IssuedToken};
+use super::console_tokens::{Console, ConsoleGrant, ConsoleKind, ConsoleTokens, IssuedToken};
 use super::drive::{DriverInput, Drivers, InputCounts};
-use super::overrides::Overrides;
 use super::state::{DriverInfo, ViewerInfo, ViewerMode};
 use super::viewer_end::ViewerEnd;
 use super::viewer_pieces::SharedPieces;
@@ -26,6 +25,7 @@ use crate::hypervisor::Capability;
 use crate::service::audit::Audit;
 use crate::service::callers::Credential;
 use crate::service::jobs::authorization::Requester;
+use crate::service::overrides::Overrides;
 use crate::supervisor::Supervisor;
 use crate::telemetry::screens::ScreenMetrics;
 
@@ -208,7 +208,7 @@ impl Screens {
             requester,
             credential,
             machine: machine.identity(),
-            console: Console::Screen { mode, force },
+            console: Console { kind: ConsoleKind::Screen, mode, force },
             fence: self.fence_of(machine),
         })
     }

@@ -166,6 +166,11 @@ pub fn kernel_lines(since: Duration, whole: Duration) -> usize {
     usize::try_from(passed).unwrap_or(usize::MAX).saturating_add(1).min(KERNEL_LINES.len())
 }
 
+/// The first `lines` lines that the kernel writes.
+pub fn kernel_text(lines: usize) -> &'static [&'static str] {
+    &KERNEL_LINES[..lines.min(KERNEL_LINES.len())]
+}
+
 /// The screen of the starting kernel with its first `lines` lines.
 pub fn kernel(lines: usize, arguments: &str) -> Picture {
     let mut screen = Screen::new();

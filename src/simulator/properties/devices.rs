@@ -57,7 +57,11 @@ pub fn virtual_devices(world: &World, machine: &Machine) -> Vec<Object> {
             .map(|(at, card)| network_card(world, machine, at, card)),
     );
     devices.extend(
-        machine.serial_ports.iter().enumerate().map(|(at, port)| serial_port(machine, at, port)),
+        machine
+            .serial_ports
+            .iter()
+            .enumerate()
+            .map(|(at, port)| serial_port(world, machine, at, port)),
     );
     devices
 }
@@ -86,11 +90,15 @@ fn pointing_backing() -> Object {
 }
 
 fn connectable(connected: bool, start_connected: bool) -> Object {
+    connection(connected, start_connected, if connected { "ok" } else { "untried" })
+}
+
+fn connection(connected: bool, start_connected: bool, status: &str) -> Object {
     Object::new("VirtualDeviceConnectInfo")
         .with("startConnected", start_connected)
         .with("allowGuestControl", true)
         .with("connected", connected)
-        .with("status", if connected { "ok" } else { "untried" })
+        .with("status", status)
 }
 
 fn disk(machine: &Machine) -> Object {
@@ -152,7 +160,7 @@ fn network_card(world: &World, machine: &Machine, at: usize, card: &NetworkCard)
         .with("wakeOnLanEnabled", true)
 }
 
-fn serial_port(machine: &Machine, at: usize, port: &SerialPort) -> Object {
+fn serial_port(world: &World, machine: &Machine, at: usize, port: &SerialPort) -> Object {
     let (summary, backing) = match &port.backing {
         SerialBacking::Pipe { name, endpoint } => (
             format!("Pipe {name}"),
@@ -172,7 +180,7 @@ fn serial_port(machine: &Machine, at: usize, port: &SerialPort) -> Object {
             format!("File {path}"),
             Object::new("VirtualSerialPortFileBackingInfo")
                 .with("fileName", path)
-                .with("datastore", Moref::new("Datastore", machine.datastore.clone())),
+                .with("datastore", datastore_of(world, path)),
         ),
         SerialBacking::Device { name } => (
             format!("Device {name}"),
@@ -181,12 +189,25 @@ fn serial_port(machine: &Machine, at: usize, port: &SerialPort) -> Object {
                 .with("useAutoDetect", false),
         ),
     };
+    let is_on = machine.power == PowerState::On;
+    let connectable = if is_on && port.is_dead {
+        connection(false, true, "unrecoverableError")
+    } else {
+        connectable(is_on, true)
+    };
     Object::new("VirtualSerialPort")
         .with("key", port.key)
         .with("deviceInfo", description(format!("Serial port {}", at + 1), summary))
         .with("backing", backing)
-        .with("connectable", connectable(machine.power == PowerState::On, true))
+        .with("connectable", connectable)
         .with("controllerKey", 400)
         .with("unitNumber", port.key - 9_000)
         .with("yieldOnPoll", true)
+}
+
+/// The datastore of a datastore path. `None` if the host has no such datastore.
+fn datastore_of(world: &World, path: &str) -> Option<Moref> {
+    let (name, _) = path.strip_prefix('[')?.split_once(']')?;
+    let datastore = world.datastores().find(|datastore| datastore.name == name)?;
+    Some(Moref::new("Datastore", datastore.id.clone()))
 }

@@ -215,6 +215,9 @@ fn extra_config(machine: &Machine) -> Vec<Object> {
     if machine.nested_virtualization {
         options.push(option("vhv.enable", "TRUE"));
     }
+    if let Some(answer) = machine.serial_file_answer {
+        options.push(option("answer.msg.serial.file.open", answer.as_str()));
+    }
     options
 }
 

@@ -1,5 +1,6 @@
 //! The TOML file of a scenario, and how it becomes a scenario.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -13,7 +14,7 @@ use crate::simulator::fault_config::FaultEntry;
 use crate::simulator::guest_screen::GuestScreen;
 use crate::simulator::world::{
     CardNetwork, Datastore, Guest, GuestInterface, Machine, Network, NetworkCard, PowerState,
-    SerialBacking, SerialPort,
+    SerialBacking, SerialFileAnswer, SerialPort,
 };
 
 /// The content of the TOML file of a scenario.
@@ -99,6 +100,9 @@ struct MachineEntry {
     network_cards: Vec<CardEntry>,
     #[serde(default)]
     serial_ports: Vec<SerialEntry>,
+    /// The answer to the question about existing files of serial ports. If it is absent, the host
+    /// asks at each power-on.
+    serial_file_answer: Option<FileAnswerEntry>,
     tools: Option<ToolsEntry>,
     #[serde(default)]
     snapshots: Vec<SnapshotEntry>,
@@ -151,6 +155,13 @@ enum CardKind {
     Pcnet32,
 }
 
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FileAnswerEntry {
+    Append,
+    Replace,
+}
+
 /// A serial port. Exactly one of `pipe`, `uri`, `file` and `device` is set.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -158,6 +169,8 @@ struct SerialEntry {
     pipe: Option<String>,
     #[serde(default = "default_pipe_end")]
     endpoint: String,
+    /// The path of a link to the pseudoterminal that is the device of this pipe in the guest.
+    tty: Option<PathBuf>,
     uri: Option<String>,
     #[serde(default = "default_pipe_end")]
     direction: String,
@@ -320,6 +333,7 @@ impl MachineEntry {
             instance_uuid,
             network_cards,
             serial_ports,
+            serial_file_answer,
             tools,
             snapshots,
             question,
@@ -354,6 +368,7 @@ impl MachineEntry {
             instance_uuid: instance_uuid
                 .unwrap_or_else(|| derived_uuid("instance", &id))
                 .to_string(),
+            serial_file_answer: serial_file_answer.map(FileAnswerEntry::convert),
             guest: tools.map_or_else(Guest::without_tools, ToolsEntry::convert),
             screen: GuestScreen::new(keyboard.convert()),
             screen_source: screen_source(&screen)
@@ -369,24 +384,37 @@ impl MachineEntry {
             machine.network_cards.push(entry.convert(&path, key, networks)?);
         }
         for (at, (entry, key)) in serial_ports.into_iter().zip(9000..).enumerate() {
-            let backing = entry.convert(&format!("{path}.serial_ports[{at}]"))?;
-            machine.serial_ports.push(SerialPort { key, backing });
+            let port = entry.convert(key, &format!("{path}.serial_ports[{at}]"))?;
+            machine.serial_ports.push(port);
         }
         for (at, entry) in snapshots.into_iter().enumerate() {
             entry.add_to(&mut machine, &format!("{path}.snapshots[{at}]"))?;
         }
         if let Some(entry) = question {
-            let ScenarioQuestion { question, pending, repeats } = entry.convert();
-            if repeats {
-                machine.question_at_each_power_on = Some(question.clone());
-            }
-            if pending {
-                machine.question = Some(question);
-            } else if !repeats {
-                machine.question_at_power_on = Some(question);
-            }
+            add_question(&mut machine, entry);
         }
         Ok(machine)
+    }
+}
+
+fn add_question(machine: &mut Machine, entry: QuestionEntry) {
+    let ScenarioQuestion { question, pending, repeats } = entry.convert();
+    if repeats {
+        machine.question_at_each_power_on = Some(question.clone());
+    }
+    if pending {
+        machine.question = Some(question);
+    } else if !repeats {
+        machine.question_at_power_on = Some(question);
+    }
+}
+
+impl FileAnswerEntry {
+    const fn convert(self) -> SerialFileAnswer {
+        match self {
+            Self::Append => SerialFileAnswer::Append,
+            Self::Replace => SerialFileAnswer::Replace,
+        }
     }
 }
 
@@ -431,17 +459,23 @@ impl CardEntry {
 }
 
 impl SerialEntry {
-    fn convert(self, path: &str) -> Result<SerialBacking, ScenarioError> {
-        let Self { pipe, endpoint, uri, direction, proxy, file, device } = self;
-        match (pipe, uri, file, device) {
-            (Some(name), None, None, None) => Ok(SerialBacking::Pipe { name, endpoint }),
-            (None, Some(service), None, None) => {
-                Ok(SerialBacking::Uri { service, direction, proxy })
+    fn convert(self, key: i32, path: &str) -> Result<SerialPort, ScenarioError> {
+        let Self { pipe, endpoint, tty, uri, direction, proxy, file, device } = self;
+        let backing = match (pipe, uri, file, device) {
+            (Some(name), None, None, None) => SerialBacking::Pipe { name, endpoint },
+            (None, Some(service), None, None) => SerialBacking::Uri { service, direction, proxy },
+            (None, None, Some(path), None) => SerialBacking::File { path },
+            (None, None, None, Some(name)) => SerialBacking::Device { name },
+            _ => {
+                let message = "set one of pipe, uri, file and device".to_owned();
+                return Err(invalid(path.to_owned(), message));
             }
-            (None, None, Some(path), None) => Ok(SerialBacking::File { path }),
-            (None, None, None, Some(name)) => Ok(SerialBacking::Device { name }),
-            _ => Err(invalid(path.to_owned(), "set one of pipe, uri, file and device".to_owned())),
+        };
+        if tty.is_some() && !matches!(backing, SerialBacking::Pipe { .. }) {
+            let message = "only a pipe can have a tty".to_owned();
+            return Err(invalid(format!("{path}.tty"), message));
         }
+        Ok(SerialPort { tty, ..SerialPort::new(key, backing) })
     }
 }
 

@@ -47,6 +47,8 @@ pub(super) fn default_machine(id: &str, name: &str) -> Machine {
         datastore: String::new(),
         network_cards: Vec::new(),
         serial_ports: Vec::new(),
+        serial_file_answer: None,
+        chosen_serial_file_answer: None,
         guest: Guest::without_tools(),
         snapshots: Vec::new(),
         current_snapshot: None,
@@ -96,7 +98,7 @@ pub(super) fn machine(number: usize, datastore: &Datastore) -> Machine {
         machine.memory_mb = 16_384;
         let pipe =
             SerialBacking::Pipe { name: format!("/tmp/{name}"), endpoint: "server".to_owned() };
-        machine.serial_ports.push(SerialPort { key: 9000, backing: pipe });
+        machine.serial_ports.push(SerialPort::new(9000, pipe));
     }
     if number.is_multiple_of(10) {
         machine.power = PowerState::On;

@@ -161,10 +161,13 @@ impl Scenario {
             // A question that the machine asks from the start makes a power-on wait. So the world
             // starts a power-on and runs it until it waits for the answer.
             let pending = machine.question.take();
-            let id = machine.id.clone();
+            let (id, is_on) = (machine.id.clone(), machine.power == PowerState::On);
             let later = machine.question_at_power_on.take();
             machine.question_at_power_on = pending.clone().or_else(|| later.clone());
             world.add_machine(machine);
+            if is_on {
+                world.write_earlier_output(&id);
+            }
             if pending.is_some() {
                 if let Ok(task) = world.start_task(&id, Operation::PowerOn, "root") {
                     world.finish_task(&task.id);
@@ -227,6 +230,8 @@ mod tests {
         wrong("nmae = 1", "nmae");
         wrong("power = \"of\"", "machines[0].power");
         wrong("serial_ports = [{}]", "machines[0].serial_ports[0]");
+        wrong("serial_ports = [{ uri = \"tcp://:0\", tty = \"/x\" }]", "serial_ports[0].tty");
+        wrong("serial_file_answer = \"ask\"", "machines[0].serial_file_answer");
         wrong(
             "network_cards = [{ mac = \"00:50:56:00:00:01\", network = \"a\", \
              port_group = \"b\" }]",

@@ -1,5 +1,6 @@
 //! A machine of the simulated host as plain data. Its names are not escaped.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -57,6 +58,11 @@ pub struct Machine {
     pub datastore: String,
     pub network_cards: Vec<NetworkCard>,
     pub serial_ports: Vec<SerialPort>,
+    /// The answer in the configuration to the question about files of serial ports. `None`: the
+    /// host asks.
+    pub serial_file_answer: Option<SerialFileAnswer>,
+    /// The answer that somebody has given for the power-on that runs.
+    pub chosen_serial_file_answer: Option<SerialFileAnswer>,
     pub guest: Guest,
     /// The snapshots of the machine. Each parent comes before its children.
     pub snapshots: Vec<Snapshot>,
@@ -156,6 +162,11 @@ pub enum CardNetwork {
 pub struct SerialPort {
     pub key: i32,
     pub backing: SerialBacking,
+    /// If it is set, the device of the port in the guest is a pseudoterminal of this computer, and
+    /// a link at this path leads to it. So a program of this computer is as if in the machine.
+    pub tty: Option<PathBuf>,
+    /// Whether the host cannot use the backing, for example because its URI is malformed.
+    pub is_dead: bool,
 }
 
 /// What a serial port is connected to.
@@ -165,6 +176,24 @@ pub enum SerialBacking {
     Uri { service: String, direction: String, proxy: Option<String> },
     File { path: String },
     Device { name: String },
+}
+
+/// What becomes of the content of a port's file at a power-on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SerialFileAnswer {
+    Append,
+    Replace,
+}
+
+impl SerialFileAnswer {
+    /// The value of the option `answer.msg.serial.file.open` in a machine's configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Append => "Append",
+            Self::Replace => "Replace",
+        }
+    }
 }
 
 /// What the console of a machine shows.
@@ -216,6 +245,14 @@ pub struct Choice {
     pub summary: String,
     /// The fault with which this answer ends the waiting task. `None` means that the task goes on.
     pub fails_with: Option<Fault>,
+}
+
+impl SerialPort {
+    /// A port with this backing.
+    #[must_use]
+    pub const fn new(key: i32, backing: SerialBacking) -> Self {
+        Self { key, backing, tty: None, is_dead: false }
+    }
 }
 
 impl Machine {

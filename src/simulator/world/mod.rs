@@ -11,6 +11,7 @@ mod guest;
 mod machine;
 mod power;
 mod screens;
+mod serial;
 mod snapshots;
 mod task;
 mod task_lifecycle;
@@ -24,7 +25,7 @@ pub use event_history::{EventDetail, EventHistory, EventMachine, HostEvent, Mach
 pub use guest::GuestEvent;
 pub use machine::{
     CardNetwork, Choice, Guest, GuestInterface, Machine, NetworkCard, PowerState, Question,
-    ScreenSource, SerialBacking, SerialPort, Snapshot,
+    ScreenSource, SerialBacking, SerialFileAnswer, SerialPort, Snapshot,
 };
 pub use task::{Operation, Task, TaskState};
 
@@ -142,6 +143,8 @@ pub struct World {
     incarnations: BTreeMap<String, u64>,
     datastores: BTreeMap<String, Datastore>,
     networks: Vec<Network>,
+    /// The files that serial ports have written, by their datastore paths.
+    files: BTreeMap<String, Vec<u8>>,
     tasks: BTreeMap<String, Task>,
     /// The ids of the tasks that hostd knows, oldest first.
     task_order: VecDeque<String>,
@@ -191,6 +194,7 @@ impl World {
             incarnations: BTreeMap::new(),
             datastores: BTreeMap::new(),
             networks: Vec::new(),
+            files: BTreeMap::new(),
             tasks: BTreeMap::new(),
             task_order: VecDeque::new(),
             tasks_by_machine: BTreeMap::new(),

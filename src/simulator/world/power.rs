@@ -21,6 +21,7 @@ impl World {
         let Some(choice) = asked.choices.iter().find(|choice| choice.key == key).cloned() else {
             return Err(Fault::invalid_argument("answerChoice"));
         };
+        self.keep_serial_file_answer(id, &asked, &choice);
         self.close_question(id, Some(&choice));
         Ok(())
     }
@@ -88,6 +89,9 @@ impl World {
         machine.power = PowerState::On;
         machine.suspended_at = None;
         self.record_machine_event(id, "", MachineEvent::PoweredOn);
+        if !resumes {
+            self.open_serial_files(id);
+        }
         self.guest_starts(id);
         self.screen_starts(id, resumes);
     }

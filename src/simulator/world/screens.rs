@@ -50,6 +50,7 @@ impl World {
         let Some(screen) = self.screen_mut(id) else { return };
         if resumes && screen.is_frozen() {
             screen.thaw(now);
+            self.skip_earlier_output(id);
         } else {
             screen.power_on(now, scale);
         }
@@ -72,6 +73,7 @@ impl World {
         }
         if machine.power == PowerState::On {
             machine.screen.thaw(now);
+            self.skip_earlier_output(id);
         }
     }
 

@@ -308,10 +308,12 @@ impl World {
         {
             return false;
         }
+        let number = task.number;
         let question = self.machine(machine).and_then(|machine| {
             let next = machine.question_at_power_on.clone();
             next.or_else(|| machine.question_at_each_power_on.clone())
         });
+        let question = question.or_else(|| self.serial_file_question(machine, number));
         let Some(question) = question else { return false };
         if let Some(task) = self.task_mut(id) {
             task.question_progress = QuestionProgress::Pending;

@@ -18,6 +18,7 @@ use crate::domain::job::{
 use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState;
 use crate::domain::screen_text::ScreenText;
+use crate::domain::serial::SerialText;
 
 #[derive(Serialize, Deserialize)]
 pub struct JobDocument {
@@ -144,6 +145,8 @@ pub enum ReadinessDocument {
     Tools,
     /// The text on the screen.
     Screen(String),
+    /// The condition, with the name of the port.
+    Serial(String),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -408,6 +411,7 @@ impl From<&Readiness> for ReadinessDocument {
             Readiness::Address => Self::Address,
             Readiness::Tools => Self::Tools,
             Readiness::Screen(text) => Self::Screen(text.as_str().to_owned()),
+            Readiness::Serial(text) => Self::Serial(text.to_string()),
         }
     }
 }
@@ -422,6 +426,10 @@ impl TryFrom<ReadinessDocument> for Readiness {
             ReadinessDocument::Tools => Self::Tools,
             ReadinessDocument::Screen(text) => {
                 Self::Screen(word("text on a screen", text, |text| ScreenText::new(text).ok())?)
+            }
+            ReadinessDocument::Serial(condition) => {
+                let parse = |condition: &str| SerialText::from_condition(condition)?.ok();
+                Self::Serial(word("text of a serial port", condition, parse)?)
             }
         })
     }

@@ -14,6 +14,7 @@ use crate::domain::lease::{
     Release, Select, Setback, TimeLeft,
 };
 use crate::domain::machine_reference::MachineReference;
+use crate::domain::recording::{PortChoice, Record};
 use crate::domain::scope::Scope;
 
 /// Encodes a lease.
@@ -75,6 +76,10 @@ struct LeaseDocument {
     queue_for_ms: Option<u64>,
     prepare: Option<PrepareDocument>,
     release: ReleaseDocument,
+    /// `None` if nothing is recorded. Also `None` in leases that an earlier version of otter
+    /// stored.
+    #[serde(default)]
+    record: Option<RecordDocument>,
     /// `None` if the machine is not kept after a failure. Also `None` in leases that an earlier
     /// version of otter stored.
     #[serde(default)]
@@ -166,6 +171,12 @@ struct ReleaseDocument {
 }
 
 #[derive(Serialize, Deserialize)]
+struct RecordDocument {
+    screen: bool,
+    serial: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
 struct HistoryDocument {
     at: String,
     what: String,
@@ -208,6 +219,7 @@ impl From<&Lease> for LeaseDocument {
             queue_for,
             prepare,
             release,
+            record,
             keep_on_failure,
             created_at,
             active_at,
@@ -243,6 +255,7 @@ impl From<&Lease> for LeaseDocument {
             queue_for_ms: queue_for.map(milliseconds),
             prepare: prepare.as_ref().map(PrepareDocument::from),
             release: release.into(),
+            record: record.as_ref().map(RecordDocument::from),
             keep_on_failure_ms: keep_on_failure.map(milliseconds),
             created_at: created_at.to_string(),
             active_at: active_at.map(|at| at.to_string()),
@@ -287,6 +300,7 @@ impl TryFrom<LeaseDocument> for Lease {
             queue_for_ms,
             prepare,
             release,
+            record,
             keep_on_failure_ms,
             created_at,
             active_at,
@@ -324,6 +338,7 @@ impl TryFrom<LeaseDocument> for Lease {
             queue_for: queue_for_ms.map(Duration::from_millis),
             prepare: prepare.map(TryInto::try_into).transpose()?,
             release: release.into(),
+            record: record.map(TryInto::try_into).transpose()?,
             keep_on_failure: keep_on_failure_ms.map(Duration::from_millis),
             created_at: time(created_at)?,
             active_at: active_at.map(time).transpose()?,
@@ -517,6 +532,25 @@ impl From<ReleaseDocument> for Release {
     fn from(document: ReleaseDocument) -> Self {
         let ReleaseDocument { keep_power, snapshot } = document;
         Self { keep_power, snapshot }
+    }
+}
+
+impl From<&Record> for RecordDocument {
+    fn from(record: &Record) -> Self {
+        let Record { screen, serial } = record;
+        let serial = serial.iter().map(ToString::to_string).collect();
+        Self { screen: *screen, serial }
+    }
+}
+
+impl TryFrom<RecordDocument> for Record {
+    type Error = DocumentError;
+
+    fn try_from(document: RecordDocument) -> Result<Self, DocumentError> {
+        let RecordDocument { screen, serial } = document;
+        let choice =
+            |port| word("choice of serial ports", port, |port| PortChoice::parse(port).ok());
+        Ok(Self { screen, serial: serial.into_iter().map(choice).collect::<Result<_, _>>()? })
     }
 }
 

@@ -45,8 +45,8 @@ impl Operation {
         &self.path
     }
 
-    /// A call on an object: a machine or datastore by name, or a job or lease by id. Sets all
-    /// required parameters and fields.
+    /// A call on an object: a machine or datastore by name, or a job, lease or artifact by id. Sets
+    /// all required parameters and fields.
     pub fn call(&self, subject: &str) -> Call {
         let machine = format!("name:{}", encode(subject));
         let path = self.path.replace("{machine}", &machine).replace("{snapshot}", "base");
@@ -55,17 +55,20 @@ impl Operation {
             .replace("{datastore}", &machine)
             .replace("{pool}", &encode(subject))
             .replace("{lease}", subject)
-            .replace("{picture}", subject);
+            .replace("{picture}", subject)
+            .replace("{artifact}", subject)
+            .replace("{port}", "9000")
+            .replace("{name}", "result.txt");
         let query = match self.id.as_str() {
             "get_machine_properties" => vec!["path=name".to_owned()],
             "remove_all_snapshots" => vec!["all=true".to_owned()],
             "wait_for_machine" => vec!["until=question".to_owned()],
             "find_machine" => vec![format!("name={subject}"), "unique=true".to_owned()],
-            "list_jobs" | "list_leases" | "list_audit" | "stream_events" => {
+            "list_artifacts" | "list_jobs" | "list_leases" | "list_audit" | "stream_events" => {
                 vec![format!("machine={machine}")]
             }
             "get_readiness" => vec!["host=true".to_owned()],
-            "open_screen_viewer" => vec!["mode=drive".to_owned()],
+            "open_screen_viewer" | "open_serial_stream" => vec!["mode=drive".to_owned()],
             _ => Vec::new(),
         };
         let body = match self.id.as_str() {
@@ -81,6 +84,8 @@ impl Operation {
             // otter checks the right to type, because it may wake the screen.
             "wait_for_screen" => Some(json!({"still": "1m", "wake": true})),
             "send_screen_input" => Some(json!({"events": [{"keys": ["enter"]}]})),
+            "send_serial_input" => Some(json!({"text": "a"})),
+            "wait_for_serial" => Some(json!({"any": [{"text": "login: "}]})),
             _ => None,
         };
         Call { method: self.method.clone(), path, query, headers: Vec::new(), body }

@@ -9,6 +9,7 @@
 //! /openapi.json ──► pairs ──► recipe of each ──► its lab ──► responses ──► as expected? ──► count
 //! ```
 
+mod artifacts;
 mod away;
 pub mod call;
 mod gone;
@@ -18,12 +19,13 @@ mod refusals;
 mod request;
 mod screen_input;
 mod screens;
+mod serial;
 
 use futures_util::future::{LocalBoxFuture, join_all};
 use otter::api::problem;
 use otter::app::Settings;
 use otter::domain::failure::FailureKind;
-use otter::simulator::world::{Choice, Datastore, PowerState, Question};
+use otter::simulator::world::{Choice, Datastore, PowerState, Question, SerialBacking, SerialPort};
 use otter::simulator::{Pace, Scenario};
 
 use self::call::{Call, Operation};
@@ -57,6 +59,23 @@ const RECIPES: &[Recipe] = &[
     for_operations(&["wait-timeout"], &["end_lease"], |pairs| Box::pin(leases::by_a_lease(pairs))),
     for_operations(
         &[
+            "artifact-exists",
+            "insufficient-resources",
+            "lease-ended",
+            "lease-not-active",
+            "length-required",
+            "machine-leased",
+            "offset-out-of-range",
+            "payload-too-large",
+            "request-timeout",
+            "shutting-down",
+            "storage-unavailable",
+        ],
+        &["put_artifact", "get_artifact_content", "delete_artifact"],
+        |pairs| Box::pin(artifacts::of_files(pairs)),
+    ),
+    for_operations(
+        &[
             "idempotency-mismatch",
             "invalid-power-state",
             "wait-timeout",
@@ -82,9 +101,44 @@ const RECIPES: &[Recipe] = &[
     ),
     for_operations(
         &["machine-leased"],
-        &["get_screen", "get_screen_picture", "get_snapshot_picture", "get_screen_text"],
+        &[
+            "get_screen",
+            "get_screen_picture",
+            "get_snapshot_picture",
+            "get_screen_text",
+            "get_serial_ports",
+            "read_serial_log",
+            "wait_for_serial",
+        ],
         |pairs| Box::pin(screens::of_looks(pairs)),
     ),
+    for_operations(
+        &[
+            "console-unavailable",
+            "idempotency-mismatch",
+            "input-interrupted",
+            "invalid-power-state",
+            "machine-gone",
+            "offset-out-of-range",
+            "queue-full",
+            "serial-busy",
+            "shutting-down",
+            "storage-unavailable",
+            "too-many-consoles",
+            "too-many-waits",
+            "wait-timeout",
+        ],
+        &["read_serial_log", "wait_for_serial", "send_serial_input"],
+        |pairs| Box::pin(serial::of_ports(pairs)),
+    ),
+    for_operations(
+        &["offset-out-of-range", "serial-busy", "too-many-consoles"],
+        &["open_serial_stream"],
+        |pairs| Box::pin(serial::of_ports(pairs)),
+    ),
+    for_operations(&["serial-busy"], &["create_console_token"], |pairs| {
+        Box::pin(serial::of_ports(pairs))
+    }),
     for_operations(
         &[
             "invalid-power-state",
@@ -136,6 +190,7 @@ const RECIPES: &[Recipe] = &[
             "clear_quarantine",
             "clear_pool_quarantine",
             "open_screen_viewer",
+            "open_serial_stream",
             "create_console_token",
         ],
         |pairs| Box::pin(leases::after_the_stop(pairs)),
@@ -160,7 +215,16 @@ const RECIPES: &[Recipe] = &[
     ),
     for_operations(
         &["not-supported"],
-        &["get_machine_properties", "open_screen_viewer", "create_console_token"],
+        &[
+            "get_machine_properties",
+            "open_screen_viewer",
+            "create_console_token",
+            "get_serial_ports",
+            "read_serial_log",
+            "wait_for_serial",
+            "send_serial_input",
+            "open_serial_stream",
+        ],
         |pairs| Box::pin(refusals::of_the_backend(pairs)),
     ),
     for_operations(&["host-unreachable"], &["wait_for_job"], |pairs| {
@@ -382,6 +446,12 @@ fn scenario(pairs: &[Pair]) -> Scenario {
         // The operation can change the machine.
         machine.power = if name == "kill_machine" { PowerState::On } else { PowerState::Off };
         machine.consolidation_needed = true;
+        let listens = SerialBacking::Uri {
+            service: "tcp://:0".to_owned(),
+            direction: "server".to_owned(),
+            proxy: None,
+        };
+        machine.serial_ports = vec![SerialPort::new(9000, listens)];
         machine.question =
             (name == "asking" || (name == "answer_machine" && is_answered)).then(question);
     }

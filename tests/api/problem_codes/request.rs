@@ -41,7 +41,10 @@ async fn provoke(lab: &Lab, pair: &Pair) -> Answer {
         "question-pending" => pair.operation.call("asking"),
         "self-protection" => pair.operation.call("golden-image"),
         "unknown-parameter" => pair.call().parameter("nonsense=1"),
-        "unsupported-media-type" if pair.call().method == reqwest::Method::GET => {
+        // An artifact may have any type.
+        "unsupported-media-type"
+            if pair.call().method == reqwest::Method::GET || pair.is_of("put_artifact") =>
+        {
             pair.call().header("content-encoding", "gzip")
         }
         "unsupported-media-type" => {

@@ -114,6 +114,7 @@ fn lease(number: u32, state: LeaseState, reason: Option<EndReason>) -> Lease {
             settle: Some(Duration::from_secs(90)),
         }),
         release: Release { keep_power: true, snapshot: Some("base".to_owned()) },
+        record: None,
         keep_on_failure: None,
         created_at: start(),
         active_at: was_active.then(|| later(60)),

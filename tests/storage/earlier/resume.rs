@@ -109,5 +109,6 @@ async fn engine(clock: &Clock, store: &Store) -> Jobs {
         authorizer: Arc::new(PublishedLeases::default()),
         snapshots: Arc::new(SnapshotProtection::new(LiveSettings::default(), store)),
         screens: Arc::new(NoScreens),
+        serial: Arc::new(NoScreens),
     })
 }

@@ -12,6 +12,7 @@ use crate::domain::job::{Job, JobRequest, JobStep, JobStepState, StepName};
 use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState::{self, Off, On, Suspended};
 use crate::domain::screen_text::ScreenText;
+use crate::domain::serial::SerialText;
 use crate::service::jobs::lost_call::MAX_SENDS;
 use crate::service::jobs::samples::{evidence, job, snapshot_evidence};
 
@@ -324,6 +325,7 @@ fn a_preparation_reverts_powers_waits_and_settles_in_this_order() {
         (Readiness::Address, "wait_ip"),
         (Readiness::Tools, "wait_tools"),
         (Readiness::Screen(ScreenText::new("Log In").unwrap()), "wait_screen"),
+        (Readiness::Serial(SerialText::new(None, "login:").unwrap()), "wait_serial"),
     ] {
         let request = prepare(false, None, Some(readiness.clone()), false);
         assert_eq!(next_after(&request, &[], On), Await(readiness));

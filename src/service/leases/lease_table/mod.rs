@@ -266,6 +266,8 @@ pub enum LeaseInput<'a> {
     RecordOverride { id: LeaseId, by: String, reason: String },
     /// A rule of the configuration answers a question of the machine of this lease.
     RecordAnswer { id: LeaseId, what: String },
+    /// Something happened with the recording of this lease.
+    RecordRecording { id: LeaseId, what: String, is_warning: bool },
     /// An operator quarantines a machine, or changes the reason of its quarantine.
     QuarantineMachine(MachineKey, Quarantine),
     /// An operator lifts the quarantine of a machine.

@@ -108,6 +108,7 @@ pub fn lease(number: u128, prepare: bool, queue_for: Option<Duration>, now: Mome
         queue_for,
         prepare: prepare.then(Prepare::default),
         release: Release::default(),
+        record: None,
         keep_on_failure: None,
         created_at: now.wall,
     })
