@@ -17,6 +17,7 @@ pub mod duration;
 pub mod event;
 pub mod failure;
 pub mod fault_origin;
+pub mod file_path;
 pub mod host_limits;
 pub mod host_url;
 pub mod ids;
