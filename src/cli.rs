@@ -1,12 +1,13 @@
 //! The command line: parses the arguments and runs the subcommand that they name.
 //!
 //! Exit codes: 0 success, 1 failure, 2 wrong command line, 78 wrong configuration (`EX_CONFIG`).
-//! The subcommand `run` has exit codes of its own (`run/exit.rs`). The subcommand `check-config`
-//! exits with the code with which `serve` would fail.
+//! The subcommands `run`, `release` and `files` have exit codes of their own (`run/exit.rs`). The
+//! subcommand `check-config` exits with the code with which `serve` would fail.
 
 mod check_host;
 mod doctor;
 mod doctor_console;
+mod files;
 mod host_session;
 mod run;
 mod screen;
@@ -27,6 +28,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use secrecy::SecretString;
 
+use self::files::FilesCommand;
 use self::run::{Exit, ReleaseCommand, RunCommand};
 use self::screen::ScreenCommand;
 use self::serial::SerialCommand;
@@ -79,6 +81,8 @@ enum Subcommands {
     Vnc(Box<VncCommand>),
     /// Open a terminal on a serial port of a machine, print its output, or wait for a text in it.
     Serial(Box<SerialCommand>),
+    /// List, download, upload and delete files on the datastores of the host.
+    Files(FilesCommand),
     /// Create, list, rotate and revoke the tokens that identify callers.
     Token(TokenCommand),
     /// Back up, restore, check and compact the state directory.
@@ -230,12 +234,12 @@ impl Command {
         })
     }
 
-    /// Whether the command line names the subcommand `run` or `release`. The rest of the command
-    /// line may be wrong.
+    /// Whether the command line names a subcommand with the exit codes of `run`. The rest of the
+    /// command line may be wrong.
     fn is_run() -> bool {
         let matches = Self::command().ignore_errors(true).try_get_matches();
         matches.is_ok_and(|matches| {
-            matches.subcommand_name().is_some_and(|name| ["run", "release"].contains(&name))
+            matches.subcommand_name().is_some_and(|name| ["run", "release", "files"].contains(&name))
         })
     }
 }
@@ -256,6 +260,7 @@ pub fn run(command: Command) -> ExitCode {
         Subcommands::Type(command) => on_runtime(type_keys::type_keys(*command)),
         Subcommands::Vnc(command) => on_runtime(vnc::vnc(*command)),
         Subcommands::Serial(command) => on_runtime(serial::serial(*command)),
+        Subcommands::Files(command) => files::files(&command),
         Subcommands::Token(command) => on_runtime(token::token(command)),
         Subcommands::Store(command) => on_runtime(store::store(command)),
         Subcommands::Simulate(simulate) => on_runtime(self::simulate(simulate)),

@@ -249,6 +249,15 @@ impl OtterClient {
         Self::read_answer(response, limit).await
     }
 
+    /// As [`OtterClient::answer`], for a request that may take any time.
+    ///
+    /// # Errors
+    /// As [`OtterClient::answer`].
+    pub async fn answer_in_any_time(request: RequestBuilder) -> Result<Answer, NoAnswer> {
+        let response = request.send().await.map_err(|error| no_answer(&error))?;
+        Self::read_answer(response, ANSWER_LIMIT).await
+    }
+
     /// Opens a WebSocket with the subprotocol `binary`.
     ///
     /// # Returns
@@ -283,8 +292,19 @@ impl OtterClient {
     /// # Errors
     /// As [`OtterClient::answer`].
     pub async fn open(request: RequestBuilder) -> Result<Result<Pieces, Answer>, NoAnswer> {
+        Self::open_within(request, ANSWER_TIMEOUT).await
+    }
+
+    /// As [`OtterClient::open`], for an answer that begins within `timeout`.
+    ///
+    /// # Errors
+    /// As [`OtterClient::answer`].
+    pub async fn open_within(
+        request: RequestBuilder,
+        timeout: Duration,
+    ) -> Result<Result<Pieces, Answer>, NoAnswer> {
         let late = |_| NoAnswer::temporary("no answer came in time");
-        let opened = tokio::time::timeout(ANSWER_TIMEOUT, request.send()).await.map_err(late)?;
+        let opened = tokio::time::timeout(timeout, request.send()).await.map_err(late)?;
         let response = opened.map_err(|error| no_answer(&error))?;
         if response.status().is_success() {
             return Ok(Ok(Pieces(response)));

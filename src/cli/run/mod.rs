@@ -34,11 +34,11 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::process::Command;
 
 pub use self::arguments::{RunCommand, ServerArguments, positive_duration};
-pub use self::client::{Answer, NoAnswer, OtterClient, Pieces};
+pub use self::client::{ANSWER_TIMEOUT, Answer, NoAnswer, OtterClient, Pieces};
 use self::command::RunningCommand;
 pub use self::exit::Exit;
 use self::lease::{Lease, LeaseClient, ReleaseOutcome};
-use self::progress::Progress;
+pub use self::progress::Progress;
 use self::proxy::proxy_for;
 pub use self::release::{ReleaseCommand, release_lease};
 use self::renew::LeaseExpiry;
@@ -61,7 +61,8 @@ pub struct Failure {
 }
 
 impl Failure {
-    fn new(exit: Exit, message: impl Into<String>) -> Self {
+    /// A failure with the exit code and the text for people.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, message: message.into() }
     }
 }
@@ -167,7 +168,8 @@ async fn show_artifacts(
     }
 }
 
-fn report_failure(progress: &mut Progress, failure: Failure) -> u8 {
+/// Prints why a command failed, and returns its exit code.
+pub fn report_failure(progress: &mut Progress, failure: Failure) -> u8 {
     let Failure { exit, message } = failure;
     progress.warn(&message);
     exit.code()
