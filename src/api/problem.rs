@@ -104,6 +104,15 @@ const TABLE: &[ProblemRow] = &[
     row(Kind::ArtifactExists, Status::CONFLICT, Retry::No, "The artifact exists",
         "The lease has an artifact with this name and other bytes.",
         "Choose another name, or delete the artifact first."),
+    row(Kind::FileExists, Status::CONFLICT, Retry::No, "The file exists",
+        "The datastore has a file or a folder with this name.",
+        "Choose another name, or replace the file: `replace=true`."),
+    row(Kind::FileInUse, Status::CONFLICT, Retry::No, "The file is in use",
+        "The file is in a drive of a machine, or the host has locked it.",
+        "Eject it first: DELETE /v1/machines/{machine}/cdrom."),
+    row(Kind::FolderNotEmpty, Status::CONFLICT, Retry::No, "The folder is not empty",
+        "The folder has files or folders. otter deletes only empty folders.",
+        "Delete what is in it first: GET /v1/datastores/{datastore}/files lists it."),
     row(Kind::MachineBusy, Status::CONFLICT, Retry::No, "The machine is busy",
         "Another task of the host kept the machine busy until the job's deadline.",
         "Wait for that task or kill the machine, then start again."),
@@ -218,7 +227,8 @@ const TABLE: &[ProblemRow] = &[
         "Open it with a client for WebSockets, with the subprotocol `binary`."),
     row(Kind::QueueFull, Status::TOO_MANY_REQUESTS, Retry::After, "The queue is full",
         "Too many jobs are queued for this machine, for this token or in total, or too many leases \
-         are queued, or eight calls wait to send input to this machine.",
+         are queued, or eight calls wait to send input to this machine, or 16 transfers of files \
+         wait.",
         "Try again after `Retry-After`."),
     row(Kind::TooManyRequests, Status::TOO_MANY_REQUESTS, Retry::After,
         "The token's limit is reached",
@@ -285,7 +295,8 @@ const TABLE: &[ProblemRow] = &[
         "Check the machine, then start again, with a longer `deadline` if necessary."),
     row(Kind::InsufficientResources, Status::INSUFFICIENT_STORAGE, Retry::No,
         "Resources are missing",
-        "The host does not have enough memory, disk or another resource; `fault` says which. Or \
+        "The host does not have enough memory, disk or another resource; the detail or `fault` \
+         says which. Or \
          the artifacts of otter have reached `artifacts.max_total`.",
         "Free resources: power other machines off, or delete artifacts."),
 ];

@@ -50,6 +50,11 @@ failure_kinds! {
     InvalidPowerState = "invalid-power-state",
     /// The lease has another artifact with this name.
     ArtifactExists = "artifact-exists",
+    /// An upload found a file under its target name.
+    FileExists = "file-exists",
+    /// A machine or the host uses the file.
+    FileInUse = "file-in-use",
+    FolderNotEmpty = "folder-not-empty",
     MachineBusy = "machine-busy",
     MachineGone = "machine-gone",
     SelfProtection = "self-protection",

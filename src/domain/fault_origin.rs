@@ -172,6 +172,9 @@ const fn from_kind(kind: FailureKind) -> FaultOrigin {
         | FailureKind::JobFailed
         | FailureKind::JobStillRunning
         | FailureKind::ArtifactExists
+        | FailureKind::FileExists
+        | FailureKind::FileInUse
+        | FailureKind::FolderNotEmpty
         | FailureKind::LengthRequired
         | FailureKind::OffsetOutOfRange
         | FailureKind::PayloadTooLarge

@@ -490,6 +490,10 @@ pub enum HostErrorKind {
     Busy,
     /// The type has no property at this path (`InvalidProperty`).
     InvalidProperty,
+    /// A file with this name exists (`FileAlreadyExists`).
+    FileExists,
+    /// The file is locked, or in use by a machine (`FileLocked`, `CannotDeleteFile`).
+    FileInUse,
     /// The state of the task does not allow the call (`InvalidState`).
     InvalidState,
     /// The task was cancelled (`RequestCanceled`).
