@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::respond::set;
 use crate::domain::artifact::ContentType;
+use crate::domain::byte_range::ByteRange;
 
 /// The number of bytes that are read from a file at once.
 const PIECE: usize = 64 * 1024;
@@ -40,8 +41,9 @@ pub struct Attachment<'a> {
     pub content_type: ContentType,
     /// The number of bytes of the file.
     pub length: u64,
-    /// The strong entity tag, with its quotes.
-    pub tag: &'a str,
+    /// The strong entity tag, with its quotes. `None` for a file that another program may change at
+    /// any time.
+    pub tag: Option<&'a str>,
 }
 
 /// Sets the headers that keep a browser from running the bytes of a response. `nosniff` is set for
@@ -69,39 +71,26 @@ pub fn set_harmless_headers(response: &mut Response, name: &str, content_type: C
 /// - `tag`: the strong entity tag of the file, for `If-Range`.
 #[must_use]
 pub fn wanted(headers: &HeaderMap, length: u64, tag: &str) -> Wanted {
-    let is_of_other_bytes =
-        headers.get(IF_RANGE).is_some_and(|value| value.as_bytes() != tag.as_bytes());
-    let mut given = headers.get_all(RANGE).iter();
-    let (Some(range), None, false) = (given.next(), given.next(), is_of_other_bytes) else {
-        return Wanted::Whole;
-    };
-    range.to_str().ok().and_then(|range| parse(range, length)).unwrap_or(Wanted::Whole)
+    requested_range(headers, Some(tag)).map_or(Wanted::Whole, |range| match range.within(length) {
+        Some((first, last)) => Wanted::Part { first, last },
+        None => Wanted::Outside,
+    })
 }
 
-/// Parses a range: `bytes=2-5`, `bytes=2-` or `bytes=-5`. `None` if it is anything else.
-fn parse(range: &str, length: u64) -> Option<Wanted> {
-    let (first, last) = range.strip_prefix("bytes=")?.trim().split_once('-')?;
-    let number = |text: &str| -> Option<u64> {
-        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        // A number that is too large for the type lies outside of every file.
-        is_number.then(|| text.parse().unwrap_or(u64::MAX))
-    };
-    let end = length.checked_sub(1);
-    let (first, last) = match (first, last) {
-        ("", count) => match number(count)? {
-            0 => return Some(Wanted::Outside),
-            count => (length.saturating_sub(count), u64::MAX),
-        },
-        (first, "") => (number(first)?, u64::MAX),
-        (first, last) => (number(first)?, number(last)?),
-    };
-    if first > last {
+/// The range that a request asks for. `None` if it wants the whole file, as in [`wanted`].
+///
+/// # Parameters
+/// - `tag`: as in [`Attachment`].
+#[must_use]
+pub fn requested_range(headers: &HeaderMap, tag: Option<&str>) -> Option<ByteRange> {
+    let is_of_other_bytes = headers
+        .get(IF_RANGE)
+        .is_some_and(|value| tag.is_none_or(|tag| value.as_bytes() != tag.as_bytes()));
+    let mut given = headers.get_all(RANGE).iter();
+    let (Some(range), None, false) = (given.next(), given.next(), is_of_other_bytes) else {
         return None;
-    }
-    Some(match end {
-        Some(end) if first <= end => Wanted::Part { first, last: last.min(end) },
-        _ => Wanted::Outside,
-    })
+    };
+    range.to_str().ok().and_then(ByteRange::parse)
 }
 
 impl Attachment<'_> {
@@ -122,18 +111,30 @@ impl Attachment<'_> {
         if first > 0 {
             file.seek(SeekFrom::Start(first)).await?;
         }
-        let mut response = Response::new(body_of(file, count));
+        Ok(self.respond_with(body_of(file, count), part))
+    }
+
+    /// A response with these bytes of the file.
+    ///
+    /// # Parameters
+    /// - `body`: the whole file, or the part.
+    #[must_use]
+    pub fn respond_with(&self, body: Body, part: Option<(u64, u64)>) -> Response {
+        let count = part.map_or(self.length, |(first, last)| (last - first).saturating_add(1));
+        let mut response = Response::new(body);
         set_harmless_headers(&mut response, self.name, self.content_type);
         if let Some((first, last)) = part {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
             set(&mut response, CONTENT_RANGE, &format!("bytes {first}-{last}/{}", self.length));
         }
-        set(&mut response, ETAG, self.tag);
+        if let Some(tag) = self.tag {
+            set(&mut response, ETAG, tag);
+        }
         let headers = response.headers_mut();
         headers.insert(CONTENT_LENGTH, count.into());
         headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-        Ok(response)
+        response
     }
 }
 

@@ -78,7 +78,7 @@ pub async fn get_artifact_content(
         name: artifact.name.as_str(),
         content_type: artifact.content_type,
         length: artifact.bytes,
-        tag: &tag,
+        tag: Some(&tag),
     };
     let part = match wanted(&headers, artifact.bytes, &tag) {
         Wanted::Whole => None,
