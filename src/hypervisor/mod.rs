@@ -6,11 +6,13 @@
 //! stream of updates, whatever the load is.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,9 +21,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::domain::byte_range::ByteRange;
 use crate::domain::call::{Evidence, HostCall};
 use crate::domain::datastore::Datastore;
 use crate::domain::failure::Fault;
+use crate::domain::file_job::{FileFact, FileTarget};
+use crate::domain::file_path::FilePath;
 use crate::domain::ids::{DatastoreId, JobId, MachineId, SnapshotId, TaskId};
 use crate::domain::machine::{GuestInterface, Machine};
 use crate::domain::network::Network;
@@ -242,6 +247,11 @@ pub trait Hypervisor: Send + Sync {
         stop.cancelled().await;
     }
 
+    /// The files on the datastores. `None` if the backend gives no access to them.
+    fn files(&self) -> Option<Arc<dyn DatastoreFiles>> {
+        None
+    }
+
     /// Sets the password for the next login. The password may be the same as before. If the host
     /// has refused the login, the backend tries again at once. The current session goes on. A
     /// backend without a password ignores this call.
@@ -251,6 +261,137 @@ pub trait Hypervisor: Send + Sync {
     /// a refused login the backend still waits for [`Hypervisor::set_password`]. A backend without
     /// pauses ignores this call.
     fn connect_now(&self) {}
+}
+
+/// The files on the datastores of a host. Transfers have connections of their own, so that they
+/// neither wait for calls nor hold them up. All methods read the host and remember nothing.
+#[async_trait]
+pub trait DatastoreFiles: Send + Sync {
+    /// Lists a folder of a datastore.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such folder, `Rejected` if the datastore is not accessible,
+    /// `Forbidden`, `Unreachable`.
+    async fn list(&self, folder: &FolderPlace) -> Result<Vec<FileEntry>, HostError>;
+
+    /// What is at a path. `None` if there is nothing. A host may list some files and not others, so
+    /// a backend looks in the ways that it has.
+    ///
+    /// # Errors
+    /// As [`DatastoreFiles::list`], except that a missing folder has no files.
+    async fn look(&self, file: &FileTarget) -> Result<Option<FileFact>, HostError>;
+
+    /// Reads a file, or a part of it. The bytes come as the host sends them. A stream that is
+    /// dropped ends the transfer.
+    ///
+    /// # Parameters
+    /// - `range`: `None` for the whole file.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such file, or if it is a folder; `FileInUse` if the host has
+    /// locked it; `Forbidden`, `Unreachable`, `Protocol`. An item of the stream is an error if the
+    /// bytes end too early or stall.
+    async fn read(
+        &self,
+        file: &FileTarget,
+        range: Option<ByteRange>,
+    ) -> Result<FileRead, HostError>;
+
+    /// Writes a file, and replaces one that is there. Returns after the host has confirmed all
+    /// bytes. If it fails, a part of the file may be there. It takes bytes from `body` only as fast
+    /// as the host takes them.
+    ///
+    /// # Parameters
+    /// - `length`: the number of bytes of `body`.
+    /// - `body`: an error in it ends the transfer.
+    ///
+    /// # Errors
+    /// `NotFound` if the folder does not exist, `FileInUse`, `InsufficientResources` if the
+    /// datastore is full, `Forbidden`; `Unreachable` if the connection breaks or stalls, or if the
+    /// session ends.
+    async fn write(&self, file: &FileTarget, length: u64, body: FileBody) -> Result<(), HostError>;
+
+    /// Makes one call that changes files, and waits until it is done.
+    ///
+    /// # Parameters
+    /// - `job`: as in [`Hypervisor::call`].
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] if the host answered that it did not do it: `NotFound`, `FileExists`,
+    /// `FileInUse`, `Forbidden`, `LicenseRestricted`. [`CallError::Lost`] if the answer was lost.
+    async fn change(&self, change: &FileChange, job: JobId) -> Result<(), CallError>;
+
+    /// Makes the host measure the free space of a datastore again, and reads it.
+    ///
+    /// # Errors
+    /// `NotFound`, `Rejected`, `Forbidden`, `Unreachable`.
+    async fn measure(&self, datastore: &DatastoreId) -> Result<DatastoreSpace, HostError>;
+}
+
+/// A folder of a datastore.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FolderPlace {
+    pub datastore: DatastoreId,
+    /// The name of the datastore.
+    pub datastore_name: String,
+    /// `None` means the top folder.
+    pub path: Option<FilePath>,
+}
+
+/// A file or a folder in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileEntry {
+    pub name: String,
+    pub kind: FileKind,
+    pub bytes: Option<u64>,
+    pub modified_at: Option<Timestamp>,
+}
+
+/// What a file is, as far as the host says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    Folder,
+    /// An image of a CD or a DVD.
+    Iso,
+    /// A virtual disk. The host lists its descriptor and its data as one file.
+    Disk,
+    /// Any other file.
+    File,
+}
+
+/// The answer to a read of a file.
+pub enum FileRead {
+    Bytes {
+        /// The number of bytes of the whole file.
+        length: u64,
+        /// The positions of the first and the last byte of the part. `None` if `body` has the
+        /// whole file.
+        part: Option<(u64, u64)>,
+        body: FileBody,
+    },
+    /// The file has none of the bytes of the range. It has this length.
+    Outside(u64),
+}
+
+/// The bytes of a file, piece by piece.
+pub type FileBody = BoxStream<'static, io::Result<Bytes>>;
+
+/// A call that changes files of a datastore.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileChange {
+    /// Gives a file another name on the same datastore (`MoveDatastoreFile_Task`).
+    Move { from: FileTarget, to: FilePath, replace: bool },
+    /// Deletes a file, or a folder with everything in it (`DeleteDatastoreFile_Task`).
+    Delete(FileTarget),
+    /// Creates a folder, whose parent must exist (`MakeDirectory`).
+    CreateFolder(FileTarget),
+}
+
+/// The space on a datastore, as the host measured it at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatastoreSpace {
+    pub accessible: bool,
+    pub free_bytes: Option<u64>,
 }
 
 /// How long and with which priority a call may wait for its turn. Calls wait because a backend has
