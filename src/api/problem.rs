@@ -101,6 +101,9 @@ const TABLE: &[ProblemRow] = &[
         "The machine's power state does not allow this operation, or makes the condition \
          impossible.",
         "Change the power state first: POST /v1/machines/{machine}/power."),
+    row(Kind::NoDrive, Status::CONFLICT, Retry::No, "The machine has no CD drive",
+        "The machine has no CD drive into which otter could put an ISO.",
+        "Add a CD drive to the machine, or lease another one."),
     row(Kind::ArtifactExists, Status::CONFLICT, Retry::No, "The artifact exists",
         "The lease has an artifact with this name and other bytes.",
         "Choose another name, or delete the artifact first."),

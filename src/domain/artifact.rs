@@ -199,6 +199,16 @@ impl ContentType {
     }
 }
 
+impl Sha256Sum {
+    /// Parses 64 hexadecimal digits. `None` if the text is something else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut sum = [0; 32];
+        hex::decode_to_slice(text, &mut sum).ok()?;
+        Some(Self(sum))
+    }
+}
+
 /// Writes 64 hexadecimal digits.
 impl fmt::Display for Sha256Sum {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -263,5 +273,9 @@ mod tests {
             assert_eq!(ArtifactSource::parse(source.as_str()), Some(source));
         }
         assert_eq!(Sha256Sum([0xa5; 32]).to_string(), "a5".repeat(32));
+        assert_eq!(Sha256Sum::parse(&"A5".repeat(32)), Some(Sha256Sum([0xa5; 32])));
+        for other in ["", "a5", &"a5".repeat(33), &"zz".repeat(32)] {
+            assert_eq!(Sha256Sum::parse(other), None, "{other}");
+        }
     }
 }

@@ -48,6 +48,8 @@ failure_kinds! {
     RequestTimeout = "request-timeout",
     AmbiguousName = "ambiguous-name",
     InvalidPowerState = "invalid-power-state",
+    /// The machine has no CD drive.
+    NoDrive = "no-drive",
     /// The lease has another artifact with this name.
     ArtifactExists = "artifact-exists",
     /// An upload found a file under its target name.

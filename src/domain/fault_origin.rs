@@ -172,6 +172,7 @@ const fn from_kind(kind: FailureKind) -> FaultOrigin {
         | FailureKind::JobFailed
         | FailureKind::JobStillRunning
         | FailureKind::ArtifactExists
+        | FailureKind::NoDrive
         | FailureKind::FileExists
         | FailureKind::FileInUse
         | FailureKind::FolderNotEmpty

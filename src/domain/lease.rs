@@ -21,6 +21,7 @@ use super::ids::{JobId, LeaseId, TokenId};
 use super::mac::MacAddress;
 use super::machine::MachineIdentity;
 use super::machine_reference::MachineReference;
+use super::media::{BootRequest, MediaRecord};
 use super::network::Network;
 use super::origin::RequestOrigin;
 use super::power::PowerState;
@@ -75,6 +76,10 @@ pub struct Select {
 pub struct Prepare {
     /// The id, the exact name or the path of the snapshot to which the machine is reverted.
     pub snapshot: Option<String>,
+    /// The ISO that is put into the first CD drive of the machine: `[isos] qubes.iso`. The release
+    /// takes it out again, and restores the boot options.
+    pub iso: Option<String>,
+    pub boot: Option<BootRequest>,
     pub power: Option<PowerState>,
     pub until: Option<Readiness>,
     /// The network in which the machine's address must be. [`Readiness::Address`] waits for an
@@ -212,6 +217,10 @@ pub struct Lease {
     pub fence: Option<u64>,
     /// How often a machine was granted to the lease.
     pub grants: u32,
+    /// What the CD drive and the boot options of the machine were when it was granted. The release
+    /// restores them. `None` before the first grant, and in leases that an earlier version of otter
+    /// stored.
+    pub media: Option<MediaRecord>,
     /// The current or the last job that prepares or releases the machine for this lease.
     pub job: Option<JobId>,
     /// The remaining times of the lease, as they were at `measured_at`.
@@ -256,6 +265,9 @@ pub struct Recovery {
     /// The snapshot to which the machine is reverted, as the release of its last lease asked. The
     /// recovery powers the machine off in any case.
     pub snapshot: Option<String>,
+    /// What the CD drive and the boot options were before the lease. `None` if the recovery leaves
+    /// them as they are.
+    pub media: Option<MediaRecord>,
     /// How many tries of the recovery have failed.
     pub attempts: u32,
     /// The pause before the next try.
@@ -332,6 +344,7 @@ impl Lease {
             kept_at: None,
             fence: None,
             grants: 0,
+            media: None,
             job: None,
             time_left: TimeLeft { queue: queue_for.unwrap_or_default(), ..TimeLeft::default() },
             measured_at: created_at,

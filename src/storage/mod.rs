@@ -4,6 +4,7 @@
 mod artifacts;
 mod audit;
 mod error;
+mod files;
 mod inputs;
 mod jobs;
 mod keys;
@@ -28,6 +29,7 @@ use crate::telemetry::audit as audit_log;
 pub use artifacts::{ArtifactFilter, ArtifactOrder, ArtifactStorage};
 pub use audit::{AuditCursor, AuditEntry, AuditFilter, AuditPage, InvalidAuditCursor};
 pub use error::StorageError;
+pub use files::FileStorage;
 pub use inputs::{InputAnswer, StoredInput};
 pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
 pub use keys::{IdempotencyKey, KeyOwner, StoredKey};

@@ -15,6 +15,7 @@ mod backup;
 #[cfg(test)]
 mod backup_tests;
 mod created_snapshots;
+mod datastore_files;
 pub mod document;
 mod error;
 mod examine;

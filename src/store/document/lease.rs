@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::FailureDocument;
 use super::identity::IdentityDocument;
+use super::media::{BootRequestDocument, MediaRecordDocument};
 use super::origin::OriginDocument;
 use super::{DocumentError, job_id, lease_id, power, time, token_id, word};
 use crate::domain::lease::{
@@ -92,6 +93,9 @@ struct LeaseDocument {
     kept_at: Option<String>,
     fence: Option<u64>,
     grants: u32,
+    /// Absent in leases that an earlier version of otter stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    media: Option<MediaRecordDocument>,
     job: Option<String>,
     queue_left_ms: u64,
     lease_left_ms: u64,
@@ -123,6 +127,9 @@ struct RecoveryDocument {
     #[serde(default)]
     machine: Option<IdentityDocument>,
     snapshot: Option<String>,
+    /// Absent in recoveries that an earlier version of otter stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    media: Option<MediaRecordDocument>,
     attempts: u32,
     pause_ms: u64,
     retry_at: String,
@@ -155,6 +162,11 @@ struct ScopeDocument {
 #[derive(Serialize, Deserialize)]
 struct PrepareDocument {
     snapshot: Option<String>,
+    /// Absent, like `boot`, in leases that an earlier version of otter stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    iso: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    boot: Option<BootRequestDocument>,
     power: Option<String>,
     until: Option<String>,
     /// `None` if every address counts. Also `None` in leases that an earlier version of otter
@@ -226,6 +238,7 @@ impl From<&Lease> for LeaseDocument {
             kept_at,
             fence,
             grants,
+            media,
             job,
             time_left: TimeLeft { queue, lease: left, total },
             measured_at,
@@ -262,6 +275,7 @@ impl From<&Lease> for LeaseDocument {
             kept_at: kept_at.map(|at| at.to_string()),
             fence: *fence,
             grants: *grants,
+            media: media.as_ref().map(Into::into),
             job: job.map(|job| job.to_string()),
             queue_left_ms: milliseconds(*queue),
             lease_left_ms: milliseconds(*left),
@@ -307,6 +321,7 @@ impl TryFrom<LeaseDocument> for Lease {
             kept_at,
             fence,
             grants,
+            media,
             job,
             queue_left_ms,
             lease_left_ms,
@@ -345,6 +360,7 @@ impl TryFrom<LeaseDocument> for Lease {
             kept_at: kept_at.map(time).transpose()?,
             fence,
             grants,
+            media: media.map(TryInto::try_into).transpose()?,
             job: job.map(job_id).transpose()?,
             time_left: TimeLeft {
                 queue: Duration::from_millis(queue_left_ms),
@@ -386,11 +402,12 @@ impl TryFrom<SetbackDocument> for Setback {
 
 impl From<&Recovery> for RecoveryDocument {
     fn from(recovery: &Recovery) -> Self {
-        let Recovery { lease, machine, snapshot, attempts, pause, retry_at } = recovery;
+        let Recovery { lease, machine, snapshot, media, attempts, pause, retry_at } = recovery;
         Self {
             lease: lease.to_string(),
             machine: machine.as_ref().map(Into::into),
             snapshot: snapshot.clone(),
+            media: media.as_ref().map(Into::into),
             attempts: *attempts,
             pause_ms: milliseconds(*pause),
             retry_at: retry_at.to_string(),
@@ -402,11 +419,13 @@ impl TryFrom<RecoveryDocument> for Recovery {
     type Error = DocumentError;
 
     fn try_from(document: RecoveryDocument) -> Result<Self, DocumentError> {
-        let RecoveryDocument { lease, machine, snapshot, attempts, pause_ms, retry_at } = document;
+        let RecoveryDocument { lease, machine, snapshot, media, attempts, pause_ms, retry_at } =
+            document;
         Ok(Self {
             lease: lease_id(lease)?,
             machine: machine.map(Into::into),
             snapshot,
+            media: media.map(TryInto::try_into).transpose()?,
             attempts,
             pause: Duration::from_millis(pause_ms),
             retry_at: time(retry_at)?,
@@ -493,9 +512,11 @@ impl From<ScopeDocument> for Scope {
 
 impl From<&Prepare> for PrepareDocument {
     fn from(prepare: &Prepare) -> Self {
-        let Prepare { snapshot, power, until, cidr, settle } = prepare;
+        let Prepare { snapshot, iso, boot, power, until, cidr, settle } = prepare;
         Self {
             snapshot: snapshot.clone(),
+            iso: iso.clone(),
+            boot: boot.as_ref().map(Into::into),
             power: power.map(|power| power.as_str().to_owned()),
             until: until.as_ref().map(ToString::to_string),
             cidr: cidr.map(|cidr| cidr.to_string()),
@@ -508,9 +529,12 @@ impl TryFrom<PrepareDocument> for Prepare {
     type Error = DocumentError;
 
     fn try_from(document: PrepareDocument) -> Result<Self, DocumentError> {
-        let PrepareDocument { snapshot, power: state, until, cidr, settle_ms } = document;
+        let PrepareDocument { snapshot, iso, boot, power: state, until, cidr, settle_ms } =
+            document;
         Ok(Self {
             snapshot,
+            iso,
+            boot: boot.map(TryInto::try_into).transpose()?,
             power: state.map(power).transpose()?,
             until: until
                 .map(|until| word("readiness", until, |until| Readiness::parse(until).ok()))
