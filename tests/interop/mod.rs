@@ -55,7 +55,7 @@ async fn the_calls_of_govc_find_no_deviation() {
     client.args(["-url", &format!("{}/sdk", simulator.url())]).stdin(Stdio::null());
     let output = succeeds(client).await.stdout;
     let done = String::from_utf8(output).unwrap();
-    assert_eq!(done.lines().filter(|line| line.starts_with("ok ")).count(), 18, "{done}");
+    assert_eq!(done.lines().filter(|line| line.starts_with("ok ")).count(), 20, "{done}");
     simulator.stop().await;
 }
 

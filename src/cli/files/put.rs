@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(body.size_hint().exact(), Some(length));
         assert_eq!(body.collect().await.unwrap().to_bytes(), bytes[..]);
         assert_eq!(sent.load(Ordering::Relaxed), length);
-        // A file that grew is cut at the length that was announced, and one that shrank is an error.
+        // A file that grew is cut at the announced length, and one that shrank is an error.
         let body = FileBody::new(open(), 5, Arc::clone(&sent));
         assert_eq!(body.collect().await.unwrap().to_bytes(), bytes[..5]);
         let body = FileBody::new(open(), length + 1, sent);
