@@ -5,6 +5,7 @@
 //! The task that makes a call also drives the call's connection. Therefore an idle connection needs
 //! no task, and a call that is dropped closes its connection.
 
+use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
@@ -15,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -84,8 +85,8 @@ pub struct Turn<'a> {
 }
 
 /// An HTTP connection that serves one call after the other.
-pub struct Connection {
-    sender: http1::SendRequest<Full<Bytes>>,
+pub struct Connection<B = Full<Bytes>> {
+    sender: http1::SendRequest<B>,
     /// The future that moves the bytes of the connection. `None` once the connection is closed. The
     /// driver is dropped then, because only this shows `sender` that the connection has ended.
     driver: Option<Driver>,
@@ -208,8 +209,17 @@ impl Turn<'_> {
     }
 }
 
-impl Connection {
-    async fn new<S>(stream: S) -> io::Result<Self>
+impl<B> Connection<B>
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    /// Prepares HTTP on a stream.
+    ///
+    /// # Errors
+    /// Fails if the stream has failed.
+    pub async fn new<S>(stream: S) -> io::Result<Self>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -224,7 +234,7 @@ impl Connection {
     /// Fails if the connection broke, or if the server does not speak HTTP.
     pub async fn send(
         &mut self,
-        request: Request<Full<Bytes>>,
+        request: Request<B>,
     ) -> hyper::Result<Response<Incoming>> {
         let answer = Box::pin(self.sender.send_request(request));
         drive(&mut self.driver, answer).await
@@ -297,7 +307,7 @@ impl std::fmt::Debug for Endpoint {
     }
 }
 
-impl std::fmt::Debug for Connection {
+impl<B> std::fmt::Debug for Connection<B> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("Connection")

@@ -2,8 +2,8 @@
 //!
 //! `soap` encodes requests and parses answers, `transport` sends them, `session` and `session_loop`
 //! keep the login, `tls` and `certificate_verifiers` decide which server is trusted, `collector`
-//! follows the host and reports facts, `calls` changes machines, `console` connects to screens and
-//! `serial` to serial ports, `evidence` and `machine_read` read machines directly, and `diagnosis`
+//! follows the host and reports facts, `calls` changes machines, `console` connects to screens,
+//! `serial` to serial ports and `files` to the files of datastores, `evidence` and `machine_read` read machines directly, and `diagnosis`
 //! is `otter doctor`.
 //! `README.md` in this directory lists the facts about vim25 that this code relies on.
 
@@ -21,6 +21,7 @@ mod diagnosis;
 mod ended_tasks;
 mod evidence;
 mod evidence_reader;
+mod files;
 mod handshake_error;
 mod machine;
 mod machine_read;
@@ -58,7 +59,7 @@ use crate::domain::ids::{JobId, MachineId, TaskId};
 use crate::domain::network::Network;
 use crate::domain::serial::SerialRoute;
 use crate::hypervisor::{
-    Accepted, CallError, CallTerms, Capability, HostError, HostErrorKind, Hypervisor, Observer,
+    Accepted, CallError, CallTerms, Capability, DatastoreFiles, HostError, HostErrorKind, Hypervisor, Observer,
     ScreenConnection, ScreenObject, SerialConnection, SerialDirectory, TaskStatus,
 };
 use crate::telemetry::metrics::Metrics;
@@ -67,6 +68,7 @@ use collector::{Collector, Command};
 use connections::Lane;
 use ended_tasks::EndedTasks;
 use evidence_reader::EvidenceReader;
+use files::EsxFiles;
 use serial::SerialPorts;
 use session::Session;
 use session_loop::SessionLoop;
@@ -93,6 +95,7 @@ pub struct EsxHypervisor {
     ended_tasks: Arc<EndedTasks>,
     evidence: EvidenceReader,
     serial: SerialPorts,
+    files: EsxFiles,
     clock: Clock,
     max_wait: Duration,
     login_backoff: Duration,
@@ -127,12 +130,15 @@ impl EsxHypervisor {
         let ended_tasks: Arc<EndedTasks> = Arc::default();
         let evidence = EvidenceReader::new(Arc::clone(&session), Arc::clone(&ended_tasks));
         let serial = SerialPorts::new(Arc::clone(&session), clock.clone(), options.tty.clone());
+        let followers: Arc<TaskFollowers> = Arc::default();
+        let files = EsxFiles::new(Arc::clone(&session), Arc::clone(&followers), clock.clone());
         Ok(Self {
             session,
-            followers: Arc::default(),
+            followers,
             ended_tasks,
             evidence,
             serial,
+            files,
             clock,
             max_wait: options.max_wait,
             login_backoff: options.login_backoff,
@@ -278,6 +284,10 @@ impl Hypervisor for EsxHypervisor {
         stop: CancellationToken,
     ) {
         self.serial.accept(listener, allowed, directory, stop).await;
+    }
+
+    fn files(&self) -> Option<Arc<dyn DatastoreFiles>> {
+        Some(Arc::new(self.files.clone()))
     }
 
     fn set_password(&self, password: SecretString) {

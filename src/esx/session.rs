@@ -17,6 +17,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Method;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -502,6 +503,17 @@ impl Session {
         };
         self.metrics.record_host_call(name, result, self.clock.elapsed().saturating_sub(began));
         Ok(answer?)
+    }
+
+    /// A request with the cookie of `login`, for a connection that is not one of the calls'.
+    pub fn request<B>(
+        &self,
+        login: &Login,
+        method: Method,
+        path: &str,
+        body: B,
+    ) -> http::Request<B> {
+        self.transport.authorized(method, path, &login.cookie, body)
     }
 
     /// The HTTP to the host, for streams that are no calls.

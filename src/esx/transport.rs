@@ -171,7 +171,7 @@ impl Transport {
         version: &str,
         cookie: Option<&SecretString>,
     ) -> Result<HttpAnswer, TransportError> {
-        let mut request = self.request(Method::POST, self.sdk.path(), Bytes::from(envelope));
+        let mut request = self.request(Method::POST, self.sdk.path(), Full::from(envelope));
         let headers = request.headers_mut();
         let content_type = HeaderValue::from_static("text/xml; charset=\"utf-8\"");
         headers.insert(CONTENT_TYPE, content_type);
@@ -197,7 +197,7 @@ impl Transport {
     /// # Errors
     /// The errors of [`Transport::post`].
     pub async fn versions(&self, turn: Turn<'_>) -> Result<HttpAnswer, TransportError> {
-        let request = self.request(Method::GET, "/sdk/vimServiceVersions.xml", Bytes::new());
+        let request = self.request(Method::GET, "/sdk/vimServiceVersions.xml", Full::default());
         self.exchange(turn, request).await
     }
 
@@ -278,7 +278,18 @@ impl Transport {
     }
 
     fn get_request(&self, path: &str, cookie: &SecretString) -> Request<Full<Bytes>> {
-        let mut request = self.request(Method::GET, path, Bytes::new());
+        self.authorized(Method::GET, path, cookie, Full::default())
+    }
+
+    /// A request with the session's cookie, and with the headers that every request has.
+    pub fn authorized<B>(
+        &self,
+        method: Method,
+        path: &str,
+        cookie: &SecretString,
+        body: B,
+    ) -> Request<B> {
+        let mut request = self.request(method, path, body);
         if let Ok(mut value) = HeaderValue::from_str(cookie.expose_secret()) {
             value.set_sensitive(true);
             request.headers_mut().insert(COOKIE, value);
@@ -286,8 +297,8 @@ impl Transport {
         request
     }
 
-    fn request(&self, method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(body));
+    fn request<B>(&self, method: Method, path: &str, body: B) -> Request<B> {
+        let mut request = Request::new(body);
         *request.method_mut() = method;
         // The path of a parsed URL is always a valid URI, so the default is never used.
         *request.uri_mut() = path.parse().unwrap_or_default();
@@ -391,7 +402,11 @@ impl Transport {
         }
     }
 
-    fn timed_out(&self, never_sent: bool) -> TransportError {
+    /// The error of a request that got no answer in time.
+    ///
+    /// # Parameters
+    /// - `never_sent`: whether there was no connection for it.
+    pub fn timed_out(&self, never_sent: bool) -> TransportError {
         let host = self.address();
         let message = if never_sent {
             format!("No connection to the host {host} before the timeout.")
@@ -425,7 +440,7 @@ impl Transport {
 
     /// The error for a connection that broke after the request was sent, or for an answer that is
     /// not HTTP.
-    fn broken(&self, error: impl Error + Send + Sync + 'static) -> TransportError {
+    pub fn broken(&self, error: impl Error + Send + Sync + 'static) -> TransportError {
         let host = self.address();
         let message = if is_not_http(&error) {
             let advice = match self.sdk.scheme() {
@@ -471,7 +486,8 @@ fn session_cookie(headers: &HeaderMap) -> Option<SecretString> {
 }
 
 /// The size of the whole file in a `Content-Range`: `bytes 0-99/1234`, or `bytes */1234`.
-fn whole_size(headers: &HeaderMap) -> Option<u64> {
+#[must_use]
+pub fn whole_size(headers: &HeaderMap) -> Option<u64> {
     let range = headers.get(CONTENT_RANGE)?.to_str().ok()?;
     range.rsplit_once('/')?.1.trim().parse().ok()
 }

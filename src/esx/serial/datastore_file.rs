@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::Clock;
+use crate::esx::files::folder_url::folder_url;
 use crate::esx::session::{Recheck, Session};
 use crate::esx::transport::HttpAnswer;
 use crate::hypervisor::{HostError, HostErrorKind};
@@ -23,9 +23,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The most bytes of one read.
 const PART: u64 = 1024 * 1024;
-
-/// The characters of a name that are escaped.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// The name of the reads in the metrics.
 const METRIC: &str = "serial_file";
@@ -57,10 +54,7 @@ enum Part {
 /// The file at this path of a datastore. The first read asks for its size.
 #[must_use]
 pub fn open(session: Arc<Session>, clock: Clock, datastore: &str, path: &str) -> DatastoreFile {
-    let segments = path.split('/').map(|segment| utf8_percent_encode(segment, ESCAPED).to_string());
-    let path = segments.collect::<Vec<_>>().join("/");
-    let datastore = utf8_percent_encode(datastore, ESCAPED);
-    let path = format!("/folder/{path}?dcPath=ha-datacenter&dsName={datastore}");
+    let path = folder_url(datastore, path);
     let file = Arc::new(FileReader { session, clock, path });
     DatastoreFile { file, position: None, unread: Bytes::new(), reading: None }
 }

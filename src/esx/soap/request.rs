@@ -255,6 +255,59 @@ pub fn acquire_ticket(machine: &Reference, ticket_type: &str) -> Request {
     call.finish()
 }
 
+/// `SearchDatastore_Task`: lists a folder of a datastore. `folder` is a path with the name of the
+/// datastore.
+///
+/// # Parameters
+/// - `name`: a pattern of the names to list. `None` lists all.
+#[must_use]
+pub fn search_datastore(browser: &Reference, folder: &str, name: Option<&str>) -> Request {
+    let mut call = EnvelopeBuilder::new("SearchDatastore_Task", browser, None);
+    call.text("datastorePath", folder);
+    call.writer.start("searchSpec", &[]).start("details", &[]);
+    call.text("fileType", "true").text("fileSize", "true");
+    call.text("modification", "true").text("fileOwner", "false");
+    call.writer.end();
+    if let Some(name) = name {
+        call.text("matchPattern", name);
+    }
+    call.writer.end();
+    call.finish()
+}
+
+/// `MoveDatastoreFile_Task`: gives a file another name. With `force`, it replaces a file that has
+/// this name. The paths have the name of the datastore.
+#[must_use]
+pub fn move_file(
+    file_manager: &Reference,
+    from: &str,
+    to: &str,
+    force: bool,
+    operation_id: &str,
+) -> Request {
+    let method = "MoveDatastoreFile_Task";
+    let mut call = EnvelopeBuilder::new(method, file_manager, Some(operation_id));
+    call.text("sourceName", from).text("destinationName", to).text("force", boolean(force));
+    call.finish()
+}
+
+/// `DeleteDatastoreFile_Task`: deletes a file, or a folder with everything in it.
+#[must_use]
+pub fn delete_file(file_manager: &Reference, path: &str, operation_id: &str) -> Request {
+    let method = "DeleteDatastoreFile_Task";
+    let mut call = EnvelopeBuilder::new(method, file_manager, Some(operation_id));
+    call.text("name", path);
+    call.finish()
+}
+
+/// `MakeDirectory`: creates a folder, whose parent must exist.
+#[must_use]
+pub fn make_directory(file_manager: &Reference, path: &str, operation_id: &str) -> Request {
+    let mut call = EnvelopeBuilder::new("MakeDirectory", file_manager, Some(operation_id));
+    call.text("name", path).text("createParentDirectories", "false");
+    call.finish()
+}
+
 /// Builds the envelope of one request.
 struct EnvelopeBuilder {
     method: &'static str,
@@ -400,6 +453,17 @@ mod tests {
         let document = Document::parse(answer.envelope.as_bytes()).unwrap();
         let call = document.root().descend(&["Body", "AnswerVM"]).unwrap();
         assert_eq!(names(call), ["_this", "questionId", "answerChoice"]);
+        let browser = Reference::new("HostDatastoreBrowser", "b");
+        let search = search_datastore(&browser, "[isos] linux", Some("a.iso"));
+        let document = Document::parse(search.envelope.as_bytes()).unwrap();
+        let call = document.root().descend(&["Body", "SearchDatastore_Task"]).unwrap();
+        assert_eq!(names(call), ["_this", "datastorePath", "searchSpec"]);
+        let spec = call.child("searchSpec").unwrap();
+        assert_eq!(names(spec), ["details", "matchPattern"]);
+        assert_eq!(
+            names(spec.child("details").unwrap()),
+            ["fileType", "fileSize", "modification", "fileOwner"]
+        );
         let snapshot = Reference::new("VirtualMachineSnapshot", "16-snapshot-1");
         for (name, description, given) in [
             (Some("n"), Some(""), ["_this", "name", "description"].as_slice()),
