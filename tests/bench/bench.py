@@ -18,6 +18,7 @@ import sys
 
 import changes
 import clients
+import files
 import growth
 import memory
 import power
@@ -30,7 +31,7 @@ from noise import Watch
 from processes import Bench, Host, Otter, Unusable, unused_machines
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROWS = range(1, 12)
+ROWS = range(1, 13)
 QUICK_ROWS = (1, 2, 4, 5, 9)
 
 
@@ -62,7 +63,7 @@ def parse(arguments):
     )
     parser.add_argument("--turns", type=at_least_five, help="5 or more (default: 5, quick; 7)")
     parser.add_argument(
-        "--ports", type=int, default=18600, metavar="FIRST", help="the first of 16 ports"
+        "--ports", type=int, default=18600, metavar="FIRST", help="the first of 18 ports"
     )
     parser.add_argument(
         "--show", type=pathlib.Path, metavar="FILE", help="print the report of an earlier run"
@@ -249,6 +250,10 @@ class Measurement:
     def row_11(self):
         work = lambda host, otter: screens.measure(self.bench, host, otter, self.turns)
         return lambda: screens.start(self.bench), work
+
+    def row_12(self):
+        work = lambda host, otter: files.measure(self.bench, host, otter, self.turns)
+        return lambda: files.start(self.bench), work
 
 
 def commit():

@@ -21,6 +21,7 @@ import unittest
 from unittest import mock
 
 import bench
+import files
 import report
 import screens
 import viewers
@@ -303,6 +304,94 @@ class Screens(unittest.TestCase):
         self.assertIn("console-busy", str(failure.exception))
 
 
+class Files(unittest.TestCase):
+    def test_each_figure_has_its_samples_and_every_byte_is_transferred(self):
+        small = {"HOST_SCHEME": "http", "FILE": 2, "LARGE": 3, "SMALL": 1, "AT_ONCE": 4, "RATE": 1}
+        with tempfile.TemporaryDirectory() as folder, FakeStore() as store:
+            of_run = Bench(folder, pathlib.Path(folder) / "work", 1, sys.executable, "")
+            of_run.tool = fake_tool
+            with of_run.programs, mock.patch.multiple(files, **small):
+                for size in (1, 2, 3):
+                    files.sparse(files.local(of_run, size), size)
+                figures = files.measure(of_run, store, store, 2)
+        lengths = {figure.name: len(figure.samples()) for figure in figures}
+        self.assertEqual(lengths.pop("memory during a download of 3 MiB"), 1)
+        self.assertEqual(set(lengths.values()), {2}, lengths)
+        for figure in figures:
+            self.assertEqual(figure.row, 12)
+            self.assertIsNotNone(figure.goal)
+            self.assertTrue(all(sample > 0 for sample in figure.samples()), figure)
+        by_name = {figure.name: figure for figure in figures}
+        self.assertEqual(by_name["a read during 4 transfers, p99"].otter, [0.3, 0.3])
+        self.assertEqual(by_name["memory during 4 transfers at once"].otter, [32, 32])
+        straight = "/folder/iso/by-host.iso?dcPath=ha-datacenter&dsName=datastore1"
+        through = "/v1/datastores/name:datastore1/file?path=iso/by-otter.iso&replace=true"
+        for path in (straight, through):
+            self.assertEqual(store.uploads.count((path, 2 * files.MIB)), 2, store.uploads)
+
+    def test_a_transfer_that_is_refused_ends_the_run_with_its_words(self):
+        with FakeStore() as store, self.assertRaises(Unusable) as failure:
+            files.finish(files.through(store).start_download("none"))
+        self.assertIn("A transfer ended with 22", str(failure.exception))
+
+
+def fake_tool(name, *arguments):
+    """In place of otter-bench."""
+    micros = [100.0, 300.0]
+    if name == "get":
+        return {"/v1/machines/1": {"micros": micros}}
+    return {"rounds": [{"micros": micros}]}
+
+
+class FakeStore(http.server.ThreadingHTTPServer):
+    """Serves files as otter and as the host do. A name says how many MiB the file has."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), FakeStoreHandler)
+        self.address = f"127.0.0.1:{self.server_address[1]}"
+        # The paths of the uploads, and how many bytes came.
+        self.uploads = []
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, *_):
+        """A client has gone."""
+
+    def anonymous_bytes(self):
+        return 32 * files.MIB
+
+
+class FakeStoreHandler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        size = self.path.partition("iso/")[2].partition("-mib.iso")[0]
+        if not size.isdecimal():
+            return self.send_error(404)
+        self.send_response(200)
+        self.send_header("Content-Length", str(int(size) * files.MIB))
+        self.end_headers()
+        for _ in range(int(size)):
+            self.wfile.write(bytes(files.MIB))
+
+    def do_PUT(self):
+        left = int(self.headers["Content-Length"])
+        while left and (part := self.rfile.read(min(left, 65_536))):
+            left -= len(part)
+        self.server.uploads.append((self.path, int(self.headers["Content-Length"]) - left))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
 HANDSHAKE = (
     b"RFB 003.008\n\1\1\0\0\0\0" + struct.pack(">HH16xI", 720, 400, 4) + b"name"
 )
@@ -449,7 +538,7 @@ class CommandLine(unittest.TestCase):
             self.assertIn(option, done.stdout)
 
     def test_wrong_options_are_refused(self):
-        for wrong in (["--rows", "12"], ["--rows", "a"], ["--turns", "4"], ["--nothing"]):
+        for wrong in (["--rows", "13"], ["--rows", "a"], ["--turns", "4"], ["--nothing"]):
             with contextlib.redirect_stderr(io.StringIO()), self.assertRaises(SystemExit):
                 bench.parse(wrong)
 
