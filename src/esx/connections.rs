@@ -232,10 +232,7 @@ where
     ///
     /// # Errors
     /// Fails if the connection broke, or if the server does not speak HTTP.
-    pub async fn send(
-        &mut self,
-        request: Request<B>,
-    ) -> hyper::Result<Response<Incoming>> {
+    pub async fn send(&mut self, request: Request<B>) -> hyper::Result<Response<Incoming>> {
         let answer = Box::pin(self.sender.send_request(request));
         drive(&mut self.driver, answer).await
     }

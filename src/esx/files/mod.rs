@@ -1,6 +1,6 @@
 //! The files on the datastores of a host. `browser` lists folders, `transfer` sends and receives
-//! bytes over connections of its own, `changes` moves and deletes, and `space` measures. `folder_url`
-//! has the addresses of files, and `late_errors` lets an early answer be read.
+//! bytes over connections of its own, `changes` moves and deletes, and `space` measures.
+//! `folder_url` has the addresses of files, and `late_errors` lets an early answer be read.
 
 mod browser;
 mod changes;

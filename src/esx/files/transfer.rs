@@ -25,7 +25,7 @@ use crate::domain::file_job::FileTarget;
 use crate::domain::names::escape_vim;
 use crate::esx::connections::Connection;
 use crate::esx::session::{Login, Recheck};
-use crate::esx::transport::whole_size;
+use crate::esx::transport::{TransportError, whole_size};
 use crate::hypervisor::{FileBody, FileRead, HostError, HostErrorKind};
 
 /// The names of the transfers in the metrics.
@@ -183,7 +183,7 @@ impl EsxFiles {
             let mut connection = connected.map_err(|error| transport.broken(error))?;
             let response =
                 connection.send(request).await.map_err(|error| transport.broken(error))?;
-            Ok(Answer { connection, response })
+            Ok::<_, TransportError>(Answer { connection, response })
         };
         let answer = tokio::select! {
             biased;
@@ -254,7 +254,7 @@ fn body(answer: Answer, clock: Clock, patience: Duration) -> FileBody {
             part = connection.next_part(&mut incoming) => part.map_err(io::Error::other)?,
             () = clock.sleep(patience) => return Err(io::ErrorKind::TimedOut.into()),
         };
-        Ok(part.map(|part| (part, (connection, incoming, clock))))
+        Ok::<_, io::Error>(part.map(|part| (part, (connection, incoming, clock))))
     })
     .boxed()
 }
@@ -330,7 +330,7 @@ impl Body for UploadBody {
             return Poll::Ready(None);
         }
         self.activity.is_waiting.store(true, Ordering::Relaxed);
-        let next = ready!(self.bytes.as_mut().poll_next(context));
+        let next = ready!(self.bytes.poll_next_unpin(context));
         self.activity.is_waiting.store(false, Ordering::Relaxed);
         let Some(bytes) = next else {
             return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
