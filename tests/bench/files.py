@@ -17,8 +17,8 @@ FOLDER = "iso"
 SETTINGS = f'[files]\nroots = ["[{DATASTORE}] {FOLDER}"]\n'
 HOST_SCHEME = "https"
 MIB = 1 << 20
-# The sizes in MiB of the files, for the speed, for the memory of one transfer, and for that of many.
-# All of them are sparse.
+# The sizes in MiB of the files, all of them sparse: for the speed, for the memory of one transfer,
+# and for that of many.
 FILE, LARGE, SMALL = 1024, 10 * 1024, 128
 # As many as otter accepts: four run, and the others wait.
 AT_ONCE = 20
@@ -116,10 +116,10 @@ def during_transfers(bench, otter, turns):
             for way, times in ways.items():
                 busy[way].append(percentile(times(), 99) / 1000)
     goal = at_most(1.5, "≤ 1.5 × alone", of="ratio")
-    return [
-        Figure(12, f"{way} during {BUSY} transfers, p99", "ms", busy[way], "alone", alone[way], goal)
-        for way in ways
-    ]
+    figure = lambda way: Figure(
+        12, f"{way} during {BUSY} transfers, p99", "ms", busy[way], "alone", alone[way], goal
+    )
+    return [figure(way) for way in ways]
 
 
 def read_times(bench, otter):

@@ -306,16 +306,16 @@ class Screens(unittest.TestCase):
 
 class Files(unittest.TestCase):
     def test_each_figure_has_its_samples_and_every_byte_is_transferred(self):
-        small = {"HOST_SCHEME": "http", "FILE": 2, "LARGE": 3, "SMALL": 1, "AT_ONCE": 4, "RATE": 1}
+        small = {"HOST_SCHEME": "http", "FILE": 2, "LARGE": 64, "SMALL": 1, "AT_ONCE": 4, "RATE": 1}
         with tempfile.TemporaryDirectory() as folder, FakeStore() as store:
             of_run = Bench(folder, pathlib.Path(folder) / "work", 1, sys.executable, "")
             of_run.tool = fake_tool
             with of_run.programs, mock.patch.multiple(files, **small):
-                for size in (1, 2, 3):
+                for size in (1, 2, 64):
                     files.sparse(files.local(of_run, size), size)
                 figures = files.measure(of_run, store, store, 2)
         lengths = {figure.name: len(figure.samples()) for figure in figures}
-        self.assertEqual(lengths.pop("memory during a download of 3 MiB"), 1)
+        self.assertEqual(lengths.pop("memory during a download of 64 MiB"), 1)
         self.assertEqual(set(lengths.values()), {2}, lengths)
         for figure in figures:
             self.assertEqual(figure.row, 12)
