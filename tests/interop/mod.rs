@@ -8,6 +8,7 @@ mod ci;
 mod clients;
 mod crowd;
 mod curl;
+mod files;
 mod guide;
 mod novnc;
 mod pages;
