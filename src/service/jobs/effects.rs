@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::commit::commit;
 use super::observation;
 use super::runner::{PROGRESS_EVERY, Runner, sleep_until};
 use super::state_machine::{
@@ -57,7 +58,7 @@ impl Runner<'_> {
                 let [before, after] = fail_points_of_save(&job);
                 fail_point!(before);
                 self.follow_during_commit(&job).await;
-                self.save(&job).await?;
+                commit(self.parts, &job).await?;
                 fail_point!(after);
                 Input::Saved
             }
@@ -164,49 +165,6 @@ impl Runner<'_> {
             Effect::Finish => Input::Saved,
         };
         Ok(input)
-    }
-
-    /// Commits the job, and tries again while the store refuses writes. The job makes its next
-    /// call, and its end is published, only after this commit.
-    ///
-    /// # Errors
-    /// The error of the store if another try would fail as well.
-    async fn save(&self, job: &Job) -> Result<(), StorageError> {
-        let begun = self.parts.clock.elapsed();
-        let mut pause = Duration::from_millis(100);
-        let mut refused = false;
-        loop {
-            let error = match self.parts.store.update_job(job).await {
-                // `AlreadyEnded` is a success: the job on disk has ended, because an earlier try
-                // was committed although it reported an error.
-                Ok(()) | Err(StorageError::AlreadyEnded(_)) => break,
-                Err(error) => error,
-            };
-            if error.refusal().is_none() {
-                let cause = &error as &dyn std::error::Error;
-                tracing::error!(
-                    job = %job.id,
-                    error = cause,
-                    "the job can never be committed in this state"
-                );
-                return Err(error);
-            }
-            if !std::mem::replace(&mut refused, true) {
-                let error = &error as &dyn std::error::Error;
-                tracing::error!(
-                    job = %job.id,
-                    error,
-                    "the job cannot be committed; it waits until it can be"
-                );
-            }
-            self.parts.clock.sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(10));
-        }
-        if refused {
-            let waited = self.parts.clock.elapsed().saturating_sub(begun);
-            tracing::info!(job = %job.id, "the job is committed after {} s", waited.as_secs());
-        }
-        Ok(())
     }
 
     /// The rules that apply at present to changes of the machine's snapshots. Tries again while the

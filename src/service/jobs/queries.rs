@@ -157,7 +157,11 @@ impl Jobs {
                 kind: BlockedByKind::Job,
                 id: Some(active.to_string()),
                 since: status.job.created_at,
-                detail: "One job at a time runs on a machine.".to_owned(),
+                detail: match status.job.machine_id() {
+                    Some(_) => "One job at a time runs on a machine.",
+                    None => "One job at a time runs on a file.",
+                }
+                .to_owned(),
             }),
             None => self.blocked_by(&status),
         };

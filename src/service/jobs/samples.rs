@@ -7,6 +7,7 @@ use crate::domain::access::Authority;
 use crate::domain::call::{Evidence, SnapshotEvidence};
 use crate::domain::ids::{JobId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState, JobTarget};
+use crate::domain::media::BootMedia;
 use crate::domain::origin::RequestOrigin;
 use crate::domain::power::PowerState;
 use crate::service::inventory::samples;
@@ -45,6 +46,7 @@ pub fn job(request: JobRequest) -> Job {
         error: None,
         host_task: None,
         intent: None,
+        file_intent: None,
     }
 }
 
@@ -61,6 +63,7 @@ pub fn evidence(power_state: PowerState) -> Evidence {
         consolidation_needed: Some(true),
         host_boot_time: None,
         recent_tasks: Vec::new(),
+        media: BootMedia::default(),
     }
 }
 

@@ -193,6 +193,7 @@ impl JobStateMachine {
         self.job.state = state;
         self.job.finished_at = Some(now);
         self.job.intent = None;
+        self.job.file_intent = None;
         self.job.error = error;
         if state == JobState::Succeeded {
             let shown = shown.unwrap_or_default();
@@ -212,6 +213,7 @@ impl JobStateMachine {
                 },
                 power_state: shown.power_state,
                 ip_address: shown.ip_address,
+                file: None,
             });
         }
         self.save(AfterSave::Publish)
