@@ -92,7 +92,7 @@ pub struct FileResult {
 pub struct PartRecord {
     pub job: JobId,
     pub datastore: DatastoreId,
-    /// The path of the part file.
+    /// The path of the target. It and the id of the job give the path of the part file.
     pub path: String,
 }
 

@@ -7,6 +7,7 @@ pub mod call_ends;
 pub mod callers;
 pub mod datastores;
 pub mod event_stream;
+pub mod files;
 pub mod host_failure;
 pub mod hosts;
 pub mod idempotency;
@@ -36,6 +37,7 @@ use self::artifacts::Artifacts;
 use self::audit::Audit;
 use self::callers::Callers;
 use self::event_stream::EventStream;
+use self::files::Files;
 use self::hosts::Hosts;
 use self::inventory::Inventory;
 use self::jobs::Jobs;
@@ -63,6 +65,8 @@ pub struct Services {
     pub storage: StorageWatch,
     pub audit: Arc<Audit>,
     pub artifacts: Arc<Artifacts>,
+    /// The files on datastores.
+    pub files: Arc<Files>,
     pub screens: Arc<Screens>,
     /// Waits for what screens show.
     pub screen_waits: Arc<ScreenWaits>,
