@@ -481,7 +481,7 @@ fn start_message(bound: &[String], state: Option<&Path>) -> String {
     let first = bound.first().map_or("", String::as_str);
     let (curl, browser) = match first.strip_prefix("unix:") {
         Some(path) => (format!("curl -s --unix-socket {path} http://localhost"), String::new()),
-        None => (format!("curl -s {first}"), format!("In a browser: {first}/docs\n")),
+        None => (format!("curl -s {first}"), format!("In a browser: {first}/\n")),
     };
     let bound = bound.join(" and ");
     let state = state.map_or_else(
@@ -514,7 +514,7 @@ mod tests {
     fn the_start_message_names_what_works_where_it_listens() {
         let tcp = start_message(&["http://127.0.0.1:8080".to_owned()], None);
         assert!(tcp.contains("\n  curl -s http://127.0.0.1:8080/v1/machines\n"), "{tcp}");
-        assert!(tcp.ends_with("\nIn a browser: http://127.0.0.1:8080/docs\n"), "{tcp}");
+        assert!(tcp.ends_with("\nIn a browser: http://127.0.0.1:8080/\n"), "{tcp}");
         assert!(tcp.contains("is kept in memory"), "{tcp}");
         let both = ["unix:/run/otter.sock".to_owned(), "http://[::1]:80".to_owned()];
         let unix = start_message(&both, Some(Path::new("/var/lib/otter")));

@@ -45,6 +45,9 @@ mod serial;
 pub mod serve;
 mod start_job;
 pub mod tls;
+mod web_docs;
+mod web_file;
+mod web_page;
 mod websocket;
 
 use std::sync::Arc;
@@ -273,6 +276,8 @@ fn routes() -> Routes {
         .merge(audit::routes())
         .merge(about::routes())
         .merge(pages::routes())
+        .merge(web_page::routes())
+        .merge(web_docs::routes())
         .merge(metrics::routes())
 }
 

@@ -153,7 +153,7 @@ export function removeAllSnapshots(machine, right) {
 export function quarantine(machine) {
   openDialog({
     title: `Quarantine ${machine.name}`, confirm: "Quarantine", danger: true,
-    text: "Nobody gets the machine by a lease until the quarantine is cleared.",
+    text: "No lease gets the machine until the quarantine is cleared.",
     fields: [{ name: "reason", label: "Reason", required: true }],
     submit: async ({ reason }) => {
       put("machines", await call("PUT", path("machines", machine.id, "quarantine"), { body: { reason } }));

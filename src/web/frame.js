@@ -1,4 +1,4 @@
-// Draws the page at most once per frame, and less often for changes that nobody asked for.
+// Draws the page at most once per frame, and less often for changes that no person asked for.
 
 let draw = () => {};
 let frame = 0;

@@ -105,7 +105,7 @@ export function giveBack(lease, name) {
 export function useSecret(lease) {
   openDialog({
     title: "Use a lease secret", confirm: "Use",
-    text: "Whoever took the lease got its secret. This tab then acts as the holder.",
+    text: "The caller who took the lease got its secret. With it, this tab acts as the holder.",
     fields: [{ name: "secret", label: "Secret", type: "password", required: true, help: "With or without the id before it." }],
     submit: async ({ secret }) => {
       const given = secret.trim();

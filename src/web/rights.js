@@ -65,8 +65,8 @@ export function mayTake(about, machine) {
   if (!role) return "otter did not say yet who you are.";
   if (!atLeast(role, "runner")) return "Your role is viewer: a viewer takes no machine.";
   if (!machine) return null;
-  if (machine.protected) return `${machine.name} is protected: nobody takes it.`;
-  if (machine.template) return `${machine.name} is a template: nobody takes it.`;
+  if (machine.protected) return `${machine.name} is protected: no lease gets it.`;
+  if (machine.template) return `${machine.name} is a template: no lease gets it.`;
   return null;
 }
 

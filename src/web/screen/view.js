@@ -267,7 +267,7 @@ function viewers({ viewers: list, driver, recording, connection }) {
       ["Recording", recording && leaseLink(recording, "for this lease")],
       ["Connection", connection],
     ]),
-    list.length === 0 ? nothing("Nobody looks.") : h("ul", { class: "plain", role: "list", "aria-label": "Viewers" }, list.map((viewer) => h("li", { key: viewer.id },
+    list.length === 0 ? nothing("No one looks.") : h("ul", { class: "plain", role: "list", "aria-label": "Viewers" }, list.map((viewer) => h("li", { key: viewer.id },
       `${viewer.caller} ${viewer.mode === "drive" ? "drives" : "looks"}${viewer.address ? ` from ${viewer.address}` : ""}, since `, at(viewer.since)))),
   ];
 }

@@ -33,7 +33,7 @@ export function view() {
     machinesSection(machines, broken),
     section("broken", "Broken machines", broken.length === 0 ? nothing("None.") : few(broken, (machine) => [
       machineLink(machine.id, machine.name), " ", h("span", { class: "reason" }, why(machine))], "machines")),
-    section("waiting", "Waiting", waiting.length === 0 ? nothing("Nobody waits.") : few(waiting, waitingLease, "leases")),
+    section("waiting", "Waiting", waiting.length === 0 ? nothing("No one waits.") : few(waiting, waitingLease, "leases")),
     section("running", "Running", running.length === 0 ? nothing("Nothing runs.") : few(running, runningJob, "jobs")),
     section("failed", "Failed lately", failed.length === 0 ? nothing("Nothing failed lately.") : few(failed, (job) => [
       jobLink(job.id, jobTitle(job)), " ", at(job.finished_at), " ",
