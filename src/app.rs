@@ -41,6 +41,8 @@ use crate::service::artifacts::{ArtifactFolder, ArtifactSettings, Artifacts, Art
 use crate::service::audit::Audit;
 use crate::service::callers::Callers;
 use crate::service::event_stream::{EventStream, EventStreamSettings};
+use crate::service::files::rules::FileRules;
+use crate::service::files::{Files, FilesParts};
 use crate::service::hosts::Hosts;
 use crate::service::inventory::Inventory;
 use crate::service::jobs::{Deadlines, JobSettings, Jobs, JobsParts};
@@ -115,6 +117,7 @@ pub struct Settings {
     pub serial: SerialSettings,
     pub serial_listener: SerialListener,
     pub artifacts: ArtifactSettings,
+    pub files: FileRules,
     pub http: HttpSettings,
     pub event_stream: EventStreamSettings,
     /// How long tasks have time to finish in a shutdown, before they are dropped.
@@ -174,6 +177,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
         screens,
         serial,
         artifacts,
+        files,
         audit,
         state,
         log,
@@ -247,6 +251,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
             allowed_peers: serial.allowed_peers,
         },
         artifacts: artifact_settings(&artifacts),
+        files: FileRules { roots: files.roots },
         listen: http.listen.clone(),
         socket_access: SocketAccess { mode: http.socket_mode, group: http.socket_group.clone() },
         passed_sockets: Vec::new(),
@@ -431,6 +436,7 @@ impl App {
             serial,
             serial_listener: SerialListener { listen: serial_listen, allowed_peers: serial_peers },
             artifacts,
+            files,
             esx,
             mut http,
             event_stream,
@@ -499,6 +505,14 @@ impl App {
             folder: folder.clone(),
         });
         let artifacts = Arc::new(artifacts.await?);
+        let files = Files::open(FilesParts {
+            hosts: hosts.clone(),
+            inventory: Arc::clone(&inventory),
+            store: Arc::new(store.clone()),
+            clock: clock.clone(),
+            rules: files,
+        });
+        let files = Arc::new(files.await?);
         let pauses = RecordingPauses::new(clock.clone());
         let recording_statuses = RecordingStatuses::default();
         let last_pictures = LastPictureTaker::new(LastPictureParts {
@@ -524,6 +538,7 @@ impl App {
             snapshots: Arc::new(SnapshotProtection::new(live.clone(), Arc::clone(&storage))),
             screens: Arc::clone(&screen_waits) as _,
             serial: Arc::clone(&serial) as _,
+            files: Arc::clone(&files) as _,
         });
         let patterns =
             PatternWatch::new(live.clone(), Arc::clone(&inventory), event_stream.clone());
@@ -606,6 +621,7 @@ impl App {
             storage: StorageWatch::new(storage, clock.clone()),
             audit,
             artifacts,
+            files,
             screens,
             screen_waits,
             overrides,
@@ -759,6 +775,8 @@ impl App {
         supervisor.spawn("leases", |stop| services.leases.clone().run(stop));
         let artifacts = Arc::clone(&services.artifacts);
         supervisor.spawn("artifacts", |stop| artifacts.run(stop));
+        let (files, jobs) = (Arc::clone(&services.files), services.jobs.clone());
+        supervisor.spawn("files", |stop| files.run(jobs, stop));
         supervisor.spawn("recordings", |stop| recordings.run(stop));
         let serial = Arc::clone(&services.serial);
         if let Some(listener) = serial_listener {

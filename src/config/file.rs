@@ -16,8 +16,8 @@ use toml::de::{DeTable, DeValue};
 use super::changes::ConfigValues;
 use super::problem::ConfigProblem;
 use super::sections::{
-    Artifacts, Audit, Config, ConfigDraft, Deadlines, Esx, Http, Jobs, Leases, Log, Machines,
-    Password, Screens, Serial, Snapshots, State,
+    Artifacts, Audit, Config, ConfigDraft, Deadlines, Esx, Files, Http, Jobs, Leases, Log,
+    Machines, Password, Screens, Serial, Snapshots, State,
 };
 use super::values;
 use crate::domain::answers::AnswerRules;
@@ -84,6 +84,7 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
         screens,
         serial,
         artifacts,
+        files,
         audit,
         state,
         log,
@@ -139,6 +140,11 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
 
     serial_section(root.table("serial"), serial);
     artifacts_section(root.table("artifacts"), artifacts);
+
+    let Files { roots } = files;
+    let mut table = root.table("files");
+    table.set("roots", roots, parsed_list);
+    table.finish();
 
     let Audit { retention_days, max_bytes } = audit;
     let mut table = root.table("audit");

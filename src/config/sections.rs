@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use super::{ConfigError, ConfigProblem, Listen, LogFormat};
 use crate::domain::answers::AnswerRules;
 use crate::domain::base_path::BasePath;
+use crate::domain::file_path::DatastorePath;
 use crate::domain::host_limits::HostLimits;
 use crate::domain::machine_pattern::MachinePattern;
 use crate::domain::network::Network;
@@ -41,6 +42,7 @@ pub struct Config {
     pub screens: Screens,
     pub serial: Serial,
     pub artifacts: Artifacts,
+    pub files: Files,
     pub audit: Audit,
     pub state: State,
     pub log: Log,
@@ -271,6 +273,13 @@ impl Default for Artifacts {
             recording_bytes: 256 * 1024 * 1024,
         }
     }
+}
+
+/// `[files]`: the files on datastores.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    /// The folders below which otter writes files, and below which runners read them.
+    pub roots: Vec<DatastorePath>,
 }
 
 /// `[audit]`: the retention of the audit.

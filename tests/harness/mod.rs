@@ -35,6 +35,7 @@ use otter::domain::web_origin::Scheme;
 use otter::esx::EsxOptions;
 use otter::hypervisor::Hypervisor;
 use otter::service::artifacts::ArtifactSettings;
+use otter::service::files::rules::FileRules;
 use otter::service::event_stream::EventStreamSettings;
 use otter::service::jobs::{Deadlines, JobSettings, Jobs};
 use otter::service::leases::lease_table::LeaseRules;
@@ -436,6 +437,7 @@ pub fn settings(url: &str) -> Settings {
         serial: SerialSettings::default(),
         serial_listener: SerialListener::default(),
         artifacts: ArtifactSettings::default(),
+        files: FileRules::default(),
         http: HttpSettings {
             max_wait: Duration::from_mins(10),
             max_waits: 20_000,
