@@ -137,7 +137,7 @@ func files(ctx context.Context, client *otter.APIClient) {
 	size := int64(-1)
 	for _, file := range listed.Items {
 		if file.Name == path {
-			size = int64(file.Bytes)
+			size = *file.Bytes.Get()
 		}
 	}
 	check(size == int64(len(content)), listed)

@@ -102,7 +102,7 @@ async fn files(client: &Client) -> Result<(), Failure> {
 
     let listed = client.list_files().datastore(STORE).send().await?.into_inner();
     let file = listed.items.iter().find(|file| file.name == FILE).ok_or("the file in the list")?;
-    assert_eq!(usize::try_from(file.bytes)?, content.len());
+    assert_eq!(serde_json::to_value(file.bytes)?, content.len());
 
     let read = client.get_file().datastore(STORE).path(FILE).send().await?;
     let mut stream = read.into_inner_stream();
