@@ -5,7 +5,7 @@
 //!                        └──────► session ─ property_collector ─ properties ─► world
 //!                                        └─ event_collector ───────────────► world
 //!  ├► console ──► guest_screen (pure, in the world)
-//!  └► datastore_files    serial ──► guest_screen
+//!  └► datastore_files ─ file_body    serial ──► guest_screen
 //!
 //! control: test hooks; admin: the test hooks over HTTP; fault_injection: planned disruptions;
 //! fault_config: how scenarios and the admin endpoint write faults
@@ -22,6 +22,8 @@ mod datastore_files;
 mod event_collector;
 mod fault_config;
 mod fault_injection;
+mod file_body;
+mod files_entry;
 mod guest_screen;
 mod methods;
 mod pace;
@@ -57,8 +59,8 @@ pub use console::{ConsoleEnd, ConsoleQuirks, FirstUpdate};
 pub use control::{Control, ScreenContents};
 pub use fault_config::ConfiguredFault;
 pub use fault_injection::{
-    Disruption, DownMode, HostChange, HostChangeKind, HostdRestart, PlannedDisruption, SessionLoss,
-    TestHook,
+    Disruption, DownMode, FilesChange, HostChange, HostChangeKind, HostdRestart, PlannedDisruption,
+    SessionLoss, TestHook, TransferEnd, TransferMishap,
 };
 pub use guest_screen::{PASSWORD as GUEST_PASSWORD, ScreenStage};
 pub use pace::Pace;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{FutureExt, stream};
 use http::header::{
-    ACCEPT_RANGES, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, COOKIE, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_PROTOCOL, SET_COOKIE, UPGRADE, USER_AGENT, WWW_AUTHENTICATE,
+    CONNECTION, CONTENT_TYPE, COOKIE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, SET_COOKIE,
+    UPGRADE, USER_AGENT, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
@@ -32,8 +32,8 @@ use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Pr
 use super::connection_count::OpenConnection;
 use super::console::{self, TicketAnswer};
 use super::control::Control;
-use super::datastore_files::{self, FileAnswer};
-use super::fault_injection::{Disruption, DownMode};
+use super::datastore_files;
+use super::fault_injection::{Disruption, DownMode, TransferMishap};
 use super::methods::{self, CallContext};
 use super::soap;
 use super::{Shared, SimulatorError};
@@ -47,7 +47,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_hours(1);
 
 /// The type of each file on a datastore.
-const FILE_TYPE: &str = "application/octet-stream";
+pub const FILE_TYPE: &str = "application/octet-stream";
 
 const COOKIE_NAME: &str = "vmware_soap_session";
 
@@ -214,9 +214,10 @@ async fn serve_connection<S>(
 /// The error that makes the server close the connection without sending another byte.
 #[derive(Debug, thiserror::Error)]
 #[error("a planned disruption closed the connection")]
-struct ConnectionCut;
+pub struct ConnectionCut;
 
-type Body = http_body_util::combinators::BoxBody<Bytes, ConnectionCut>;
+/// The body of an answer.
+pub type Body = http_body_util::combinators::BoxBody<Bytes, ConnectionCut>;
 
 async fn answer(
     shared: Arc<Shared>,
@@ -234,7 +235,7 @@ async fn answer(
             Ok(respond(StatusCode::OK, "text/xml", versions(&api)))
         }
         (&Method::GET | &Method::HEAD, "/screen") => handle_screen(&shared, request).await,
-        (&Method::GET | &Method::HEAD, path) if path.starts_with("/folder/") => {
+        (_, path) if path == "/folder" || path.starts_with("/folder/") => {
             handle_folder(&shared, request).await
         }
         (&Method::GET, path) if path.starts_with("/ticket/") => {
@@ -275,7 +276,7 @@ async fn handle_call(
         let mut state = shared.lock();
         state.calls.record(&request.method, request.operation_id.as_deref());
         let sessions_full = request.method == "Login" && state.sessions.is_full();
-        (state.fault_plan.take_disruption(&request.method), sessions_full)
+        (state.fault_plan.take_disruption(&[&request.method]), sessions_full)
     };
     shared.notify();
     if sessions_full {
@@ -307,30 +308,23 @@ async fn handle_screen(
             Err((status, text)) => Ok(refuse(status, text)),
         }
     };
-    disturb(shared, "/screen", record_http_call(shared, "/screen"), run).await
+    disturb(shared, "/screen", record_http_call(shared, &["/screen"]), run).await
 }
 
-/// `GET /folder/…`
+/// `/folder/…`. A fault can disturb every use of it, or one method, such as `PUT /folder`.
 async fn handle_folder(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ConnectionCut> {
-    let (head, _) = request.into_parts();
-    let run = async {
-        let cookie = session_cookie(&head.headers);
-        let answer = datastore_files::read(shared, cookie.as_deref(), &head.headers, &head.uri);
-        let FileAnswer { status, range, body } = answer;
-        if !status.is_success() && range.is_none() {
-            return Ok(refuse(status, ""));
-        }
-        let mut response = respond(status, FILE_TYPE, body);
-        response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        if let Some(Ok(range)) = range.map(HeaderValue::try_from) {
-            response.headers_mut().insert(CONTENT_RANGE, range);
-        }
-        Ok(response)
+    let (head, body) = request.into_parts();
+    let own_name = format!("{} /folder", head.method);
+    let disruption = record_http_call(shared, &["/folder", &own_name]);
+    let (mishap, disruption) = match disruption {
+        Some(Disruption::Transfer(mishap)) => (mishap, None),
+        other => (TransferMishap::default(), other),
     };
-    disturb(shared, "/folder", record_http_call(shared, "/folder"), run).await
+    let run = datastore_files::answer(shared, &head, body, mishap);
+    disturb(shared, "/folder", disruption, run).await
 }
 
 /// `GET /ticket/<ticket>`
@@ -365,16 +359,19 @@ async fn handle_ticket(
             }
         }
     };
-    let disruption = record_http_call(shared, "/ticket");
+    let disruption = record_http_call(shared, &["/ticket"]);
     disturb(shared, "/ticket", disruption, run).await
 }
 
-/// Records a call that is no method of vim25. Returns its disruption.
-fn record_http_call(shared: &Shared, call: &str) -> Option<Disruption> {
+/// Records a call that is no method of vim25, and that can have several names. Returns its
+/// disruption.
+fn record_http_call(shared: &Shared, names: &[&str]) -> Option<Disruption> {
     let disruption = {
         let mut state = shared.lock();
-        state.calls.record(call, None);
-        state.fault_plan.take_disruption(call)
+        for name in names {
+            state.calls.record(name, None);
+        }
+        state.fault_plan.take_disruption(names)
     };
     shared.notify();
     disruption
@@ -420,6 +417,8 @@ async fn disturb(
             cancelled.cancelled().await;
             Err(ConnectionCut)
         }
+        // Only the transfer of a file has a body that can be disturbed.
+        Some(Disruption::Transfer(_)) => run.await,
         Some(Disruption::HostChange(change)) => {
             Control::new(Arc::clone(shared)).apply(change);
             run.await
@@ -453,7 +452,8 @@ fn respond_soap(
     response
 }
 
-fn respond(
+/// An answer with this body.
+pub fn respond(
     status: StatusCode,
     content_type: &'static str,
     body: impl Into<Bytes>,
@@ -466,7 +466,7 @@ fn respond(
 }
 
 /// Refuses a request that is no call. A client without a session is asked to log in.
-fn refuse(status: StatusCode, text: &'static str) -> Response<Body> {
+pub fn refuse(status: StatusCode, text: &'static str) -> Response<Body> {
     let mut response = respond(status, "text/plain", text);
     if status == StatusCode::UNAUTHORIZED {
         let basic = HeaderValue::from_static("Basic realm=\"VMware ESX\"");
@@ -487,7 +487,7 @@ async fn cut_in_half(response: Response<Body>) -> Response<Body> {
 
 /// The value of the session cookie of a request, without its quotes. `None` if the request has no
 /// session cookie.
-fn session_cookie(headers: &HeaderMap) -> Option<String> {
+pub fn session_cookie(headers: &HeaderMap) -> Option<String> {
     headers
         .get_all(COOKIE)
         .iter()

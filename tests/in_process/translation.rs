@@ -280,7 +280,13 @@ fn call_kind(operation: &Operation) -> Option<CallKind> {
         Operation::Suspend => CallKind::Suspend,
         Operation::CreateSnapshot { .. } => CallKind::CreateSnapshot,
         Operation::RevertToSnapshot { .. } => CallKind::RevertToSnapshot,
-        Operation::RevertToCurrentSnapshot { .. } | Operation::CreateScreenshot => return None,
+        Operation::RevertToCurrentSnapshot { .. }
+        | Operation::CreateScreenshot
+        | Operation::Reconfigure(_)
+        | Operation::SearchFiles(_)
+        | Operation::DeleteFile(_)
+        | Operation::MoveFile { .. }
+        | Operation::CopyFile { .. } => return None,
         Operation::RemoveSnapshot { .. } => CallKind::RemoveSnapshot,
         Operation::RemoveAllSnapshots => CallKind::RemoveAllSnapshots,
         Operation::ConsolidateDisks => CallKind::ConsolidateDisks,

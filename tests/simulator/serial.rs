@@ -112,7 +112,7 @@ impl Lab {
     /// Waits until the file of the datastore contains a text.
     async fn until_file(&self, text: &str) {
         let has = |control: &Control| {
-            let content = control.look(|world| world.file(FILE).map(<[u8]>::to_vec));
+            let content = control.look(|world| world.file_bytes(FILE));
             String::from_utf8_lossy(&content.unwrap_or_default()).contains(text)
         };
         bounded(self.control().until(has)).await;
@@ -607,7 +607,7 @@ async fn a_file_grows_and_the_next_power_on_asks_what_becomes_of_it() {
         lab.clock.advance(START);
         let starts = if begins_again { 1 } else { 2 };
         let all_starts = |control: &Control| {
-            let content = control.look(|world| world.file(FILE).map(<[u8]>::to_vec));
+            let content = control.look(|world| world.file_bytes(FILE));
             let text = String::from_utf8(content.unwrap_or_default()).unwrap();
             text.matches("Phoenix").count() == starts && text.ends_with(LOGIN)
         };
@@ -668,7 +668,7 @@ async fn a_machine_that_was_on_before_the_start_has_its_earlier_output_in_its_fi
             vec![SerialPort::new(9_000, file(FILE)), SerialPort::new(9_001, network("tcp://:0"))];
     })
     .await;
-    let content = lab.control().look(|world| world.file(FILE).unwrap().to_vec());
+    let content = lab.control().look(|world| world.file_bytes(FILE).unwrap());
     let text = String::from_utf8(content).unwrap();
     assert!(text.starts_with("\r\nPhoenixBIOS") && text.ends_with(LOGIN), "{text}");
     let listens = |control: &Control| control.serial_port(OFF, "ttyS1").unwrap().is_listening;

@@ -144,6 +144,12 @@ fn nearest(at: u16, scaled: u16, whole: u16) -> u16 {
     u16::try_from(place.unwrap_or_default()).unwrap_or_default().min(whole.saturating_sub(1))
 }
 
+/// A PNG of a whole picture.
+pub fn encode_bitmap(bitmap: &Bitmap) -> Vec<u8> {
+    let (width, height) = (bitmap.width(), bitmap.height());
+    encode_png(width, height, |y| bitmap.row(0, y, width))
+}
+
 /// A PNG of rows of pixels in the order blue, green, red, 0.
 pub fn encode_png<'a>(width: u16, height: u16, row: impl Fn(u16) -> &'a [u8]) -> Vec<u8> {
     let mut pixels = Vec::with_capacity(usize::from(width) * usize::from(height) * 3);

@@ -4,6 +4,7 @@
 //! ```text
 //! off ──► firmware ──► boot menu ──► kernel ──► login ──► desktop
 //!           720×400      720×400      720×400    800×600    1280×1024
+//!           └──► installer (from a CD), 720×400
 //!           └──── restart ◄──┴─ Ctrl-Alt-Delete   └◄─ Log Out ─┘
 //! login, desktop: blank after ten minutes without input; a key or the pointer wakes the screen
 //! serial ports: the messages of the start; after it a login and a shell for each port
@@ -71,6 +72,8 @@ pub struct GuestScreen {
     starts: u64,
     /// The serial ports that were used, by their numbers: `ttyS0` has 0.
     ttys: BTreeMap<usize, Tty>,
+    /// The image from which the next start boots. `None`: it boots from the disk.
+    medium: Option<String>,
     version: u64,
 }
 
@@ -81,6 +84,8 @@ pub enum ScreenStage {
     Firmware,
     Menu,
     Kernel,
+    /// The menu of an installer, which was booted from a CD.
+    Installer,
     Login,
     Desktop,
     /// The desktop with an open terminal.
@@ -98,6 +103,7 @@ impl ScreenStage {
             Self::Firmware => "firmware",
             Self::Menu => "menu",
             Self::Kernel => "kernel",
+            Self::Installer => "installer",
             Self::Login => "login",
             Self::Desktop => "desktop",
             Self::Terminal => "terminal",
@@ -112,6 +118,7 @@ enum Stage {
     Firmware { since: Duration },
     Menu(Box<BootMenu>),
     Kernel { since: Duration, arguments: String },
+    Installer { medium: String },
     Login(Login),
     Desktop(Box<Desktop>),
 }
@@ -154,8 +161,14 @@ impl GuestScreen {
             last_input: Duration::ZERO,
             starts: 0,
             ttys: BTreeMap::new(),
+            medium: None,
             version: 0,
         }
+    }
+
+    /// Sets the image from which the next start boots. `None`: it boots from the disk.
+    pub fn insert(&mut self, medium: Option<String>) {
+        self.medium = medium;
     }
 
     /// The machine is powered on. `scale` is the factor for the durations of the start.
@@ -210,7 +223,8 @@ impl GuestScreen {
     /// The guest is in a saved state, which does not go on by itself.
     pub fn restore(&mut self, saved: &Self) {
         let version = self.version.max(saved.version) + 1;
-        *self = Self { version, ..saved.clone() };
+        let medium = self.medium.take();
+        *self = Self { version, medium, ..saved.clone() };
     }
 
     /// The layout of the guest's keyboard.
@@ -230,7 +244,10 @@ impl GuestScreen {
         let age = self.time.age(now);
         match stage {
             // On the serial ports only these stages are those of a new start.
-            ScreenStage::Firmware | ScreenStage::Menu | ScreenStage::Kernel => self.start(age),
+            ScreenStage::Firmware
+            | ScreenStage::Menu
+            | ScreenStage::Kernel
+            | ScreenStage::Installer => self.start(age),
             _ => self.forget_input(age),
         }
         self.stage = match stage {
@@ -238,6 +255,9 @@ impl GuestScreen {
             ScreenStage::Firmware => Stage::Firmware { since: age },
             ScreenStage::Menu => Stage::Menu(Box::new(BootMenu::new(age, self.times.menu))),
             ScreenStage::Kernel => Stage::Kernel { since: age, arguments: String::new() },
+            ScreenStage::Installer => {
+                Stage::Installer { medium: self.medium.clone().unwrap_or_default() }
+            }
             ScreenStage::Login => Stage::Login(Login::default()),
             ScreenStage::Desktop | ScreenStage::Terminal | ScreenStage::Blank => {
                 Stage::Desktop(Box::new(Desktop::new()))
@@ -299,7 +319,11 @@ impl GuestScreen {
                 }
             }
             // No driver of a mouse runs.
-            Stage::Off | Stage::Firmware { .. } | Stage::Menu(_) | Stage::Kernel { .. } => return,
+            Stage::Off
+            | Stage::Firmware { .. }
+            | Stage::Menu(_)
+            | Stage::Kernel { .. }
+            | Stage::Installer { .. } => return,
         }
         self.pointer = Some((x, y));
     }
@@ -323,6 +347,7 @@ impl GuestScreen {
                 let lines = text_mode::kernel_lines(age.saturating_sub(*since), guest.times.kernel);
                 text_mode::kernel(lines, arguments)
             }
+            Stage::Installer { medium } => text_mode::installer(medium),
             Stage::Login(login) => login.picture(machine),
             Stage::Desktop(desktop) => {
                 let blinks = age.saturating_sub(guest.last_input).as_millis() / BLINK.as_millis();
@@ -343,7 +368,7 @@ impl GuestScreen {
         let guest = self.at(age);
         let blank_at = guest.last_input + BLANK_AFTER;
         let change = match &guest.stage {
-            Stage::Off => None,
+            Stage::Off | Stage::Installer { .. } => None,
             Stage::Firmware { since } => Some(*since + guest.times.firmware),
             Stage::Menu(menu) => menu.next_change(age),
             Stage::Kernel { since, .. } => Some(guest.next_kernel_line(*since, age)),
@@ -384,7 +409,7 @@ impl GuestScreen {
             Stage::Firmware { since } => Some(*since + self.times.firmware),
             Stage::Menu(menu) => menu.ends(),
             Stage::Kernel { since, .. } => Some(self.next_kernel_line(*since, age)),
-            Stage::Off | Stage::Login(_) | Stage::Desktop(_) => None,
+            Stage::Off | Stage::Installer { .. } | Stage::Login(_) | Stage::Desktop(_) => None,
         };
         let next = self.time.at.zip(change);
         (output, next.map(|(at, change)| at + change.saturating_sub(self.time.age)))
@@ -448,6 +473,7 @@ impl GuestScreen {
             Stage::Firmware { .. } => ScreenStage::Firmware,
             Stage::Menu(_) => ScreenStage::Menu,
             Stage::Kernel { .. } => ScreenStage::Kernel,
+            Stage::Installer { .. } => ScreenStage::Installer,
             _ if guest.is_blank(age) => ScreenStage::Blank,
             Stage::Login(_) => ScreenStage::Login,
             Stage::Desktop(desktop) if desktop.has_terminal() => ScreenStage::Terminal,
@@ -512,7 +538,10 @@ impl GuestScreen {
             let next = match &self.stage {
                 Stage::Firmware { since } => {
                     let end = *since + self.times.firmware;
-                    (age >= end).then(|| Stage::Menu(Box::new(BootMenu::new(end, self.times.menu))))
+                    (age >= end).then(|| match &self.medium {
+                        Some(medium) => Stage::Installer { medium: medium.clone() },
+                        None => Stage::Menu(Box::new(BootMenu::new(end, self.times.menu))),
+                    })
                 }
                 Stage::Menu(menu) => menu
                     .ends()
@@ -525,7 +554,7 @@ impl GuestScreen {
                         Stage::Login(Login::default())
                     })
                 }
-                Stage::Off | Stage::Login(_) | Stage::Desktop(_) => None,
+                Stage::Off | Stage::Installer { .. } | Stage::Login(_) | Stage::Desktop(_) => None,
             };
             match next {
                 Some(next) => self.stage = next,
@@ -538,7 +567,12 @@ impl GuestScreen {
     fn act(&mut self, stroke: Stroke, age: Duration) {
         let restarts = stroke.has_control && stroke.has_alt && stroke.key == Key::DELETE;
         match &mut self.stage {
-            Stage::Firmware { .. } | Stage::Menu(_) | Stage::Kernel { .. } if restarts => {
+            Stage::Firmware { .. }
+            | Stage::Menu(_)
+            | Stage::Kernel { .. }
+            | Stage::Installer { .. }
+                if restarts =>
+            {
                 self.start(age);
             }
             Stage::Menu(menu) => match menu.press(stroke, age) {
@@ -558,7 +592,10 @@ impl GuestScreen {
                     self.start(age);
                 }
             }
-            Stage::Off | Stage::Firmware { .. } | Stage::Kernel { .. } => {}
+            Stage::Off
+            | Stage::Firmware { .. }
+            | Stage::Kernel { .. }
+            | Stage::Installer { .. } => {}
         }
     }
 
@@ -580,6 +617,7 @@ impl GuestScreen {
             Stage::Off => BootProgress::Off,
             Stage::Firmware { .. } => BootProgress::Firmware,
             Stage::Menu(_) => BootProgress::BootLoader,
+            Stage::Installer { .. } => BootProgress::Installer,
             Stage::Kernel { since, .. } => {
                 let since = age.saturating_sub(*since);
                 BootProgress::Kernel(text_mode::kernel_lines(since, self.times.kernel))

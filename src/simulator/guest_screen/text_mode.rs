@@ -158,6 +158,18 @@ pub fn firmware(machine: &str) -> Picture {
     screen.0
 }
 
+/// The menu of the installer on this image, a datastore path.
+pub fn installer(medium: &str) -> Picture {
+    let name = medium.rsplit(['/', ' ']).next().unwrap_or_default();
+    let mut screen = Screen::new();
+    screen.line(3, 1, Colour::WHITE, "Booting from the CD-ROM");
+    screen.line(3, 3, GREY, name);
+    screen.inverse_line(3, 6, "Install Qubes OS");
+    screen.line(3, 7, GREY, "Test this medium and install Qubes OS");
+    screen.wrapped(3, 20, medium);
+    screen.0
+}
+
 /// How many lines the kernel has written after this part (0.0 to 1.0) of its start.
 pub fn kernel_lines(since: Duration, whole: Duration) -> usize {
     let steps = u32::try_from(KERNEL_LINES.len()).unwrap_or(1);

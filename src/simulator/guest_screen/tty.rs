@@ -14,6 +14,7 @@ use super::text_mode;
 const USER: &str = "user";
 const LOGIN: &str = "dom0 login: ";
 const FIRMWARE: &str = "\r\nPhoenixBIOS 4.0 Release 6.0\r\nVMware BIOS build 314, simulated\r\n";
+const INSTALLER: &str = "\r\nBooting from the CD-ROM\r\n";
 const BOOT_LOADER: &str = "\r\nGNU GRUB  version 2.06\r\n";
 /// The maximum length of a line in bytes.
 const MAX_LINE: usize = 4_096;
@@ -24,6 +25,8 @@ pub enum BootProgress {
     Off,
     Firmware,
     BootLoader,
+    /// The installer of a CD waits, and writes nothing more.
+    Installer,
     /// The kernel has written this many lines.
     Kernel(usize),
     Up,
@@ -249,6 +252,7 @@ fn messages(progress: BootProgress, number: usize) -> String {
         BootProgress::Off => return String::new(),
         BootProgress::Firmware => return FIRMWARE.to_owned(),
         BootProgress::BootLoader => return format!("{FIRMWARE}{BOOT_LOADER}"),
+        BootProgress::Installer => return format!("{FIRMWARE}{INSTALLER}"),
         BootProgress::Kernel(lines) => lines,
         BootProgress::Up => usize::MAX,
     };

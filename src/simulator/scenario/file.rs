@@ -283,6 +283,8 @@ impl DatastoreEntry {
             kind,
             capacity_bytes: capacity_gb << 30,
             free_bytes: free_gb << 30,
+            unreported_bytes: 0,
+            refreshed_at: None,
             uncommitted_bytes: uncommitted_gb << 30,
             accessible,
             remote: remote_host.zip(remote_path),

@@ -1,5 +1,6 @@
 //! A machine of the simulated host as plain data. Its names are not escaped.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,6 +8,8 @@ use jiff::Timestamp;
 
 use super::super::guest_screen::{GuestScreen, ScreenStage};
 use super::super::vim_fault::Fault;
+use super::drives::{AddedDisk, BootSettings, CdDrive, Controller};
+use super::file_content::FileContent;
 
 /// The power state of a machine: a value of `VirtualMachinePowerState`, or any other text that a
 /// test sets.
@@ -47,7 +50,16 @@ pub struct Machine {
     pub annotation: String,
     pub cpu_count: i32,
     pub memory_mb: i32,
+    /// The size of the first disk. 0: the machine does not have it.
     pub disk_bytes: i64,
+    /// The disks that clients have added.
+    pub added_disks: Vec<AddedDisk>,
+    /// The controllers that clients have added.
+    pub controllers: Vec<Controller>,
+    pub cd_drives: Vec<CdDrive>,
+    pub boot: BootSettings,
+    /// The options that clients have set in the configuration (`extraConfig`).
+    pub extra_config: BTreeMap<String, String>,
     pub nested_virtualization: bool,
     pub bios_uuid: String,
     pub instance_uuid: String,
@@ -94,6 +106,11 @@ pub struct Machine {
     pub console_epoch: u64,
     /// The files that `CreateScreenshot_Task` has written.
     pub screenshots: Vec<String>,
+    /// The contents of `screenshots`.
+    pub pictures: Vec<FileContent>,
+    pub reconfigured_at: Option<Timestamp>,
+    /// The lines of the log (`vmware.log`) since the last power-on from off.
+    pub log: String,
 }
 
 /// The guest of a machine, and what the host reports of it.
@@ -186,7 +203,10 @@ pub enum SerialFileAnswer {
 }
 
 impl SerialFileAnswer {
-    /// The value of the option `answer.msg.serial.file.open` in a machine's configuration.
+    /// The option of a machine's configuration that has the answer.
+    pub const OPTION: &str = "answer.msg.serial.file.open";
+
+    /// The value of the option [`OPTION`](Self::OPTION).
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -222,6 +242,10 @@ pub struct Snapshot {
     pub quiesced: bool,
     /// The screen of a snapshot with memory.
     pub screen: Option<Box<GuestScreen>>,
+    /// The drives of the machine, which a revert brings back.
+    pub cd_drives: Vec<CdDrive>,
+    /// How the machine booted, which a revert brings back.
+    pub boot: BootSettings,
 }
 
 /// A question of a machine (`VirtualMachineQuestionInfo`).
@@ -278,6 +302,24 @@ impl Machine {
         interfaces.iter().cloned().chain(first).collect()
     }
 
+    /// The options of the configuration (`extraConfig`) with their values.
+    #[must_use]
+    pub fn options(&self) -> Vec<(String, String)> {
+        let mut options = BTreeMap::from([
+            ("nvram".to_owned(), format!("{}.nvram", self.name)),
+            ("svga.present".to_owned(), "TRUE".to_owned()),
+            ("tools.guest.desktop.autolock".to_owned(), "FALSE".to_owned()),
+        ]);
+        options.extend(self.extra_config.clone());
+        if self.nested_virtualization {
+            options.insert("vhv.enable".to_owned(), "TRUE".to_owned());
+        }
+        if let Some(answer) = self.serial_file_answer {
+            options.insert(SerialFileAnswer::OPTION.to_owned(), answer.as_str().to_owned());
+        }
+        options.into_iter().collect()
+    }
+
     /// Whether the host can read the configuration file of the machine.
     #[must_use]
     pub fn is_readable(&self) -> bool {
@@ -318,6 +360,8 @@ impl Machine {
             state,
             quiesced: false,
             screen,
+            cd_drives: self.cd_drives.clone(),
+            boot: self.boot.clone(),
         });
         id
     }

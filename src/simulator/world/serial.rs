@@ -7,7 +7,9 @@
 
 use std::time::Duration;
 
-use super::{Choice, Machine, PowerState, Question, SerialBacking, SerialFileAnswer, World};
+use super::{
+    Choice, FileContent, Machine, PowerState, Question, SerialBacking, SerialFileAnswer, World,
+};
 use crate::simulator::vim_fault::Fault;
 
 /// The id of the question that a host asks if the file of a port exists at a power-on.
@@ -15,7 +17,7 @@ const FILE_QUESTION: &str = "msg.serial.file.open";
 /// The key of the answer by which the file is replaced.
 const REPLACE: &str = "1";
 /// The maximum size of a file. What is written beyond it is lost, as on a full datastore.
-const MAX_FILE: usize = 64 << 20;
+const MAX_FILE: u64 = 64 << 20;
 
 impl Machine {
     /// The number of the serial port with this device key: the guest knows it as `ttyS<number>`.
@@ -60,18 +62,10 @@ impl World {
         }
     }
 
-    /// The content of a file that serial ports have written. `path` is a datastore path, such as
-    /// `[datastore1] logs/serial.txt`.
-    #[must_use]
-    pub fn file(&self, path: &str) -> Option<&[u8]> {
-        self.files.get(path).map(Vec::as_slice)
-    }
-
-    /// Writes at the end of a file, which is made if it does not exist.
+    /// Writes at the end of the file of a serial port, which is made if it does not exist. `path`
+    /// is a datastore path, such as `[datastore1] logs/serial.txt`.
     pub fn append_to_file(&mut self, path: &str, bytes: &[u8]) {
-        let file = self.files.entry(path.to_owned()).or_default();
-        let free = MAX_FILE.saturating_sub(file.len());
-        file.extend(bytes.iter().take(free));
+        self.append_at(path, bytes, MAX_FILE);
     }
 
     /// The guest of a machine was on before the simulation: its files have what it wrote.
@@ -99,7 +93,7 @@ impl World {
             return None;
         }
         let paths = machine.serial_files();
-        let path = paths.iter().find(|path| self.files.contains_key(*path))?;
+        let path = paths.iter().find(|path| self.file_length(path).is_some())?;
         let choice = |key: &str, button: &str, summary: &str| Choice {
             key: key.to_owned(),
             label: format!("button.serial.file.{button}"),
@@ -141,9 +135,8 @@ impl World {
         let chosen = machine.chosen_serial_file_answer.take();
         let answer = chosen.or(machine.serial_file_answer);
         for path in machine.serial_files() {
-            let file = self.files.entry(path).or_default();
-            if answer == Some(SerialFileAnswer::Replace) {
-                file.clear();
+            if answer == Some(SerialFileAnswer::Replace) || self.file_length(&path).is_none() {
+                self.put_file(&path, FileContent::default());
             }
         }
     }
@@ -195,7 +188,7 @@ mod tests {
     fn a_power_on_asks_what_becomes_of_an_existing_file() {
         let mut world = world();
         assert_eq!(power_on(&mut world), None);
-        assert_eq!(world.file(FILE), Some(&b""[..]));
+        assert_eq!(world.file_bytes(FILE), Some(Vec::new()));
         world.append_to_file(FILE, b"one");
         for (key, kept) in [("0", &b"one"[..]), ("1", &b""[..]), ("2", &b""[..])] {
             world.power_off_now("16");
@@ -203,7 +196,7 @@ mod tests {
             assert_eq!(question.message_id, "msg.serial.file.open");
             assert!(question.text.contains(FILE), "{}", question.text);
             answer(&mut world, &question, key);
-            assert_eq!(world.file(FILE), Some(kept), "{key}");
+            assert_eq!(world.file_bytes(FILE).as_deref(), Some(kept), "{key}");
             let is_on = world.machine("16").unwrap().power == PowerState::On;
             assert_eq!(is_on, key != "2", "{key}");
         }
@@ -218,7 +211,7 @@ mod tests {
             world.append_to_file(FILE, b"one");
             world.machine_mut("16").unwrap().serial_file_answer = Some(answer);
             assert_eq!(power_on(&mut world), None);
-            assert_eq!(world.file(FILE), Some(kept), "{answer:?}");
+            assert_eq!(world.file_bytes(FILE).as_deref(), Some(kept), "{answer:?}");
             world.power_off_now("16");
         }
     }
@@ -226,8 +219,9 @@ mod tests {
     #[test]
     fn a_file_has_a_maximum_size() {
         let mut world = world();
-        world.append_to_file(FILE, &vec![b'x'; MAX_FILE - 1]);
+        let almost_full = usize::try_from(MAX_FILE).unwrap() - 1;
+        world.append_to_file(FILE, &vec![b'x'; almost_full]);
         world.append_to_file(FILE, b"yz");
-        assert_eq!(world.file(FILE).map(<[u8]>::len), Some(MAX_FILE));
+        assert_eq!(world.file_length(FILE), Some(MAX_FILE));
     }
 }
