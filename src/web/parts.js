@@ -10,7 +10,7 @@ export function problemView(problem, dismiss) {
   const fault = problem.fault;
   const heading = problem.machine_name ? `${problem.title} (${problem.machine_name})` : problem.title;
   return h("section", { class: "problem", role: "alert", "data-code": problem.code },
-    h("h3", {}, heading),
+    h("h2", {}, heading),
     h("p", {}, problem.detail),
     (problem.errors ?? []).length > 0 && h("ul", {}, problem.errors.map((error) => h("li", {},
       error.pointer || error.parameter ? [h("code", {}, error.pointer ?? error.parameter), " "] : null,
