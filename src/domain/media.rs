@@ -63,7 +63,7 @@ pub struct BootMedia {
 }
 
 /// The first CD drive and the boot options of a machine at one moment, to restore them later.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MediaRecord {
     /// `None` if the machine has no drive.
     pub drive: Option<CdDrive>,
@@ -153,10 +153,33 @@ impl BootMedia {
         }
     }
 
+    /// These boot options without the disks and network cards that the machine does not have.
+    #[must_use]
+    pub fn existing(&self, boot: &BootOptions) -> BootOptions {
+        let exists = |entry: &&BootEntry| {
+            entry.key.is_none_or(|key| self.disks.contains(&key) || self.cards.contains(&key))
+        };
+        let order = boot.order.iter().filter(exists).copied().collect();
+        BootOptions { order, delay: boot.delay }
+    }
+
     /// The first drive and the boot options.
     #[must_use]
     pub fn record(&self) -> MediaRecord {
         MediaRecord { drive: self.drives.first().cloned(), boot: self.boot.clone() }
+    }
+}
+
+impl MediaRecord {
+    /// Whether the drive and the boot options are as in `other`. Whether the drive is connected
+    /// does not count, because that depends on the power state.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        let is_same_drive = match (&self.drive, &other.drive) {
+            (Some(own), Some(other)) => own.is_like(other, false),
+            (own, other) => own.is_none() && other.is_none(),
+        };
+        is_same_drive && self.boot == other.boot
     }
 }
 

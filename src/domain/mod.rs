@@ -18,6 +18,7 @@ pub mod duration;
 pub mod event;
 pub mod failure;
 pub mod fault_origin;
+pub mod file_entry;
 pub mod file_job;
 pub mod file_path;
 pub mod host_limits;

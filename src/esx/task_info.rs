@@ -72,6 +72,8 @@ impl TaskInfo {
                 Some(CallKind::RemoveAllSnapshots)
             }
             "VirtualMachine.consolidateDisks" => Some(CallKind::ConsolidateDisks),
+            // It stands for every change of the configuration (`CallKind::shares_task_with`).
+            "VirtualMachine.reconfigure" => Some(CallKind::SetMedia),
             "vm.Snapshot.rename" | "VirtualMachineSnapshot.rename" => {
                 Some(CallKind::RenameSnapshot)
             }
@@ -158,7 +160,7 @@ mod tests {
             ("VirtualMachine.RemoveAllSnapshots", Some(CallKind::RemoveAllSnapshots)),
             ("VirtualMachine.consolidateDisks", Some(CallKind::ConsolidateDisks)),
             ("vm.Snapshot.rename", Some(CallKind::RenameSnapshot)),
-            ("VirtualMachine.reconfigure", None),
+            ("VirtualMachine.reconfigure", Some(CallKind::SetMedia)),
             ("", None),
         ] {
             assert_eq!(info(&format!("<descriptionId>{description}</descriptionId>")).call(), call);

@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::xml::Writer;
 use super::{ENVELOPE, Reference, VIM25};
+use crate::domain::media::{BootDevice, BootEntry, BootOptions, CdDrive};
 
 /// One method call, encoded as a SOAP envelope.
 #[derive(Clone)]
@@ -243,6 +244,68 @@ pub fn answer_question(
     call.finish()
 }
 
+/// `ReconfigVM_Task` with one edited device: makes the CD drive as `drive` says.
+#[must_use]
+pub fn set_media(machine: &Reference, drive: &CdDrive, operation_id: &str) -> Request {
+    let CdDrive { key, label: _, controller, unit, iso, connected, connects_at_power_on } = drive;
+    let mut call = EnvelopeBuilder::new("ReconfigVM_Task", machine, Some(operation_id));
+    call.writer.start("spec", &[]).start("deviceChange", &[]);
+    call.text("operation", "edit");
+    call.writer.start("device", &[("xsi:type", "VirtualCdrom")]);
+    call.text("key", &key.to_string());
+    match iso {
+        Some(path) => {
+            call.writer.start("backing", &[("xsi:type", "VirtualCdromIsoBackingInfo")]);
+            call.text("fileName", path);
+        }
+        None => {
+            let kind = "VirtualCdromRemotePassthroughBackingInfo";
+            call.writer.start("backing", &[("xsi:type", kind)]);
+            call.text("deviceName", "").text("useAutoDetect", "false").text("exclusive", "false");
+        }
+    }
+    call.writer.end().start("connectable", &[]);
+    call.text("startConnected", boolean(*connects_at_power_on));
+    call.text("allowGuestControl", "true").text("connected", boolean(*connected));
+    call.writer.end();
+    if let Some(controller) = controller {
+        call.text("controllerKey", &controller.to_string());
+    }
+    if let Some(unit) = unit {
+        call.text("unitNumber", &unit.to_string());
+    }
+    call.writer.end().end().end();
+    call.finish()
+}
+
+/// `ReconfigVM_Task` with the boot options. A host takes a list with one entry of the base type as
+/// an empty boot order, and a request without entries leaves the order as it is.
+#[must_use]
+pub fn set_boot(machine: &Reference, boot: &BootOptions, operation_id: &str) -> Request {
+    let mut call = EnvelopeBuilder::new("ReconfigVM_Task", machine, Some(operation_id));
+    call.writer.start("spec", &[]).start("bootOptions", &[]);
+    call.text("bootDelay", &boot.delay.as_millis().to_string());
+    for BootEntry { device, key } in &boot.order {
+        let kind = match device {
+            BootDevice::Cdrom => "VirtualMachineBootOptionsBootableCdromDevice",
+            BootDevice::Disk => "VirtualMachineBootOptionsBootableDiskDevice",
+            BootDevice::Network => "VirtualMachineBootOptionsBootableEthernetDevice",
+            BootDevice::Floppy => "VirtualMachineBootOptionsBootableFloppyDevice",
+        };
+        call.writer.start("bootOrder", &[("xsi:type", kind)]);
+        if let Some(key) = key {
+            call.text("deviceKey", &key.to_string());
+        }
+        call.writer.end();
+    }
+    if boot.order.is_empty() {
+        let kind = "VirtualMachineBootOptionsBootableDevice";
+        call.writer.start("bootOrder", &[("xsi:type", kind)]).end();
+    }
+    call.writer.end().end();
+    call.finish()
+}
+
 const fn boolean(yes: bool) -> &'static str {
     if yes { "true" } else { "false" }
 }
@@ -411,6 +474,57 @@ mod tests {
         let call = document.root().descend(&["Body", "PowerOnVM_Task"]).unwrap();
         assert_eq!(call.namespace(), VIM25);
         assert_eq!(Reference::in_child(call, "_this"), Some(machine));
+    }
+
+    #[test]
+    fn a_change_of_what_a_machine_boots_from_is_in_the_order_of_the_wsdl() {
+        let machine = Reference::new("VirtualMachine", "16");
+        let drive = CdDrive {
+            key: 3000,
+            label: String::new(),
+            controller: Some(200),
+            unit: Some(0),
+            iso: None,
+            connected: false,
+            connects_at_power_on: false,
+        };
+        for (iso, backing, fields) in [
+            (Some("[isos] a&b.iso"), "VirtualCdromIsoBackingInfo", ["fileName"].as_slice()),
+            (
+                None,
+                "VirtualCdromRemotePassthroughBackingInfo",
+                &["deviceName", "useAutoDetect", "exclusive"],
+            ),
+        ] {
+            let request = set_media(&machine, &drive.with(iso), "job-1");
+            let document = Document::parse(request.envelope.as_bytes()).unwrap();
+            let call = document.root().descend(&["Body", "ReconfigVM_Task"]).unwrap();
+            let change = call.descend(&["spec", "deviceChange"]).unwrap();
+            assert_eq!(names(change), ["operation", "device"]);
+            let device = change.child("device").unwrap();
+            assert_eq!(device.type_name(), Some("VirtualCdrom"));
+            let expected = ["key", "backing", "connectable", "controllerKey", "unitNumber"];
+            assert_eq!(names(device), expected);
+            assert_eq!(device.child("backing").unwrap().type_name(), Some(backing));
+            assert_eq!(names(device.child("backing").unwrap()), fields);
+            let connectable = device.child("connectable").unwrap();
+            assert_eq!(names(connectable), ["startConnected", "allowGuestControl", "connected"]);
+        }
+        let entry = BootEntry { device: BootDevice::Disk, key: Some(2000) };
+        for (order, kind, fields) in [
+            (vec![entry], "VirtualMachineBootOptionsBootableDiskDevice", ["deviceKey"].as_slice()),
+            (Vec::new(), "VirtualMachineBootOptionsBootableDevice", &[]),
+        ] {
+            let boot = BootOptions { order, delay: std::time::Duration::from_secs(5) };
+            let request = set_boot(&machine, &boot, "job-1");
+            let document = Document::parse(request.envelope.as_bytes()).unwrap();
+            let options = document.root().descend(&["Body", "ReconfigVM_Task", "spec"]).unwrap();
+            let options = options.child("bootOptions").unwrap();
+            assert_eq!(names(options), ["bootDelay", "bootOrder"]);
+            assert_eq!(options.child_text("bootDelay"), Some("5000"));
+            let first = options.child("bootOrder").unwrap();
+            assert_eq!((first.type_name(), names(first).as_slice()), (Some(kind), fields));
+        }
     }
 
     #[test]

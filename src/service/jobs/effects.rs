@@ -8,13 +8,14 @@ use tokio::sync::watch;
 
 use super::commit::commit;
 use super::observation;
+use super::plan;
 use super::runner::{PROGRESS_EVERY, Runner, sleep_until};
 use super::state_machine::{
     CallResult, Effect, GuestObservation, GuestWatchResult, Input, ObservedMachine, TaskEnd,
 };
 use super::status::JobStatus;
 use super::text_watch::TextSight;
-use crate::domain::call::HostCall;
+use crate::domain::call::{Evidence, HostCall};
 use crate::domain::ids::{QuestionId, TaskId};
 use crate::domain::job::{Job, JobRequest};
 use crate::domain::lease::{Readiness, ReadinessKind};
@@ -23,7 +24,7 @@ use crate::domain::power::PowerState;
 use crate::domain::serial::SerialText;
 use crate::domain::snapshot_rules::SnapshotRules;
 use crate::fail_points::fail_point;
-use crate::hypervisor::{CallError, CallTerms, TaskStatus};
+use crate::hypervisor::{CallError, CallTerms, HostError, HostErrorKind, TaskStatus};
 use crate::service::host_failure::HostFailure;
 use crate::storage::StorageError;
 
@@ -71,6 +72,12 @@ impl Runner<'_> {
                     self.host.read_evidence_urgently(machine).await
                 } else {
                     self.host.read_evidence(machine).await
+                };
+                let seen = match seen {
+                    Ok(evidence) if plan::needs_media(&job.request) => {
+                        self.with_media(evidence).await
+                    }
+                    seen => seen,
                 };
                 fail_point!("examined");
                 Input::Examined(
@@ -219,6 +226,18 @@ impl Runner<'_> {
                 CallResult::Lost(HostFailure::from(&error))
             }
         }
+    }
+
+    /// Adds the drives and the boot options to the evidence, as the inventory has them after a
+    /// barrier.
+    async fn with_media(&self, evidence: Evidence) -> Result<Evidence, HostError> {
+        self.host.barrier().await?;
+        let contents = self.parts.inventory.contents();
+        let Some(machine) = contents.machine(&self.machine.id) else {
+            let message = "The inventory does not have the machine.";
+            return Err(HostError::new(HostErrorKind::Unreachable, message));
+        };
+        Ok(Evidence { media: machine.media(), ..evidence })
     }
 
     /// Begins to follow the task whose reference the commit contains. The host then reports the

@@ -7,7 +7,7 @@ use crate::domain::access::Authority;
 use crate::domain::call::{Evidence, SnapshotEvidence};
 use crate::domain::ids::{JobId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState, JobTarget};
-use crate::domain::media::BootMedia;
+use crate::domain::media::{BootMedia, CdDrive};
 use crate::domain::origin::RequestOrigin;
 use crate::domain::power::PowerState;
 use crate::service::inventory::samples;
@@ -65,6 +65,21 @@ pub fn evidence(power_state: PowerState) -> Evidence {
         recent_tasks: Vec::new(),
         media: BootMedia::default(),
     }
+}
+
+/// The first CD drive of a machine with this ISO in it, or without one.
+#[must_use]
+pub fn drive(iso: Option<&str>) -> CdDrive {
+    let empty = CdDrive {
+        key: 3000,
+        label: "CD/DVD drive 1".to_owned(),
+        controller: Some(200),
+        unit: Some(0),
+        iso: None,
+        connected: false,
+        connects_at_power_on: false,
+    };
+    empty.with(iso)
 }
 
 #[must_use]

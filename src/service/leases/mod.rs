@@ -597,6 +597,7 @@ async fn recovery_of_earlier(
     let Some(lease) = store.job(job).await?.and_then(|job| job.lease) else { return Ok(None) };
     let lease = store.lease(lease).await?;
     Ok(lease.map(|lease| Recovery {
+        media: lease.recorded_media().cloned(),
         lease: lease.id,
         machine: lease.machine,
         snapshot: lease.release.snapshot,

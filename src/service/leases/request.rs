@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::capacity::{ReachedLimit, never_fits};
 use super::lease_actor::LeaseActor;
 use super::lease_table::LeaseTable;
-use super::matching::{CandidateMachine, Selection, missing_snapshot};
+use super::matching::{CandidateMachine, Selection, has_needed_drive, missing_snapshot};
 use super::{LeaseView, Leases};
 use crate::domain::access::{Role, TokenLimits};
 use crate::domain::duration;
@@ -155,7 +155,8 @@ impl LeaseActor {
     /// # Errors
     /// `no-free-machine` if no machine matches the selection, or if each matching machine is larger
     /// than a limit; `not-found` if no matching machine has the snapshots of `prepare` and
-    /// `release`; `ambiguous-name` if `select.machine` names several machines.
+    /// `release`; `no-drive` if none has a CD drive for the ISO; `ambiguous-name` if
+    /// `select.machine` names several machines.
     pub fn check_grantable(
         &self,
         lease: &Lease,
@@ -168,11 +169,16 @@ impl LeaseActor {
             return Err(failure);
         }
         let (mut without_snapshot, mut too_large, mut is_any_selected) = (None, None, false);
+        let mut without_drive = None;
         let selection = Selection::new(lease, candidates);
         for candidate in candidates.iter().filter(|machine| selection.includes(machine)) {
             is_any_selected = true;
             if let Some(limit) = never_fits(candidate) {
                 too_large = too_large.or_else(|| Some(larger_than(&limit, candidate)));
+                continue;
+            }
+            if !has_needed_drive(lease, candidate) {
+                without_drive = without_drive.or_else(|| Some(no_drive(candidate)));
                 continue;
             }
             let Some(missing) = missing_snapshot(lease, candidate) else { return Ok(()) };
@@ -183,7 +189,7 @@ impl LeaseActor {
         if !is_any_selected {
             return Err(self.parts.machines.why_none_fits(&lease.scope, &lease.select)?);
         }
-        without_snapshot.or(too_large).map_or(Ok(()), Err)
+        without_snapshot.or(without_drive).or(too_large).map_or(Ok(()), Err)
     }
 
     /// Rejects a lease that exceeds the limits of the caller's token.
@@ -230,6 +236,22 @@ fn common_setting<T: PartialEq>(
         detail: detail.clone(),
     };
     Err(Failure::new(FailureKind::InvalidRequest, detail).with_error(error))
+}
+
+/// The failure of a request with an ISO whose matching machine has no CD drive.
+fn no_drive(machine: &CandidateMachine) -> Failure {
+    let detail = format!(
+        "No matching machine has a CD drive for the ISO of the preparation; one is {}.",
+        machine.name
+    );
+    Failure::new(FailureKind::NoDrive, detail)
+        .with_machine(&machine.identity.id, &machine.name)
+        .with_error(InputError {
+            pointer: Some("/prepare/iso".to_owned()),
+            parameter: None,
+            code: "no-drive".into(),
+            detail: "no matching machine has a CD drive".to_owned(),
+        })
 }
 
 /// The failure of a request whose matching machine exceeds a limit by itself, even if no other
