@@ -43,7 +43,7 @@ export function dialogView() {
   h("form", { method: "dialog", onsubmit: submit, autocomplete: "off" },
     h("h2", { id: "dialog-title" }, title),
     [].concat(text ?? []).map((line) => h("p", {}, line)),
-    fields.map((field, index) => fieldView(field, index === 0)),
+    h("div", { class: fields.length > 4 ? "fields" : "" }, fields.map((field, index) => fieldView(field, index === 0))),
     problem && problemView(problem),
     h("div", { class: "buttons" },
       h("button", { type: "button", onclick: closeDialog }, "Cancel"),

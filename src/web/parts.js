@@ -14,7 +14,7 @@ export function problemView(problem, dismiss) {
     h("p", {}, problem.detail),
     (problem.errors ?? []).length > 0 && h("ul", {}, problem.errors.map((error) => h("li", {},
       error.pointer || error.parameter ? [h("code", {}, error.pointer ?? error.parameter), " "] : null,
-      error.detail))),
+      error.detail === problem.detail ? error.code : error.detail))),
     (problem.candidates ?? []).length > 0 && h("p", {}, "Do you mean ",
       problem.candidates.map(({ id, name }, index) => [index > 0 ? ", " : "", name, " (", id, ")"]), "?"),
     problem.sent && h("p", {},
@@ -54,14 +54,14 @@ export const stateBadge = (state) => badge(power(state), TONES[state] ?? "");
  * Buttons, and below them why some of them are forbidden.
  *
  * @param id unique in the view
- * @param list of `{label, run, reason, danger, name}`; `name` is for screen readers if `label` is short
+ * @param list of `{label, run, reason, danger, name, id}`; `name` is for screen readers if `label` is short
  * @param shared the id of an element that has the reason, in place of a sentence below the buttons
  */
 export function actions(id, list, shared = null) {
   const present = list.filter(Boolean);
   const reasons = [...new Set(present.map((action) => action.reason).filter(Boolean))];
-  const buttons = present.map(({ label, run, reason, danger, name, key }) => h("button", {
-    key: key ?? name ?? label, type: "button", class: danger ? "danger" : "",
+  const buttons = present.map(({ label, run, reason, danger, name, key, id: own }) => h("button", {
+    key: key ?? name ?? label, id: own ?? null, type: "button", class: danger ? "danger" : "",
     "aria-label": name ?? null,
     "aria-disabled": reason ? "true" : null,
     "aria-describedby": reason ? shared ?? `why-${id}-${reasons.indexOf(reason)}` : null,

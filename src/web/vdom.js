@@ -62,7 +62,7 @@ function setProp(element, name, before, after) {
     setListener(element, name.slice(2), after);
   } else if (before === after) {
     // Unchanged: what a person typed into an input stays.
-  } else if (PROPERTIES.has(name)) {
+  } else if (PROPERTIES.has(name) && !(name === "value" && element.localName === "option")) {
     const value = after ?? (name === "value" ? "" : false);
     if (element[name] !== value) element[name] = value;
   } else if (after === null || after === undefined || after === false) {

@@ -194,13 +194,14 @@ function screenSection(own, machine, { right }, state) {
       {
         label: "Save picture", run: () => attempt(() => save(`${path("machines", machine.id)}/screen.png`, `${machine.name}.png`, { lease: machine.lease?.id })),
       },
-    ]), own.state !== "closed" && h("button", {
-      id: "screen-stop", key: "stop", type: "button",
-      onclick: () => {
-        own.close("You stopped.");
-        invalidate();
+      own.state !== "closed" && {
+        label: "Stop", id: "screen-stop",
+        run: () => {
+          own.close("You stopped.");
+          invalidate();
+        },
       },
-    }, "Stop")),
+    ])),
     h("p", { id: "screen-status", role: "status" }, statusText(own, info)),
     canvasView(own, machine.name, canvasState));
 }
