@@ -120,6 +120,19 @@ async fn read_limited(mut body: axum::body::Body, limit: usize) -> Result<Bytes,
     Ok(bytes.freeze())
 }
 
+/// The number of bytes that the body of a request announces.
+///
+/// # Errors
+/// `length-required` if it announces none.
+pub fn content_length(headers: &HeaderMap) -> Result<u64, Failure> {
+    let length = header(headers, "content-length")?;
+    length.and_then(|length| length.parse().ok()).ok_or_else(|| {
+        let detail = "The request does not say how many bytes it has; send Content-Length, and no \
+                      chunked body.";
+        Failure::new(FailureKind::LengthRequired, detail)
+    })
+}
+
 /// The value of a header. `None` if the request does not have it.
 ///
 /// # Errors

@@ -54,6 +54,11 @@ pub struct Layers {
     pub access_log: bool,
 }
 
+/// In the extensions of a request whose body the client does not read, because it is a HEAD. The
+/// handler of the GET can leave out what only the body needs.
+#[derive(Clone, Copy, Debug)]
+pub struct OnlyHead;
+
 /// A request that has not reached its handler yet, and what is already known about it.
 struct Arrived<'a> {
     /// Whether the request has a valid path prefix, under which a proxy serves otter.
@@ -168,6 +173,7 @@ impl Layers {
         // on the body of the response to the same GET.
         if *request.method() == Method::HEAD {
             *request.method_mut() = Method::GET;
+            request.extensions_mut().insert(OnlyHead);
             // Only a GET asks for a part.
             request.headers_mut().remove(RANGE);
         }

@@ -19,6 +19,7 @@ pub mod document;
 mod entity_tag;
 mod events;
 mod extract;
+mod files;
 mod hyper_errors;
 mod jobs;
 mod layers;
@@ -146,6 +147,9 @@ pub struct HttpSettings {
         (name = "machines", description = "Virtual machines, read from memory"),
         (name = "snapshots", description = "Snapshots of machines"),
         (name = "datastores", description = "Datastores that hold the files of machines"),
+        (name = "files", description = "Files on datastores: ISOs that machines boot from, and \
+            what machines write. otter writes only below the folders of `files.roots`, and never \
+            inside of the folder of a machine"),
         (name = "jobs", description = "Operations on machines, each from acceptance to its end"),
         (name = "leases", description = "Exclusive use of a machine for a limited time"),
         (name = "artifacts", description = "Files that belong to leases, such as recordings"),
@@ -267,6 +271,7 @@ fn routes() -> Routes {
     Routes::with_document(ApiDoc::openapi())
         .merge(machines::routes())
         .merge(datastores::routes())
+        .merge(files::routes())
         .merge(jobs::routes())
         .merge(events::routes())
         .merge(leases::routes())

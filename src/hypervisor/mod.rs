@@ -25,6 +25,7 @@ use crate::domain::byte_range::ByteRange;
 use crate::domain::call::{Evidence, HostCall};
 use crate::domain::datastore::Datastore;
 use crate::domain::failure::Fault;
+use crate::domain::file_entry::FileEntry;
 use crate::domain::file_job::{FileFact, FileTarget};
 use crate::domain::file_path::FilePath;
 use crate::domain::ids::{DatastoreId, JobId, MachineId, SnapshotId, TaskId};
@@ -336,27 +337,6 @@ pub struct FolderPlace {
     pub datastore_name: String,
     /// `None` means the top folder.
     pub path: Option<FilePath>,
-}
-
-/// A file or a folder in a listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileEntry {
-    pub name: String,
-    pub kind: FileKind,
-    pub bytes: Option<u64>,
-    pub modified_at: Option<Timestamp>,
-}
-
-/// What a file is, as far as the host says it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileKind {
-    Folder,
-    /// An image of a CD or a DVD.
-    Iso,
-    /// A virtual disk. The host lists its descriptor and its data as one file.
-    Disk,
-    /// Any other file.
-    File,
 }
 
 /// The answer to a read of a file.

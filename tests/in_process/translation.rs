@@ -74,6 +74,7 @@ pub fn datastore(world: &World, datastore: &world::Datastore) -> Datastore {
         kind: datastore.kind.clone(),
         capacity_bytes: bytes(datastore.capacity_bytes),
         free_bytes: bytes(datastore.free_bytes),
+        free_bytes_at: None,
         uncommitted_bytes: bytes(datastore.uncommitted_bytes),
         accessible: datastore.accessible,
         url: Some(datastore.url.clone()),

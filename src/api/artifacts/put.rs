@@ -13,7 +13,9 @@ use http_body_util::BodyExt;
 use utoipa::IntoParams;
 
 use super::wire::{Artifact, ArtifactBytes};
-use crate::api::extract::{NoParameters, Query, Segments, failure_at, header};
+use crate::api::extract::{
+    NoParameters, Query, Segments, content_length, failure_at, header,
+};
 use crate::api::leases::{LeaseHeader, lease_id, unknown_lease};
 use crate::api::openapi_parts::Problems;
 use crate::api::problem::ApiError;
@@ -85,7 +87,7 @@ pub async fn put_artifact(
     check_secret(&api, &caller, &headers, id)?;
     let content_type = header(&headers, "content-type")?;
     let content_type = content_type.map_or(ContentType::Bytes, ContentType::of);
-    let announced = announced(&headers)?;
+    let announced = content_length(&headers)?;
     check_takes_artifacts(&api, &lease)?;
     let (source, actor) = (ArtifactSource::Caller, caller.actor());
     let new = NewArtifact { name, lease: Arc::clone(&lease), content_type, source, actor };
@@ -133,19 +135,6 @@ fn check_secret(
             Err(Failure::new(FailureKind::Forbidden, detail).with_lease(id))
         }
     }
-}
-
-/// The number of bytes that the request announces.
-///
-/// # Errors
-/// `length-required` if it announces none.
-fn announced(headers: &HeaderMap) -> Result<u64, Failure> {
-    let length = header(headers, "content-length")?;
-    length.and_then(|length| length.parse().ok()).ok_or_else(|| {
-        let detail = "The request does not say how many bytes it has; send Content-Length, and no \
-                      chunked body.";
-        Failure::new(FailureKind::LengthRequired, detail)
-    })
 }
 
 /// # Errors

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::{EsxFiles, TaskEnd, of_files, vim_path};
+use crate::domain::file_entry::{FileEntry, FileKind};
 use crate::domain::ids::{DatastoreId, TaskId};
 use crate::esx::calls::send_authenticated;
 use crate::esx::connections::Lane;
@@ -11,7 +12,7 @@ use crate::esx::property_reader::{first_value, read_object};
 use crate::esx::soap::property::{number, timestamp};
 use crate::esx::soap::xml::Element;
 use crate::esx::soap::{Reference, request};
-use crate::hypervisor::{CallError, FileEntry, FileKind, FolderPlace, HostError, HostErrorKind};
+use crate::hypervisor::{CallError, FolderPlace, HostError, HostErrorKind};
 
 /// How long a listing may take. Large folders on slow datastores take long.
 const LISTING_TIME: Duration = Duration::from_mins(2);

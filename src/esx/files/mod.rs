@@ -17,13 +17,14 @@ use super::session::Session;
 use super::task_followers::TaskFollowers;
 use crate::clock::Clock;
 use crate::domain::byte_range::ByteRange;
+use crate::domain::file_entry::{FileEntry, FileKind};
 use crate::domain::file_job::{FileFact, FileTarget};
 use crate::domain::file_path::FilePath;
 use crate::domain::ids::{DatastoreId, JobId, TaskId};
 use crate::domain::names::escape_vim;
 use crate::hypervisor::{
-    CallError, DatastoreFiles, DatastoreSpace, FileBody, FileChange, FileEntry, FileKind, FileRead,
-    FolderPlace, HostError, HostErrorKind, TaskStatus,
+    CallError, DatastoreFiles, DatastoreSpace, FileBody, FileChange, FileRead, FolderPlace,
+    HostError, HostErrorKind, TaskStatus,
 };
 
 /// The files on the datastores of one host.

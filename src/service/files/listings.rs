@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::hypervisor::{DatastoreFiles, FileEntry, FolderPlace, HostError};
+use crate::domain::file_entry::FileEntry;
+use crate::hypervisor::{DatastoreFiles, FolderPlace, HostError};
 
 /// How long a listing is kept.
 const KEPT: Duration = Duration::from_secs(5);

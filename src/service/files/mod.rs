@@ -26,6 +26,7 @@ use crate::domain::artifact::Sha256Sum;
 use crate::domain::byte_range::ByteRange;
 use crate::domain::datastore::Datastore;
 use crate::domain::failure::{Failure, FailureKind, InputError};
+use crate::domain::file_entry::FileEntry;
 use crate::domain::file_job::{
     FileCall, FileEvidence, FileTarget, PartRecord, Received, UploadRecord, UploadRequest,
 };
@@ -33,8 +34,7 @@ use crate::domain::file_path::FilePath;
 use crate::domain::ids::{DatastoreId, JobId};
 use crate::fail_points::fail_point;
 use crate::hypervisor::{
-    CallError, DatastoreFiles, DatastoreSpace, FileBody, FileChange, FileEntry, FileRead,
-    FolderPlace, HostError, HostErrorKind,
+    CallError, DatastoreFiles, FileChange, FolderPlace, HostError, HostErrorKind,
 };
 use crate::service::callers::Caller;
 use crate::service::host_failure::HostFailure;
@@ -44,6 +44,8 @@ use crate::service::jobs::file_work::FileWork;
 use crate::service::machines::shorten;
 use crate::service::storage_watch::{store_failure, write_failure};
 use crate::storage::{FileStorage, StorageError};
+
+pub use crate::hypervisor::{FileBody, FileRead};
 
 use body::Passed;
 use listings::Listings;
@@ -233,12 +235,14 @@ impl Files {
         Ok(OfferedBody { files: Arc::clone(self), job })
     }
 
-    /// Makes the host measure the free space of a datastore.
+    /// Makes the host measure the free space of a datastore. Returns after the inventory has the
+    /// result.
     ///
     /// # Errors
     /// The failures of the host.
-    pub async fn measure(&self, datastore: &Datastore) -> Result<DatastoreSpace, Failure> {
-        self.host()?.measure(&datastore.id).await.map_err(|error| failure_of(&error))
+    pub async fn measure(&self, datastore: &Datastore) -> Result<(), Failure> {
+        self.host()?.measure(&datastore.id).await.map_err(|error| failure_of(&error))?;
+        self.hosts.only().barrier().await.map_err(|error| failure_of(&error))
     }
 
     /// Receives an upload: the whole of [`FileWork::receive`], without the removal of the part file

@@ -1,0 +1,140 @@
+//! `PUT /v1/datastores/{datastore}/file`
+
+use std::io;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use futures_util::{StreamExt, TryStreamExt};
+use http::HeaderMap;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::wire::FileBytes;
+use super::{CHANGES, DatastorePathSegment, file_path, named_datastore};
+use crate::api::extract::{Parsed, Query, Segment, content_length, failure_at, header};
+use crate::api::jobs::wire::Job;
+use crate::api::jobs::{JobReader, require_visible};
+use crate::api::long_poll::{WaitEnd, WaitPermit};
+use crate::api::openapi_parts::Problems;
+use crate::api::problem::ApiError;
+use crate::api::start_job::{outcome, read_reference, unfinished_job};
+use crate::api::{ApiState, lease_authorization};
+use crate::domain::artifact::Sha256Sum;
+use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::file_job::UploadRequest;
+use crate::domain::job::JobRequest;
+use crate::service::callers::Caller;
+use crate::service::files::rules::Change;
+use crate::service::jobs::NewFileJob;
+use crate::service::machines::shorten;
+
+/// How long a call waits for the end of its upload. It ends earlier, because a transfer that stalls
+/// ends the upload.
+const LONG: Duration = Duration::from_hours(365 * 24);
+
+/// The query parameters of an upload.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct UploadQuery {
+    /// The path of the file below the top folder of the datastore, such as `iso/qubes.iso`, encoded
+    /// once. The folder must exist. A path with `..`, `%`, `\`, `[`, `]` or a control character is
+    /// refused.
+    #[param(required = true, example = "iso/qubes.iso")]
+    path: Option<String>,
+    /// `true` replaces a file with this name. Default: `false`.
+    #[param(value_type = Option<bool>)]
+    replace: Option<Parsed<bool>>,
+}
+
+/// The headers of an upload.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "documents the headers")]
+pub struct UploadHeaders {
+    /// The SHA-256 of the body in hexadecimal. If the body has another one, nothing is stored.
+    #[param(rename = "Otter-Content-SHA256", value_type = String, required = false)]
+    otter_content_sha256: Option<String>,
+    /// A text of the client, at most 512 characters. `GET /v1/jobs?kind=file.upload&reference=`
+    /// finds the job by it while the upload runs.
+    #[param(rename = "Otter-Reference", value_type = String, required = false)]
+    otter_reference: Option<String>,
+}
+
+/// Upload a file
+///
+/// Streams the body to the datastore, and answers with the job when the file is there. While it
+/// runs, the job shows the progress. The bytes go to a file with another name in the same folder,
+/// `<name>.<job id>.otter-part`, which is renamed when all of them are there: an upload that is cut
+/// never shows under the name, and its part is removed at once, or when the host is back. If an
+/// upload of otter put the same bytes there before, `result.changed` is false, so that the call may
+/// be repeated. `http.body_limit` does not apply. No time limits an upload; it ends if the client
+/// sends nothing for `http.body_timeout`, or if the host takes nothing. Four transfers run at a
+/// time, and 16 wait for their turn.
+#[utoipa::path(put, path = "/v1/datastores/{datastore}/file", operation_id = "put_file",
+    tag = "files",
+    params(DatastorePathSegment, UploadQuery, UploadHeaders),
+    request_body(content = FileBytes, content_type = "application/octet-stream",
+        description = "The bytes, of any type"),
+    responses(
+        (status = 200, description = "The job, which succeeded. `result` has the path, the number \
+                                      of bytes and the SHA-256", body = Job),
+        Problems,
+    ),
+    extensions(("x-otter-problems" = json!([CHANGES, &["length-required"]].concat()))))]
+pub async fn put_file(
+    State(api): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    reader: JobReader,
+    Segment(reference): Segment,
+    Query(query, _): Query<UploadQuery>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let path = file_path("path", query.path.as_deref())?;
+    let replace = query.replace.is_some_and(Parsed::value);
+    let (bytes, sha256) = (content_length(&headers)?, announced_sum(&headers)?);
+    let version = api.services().event_stream.version();
+    let datastore = named_datastore(&api, &reference)?;
+    let (files, jobs) = (&api.services().files, &api.services().jobs);
+    let target = files.check_change(&datastore, &path, Change::Upload { replace })?;
+    let request = JobRequest::UploadFile(UploadRequest { bytes, replace, sha256 });
+    let requester = lease_authorization::read_authorization(&api, &caller, &headers)?;
+    let reference = read_reference(&headers)?;
+    let permit = WaitPermit::acquire(&api)?;
+    let id = jobs.new_id();
+    let body = body.into_data_stream().map_err(io::Error::other).boxed();
+    // If the client hangs up before the job receives the body, the job finds none.
+    let _offered = files.offer(id, body, api.settings().body_timeout)?;
+    let (deadline, key) = (None, None);
+    let new = NewFileJob { id, target, request, requester, reference, deadline, key };
+    jobs.start_file(new).await?;
+    let ended = permit.wait(&api, LONG, jobs.ended(id)).await;
+    let text = id.to_string();
+    if let WaitEnd::Done(ended) = ended {
+        let view = require_visible(&api, &caller, ended?, &text)?;
+        if view.job.state.is_end() {
+            return Ok(outcome(&api, &version, &reader, &view).await?);
+        }
+    }
+    let view = require_visible(&api, &caller, jobs.get(id).await?, &text)?;
+    Err(unfinished_job(FailureKind::ShuttingDown, id, &view).into())
+}
+
+/// The SHA-256 that the request announces. `None` if it announces none.
+///
+/// # Errors
+/// `invalid-request`
+fn announced_sum(headers: &HeaderMap) -> Result<Option<Sha256Sum>, Failure> {
+    const NAME: &str = "otter-content-sha256";
+    let Some(text) = header(headers, NAME)? else { return Ok(None) };
+    Sha256Sum::parse(&text.to_ascii_lowercase()).map(Some).ok_or_else(|| {
+        let detail = format!(
+            "Otter-Content-SHA256 is {}; write the 64 hexadecimal digits of a SHA-256.",
+            shorten(text)
+        );
+        failure_at(FailureKind::InvalidRequest, NAME, "not-a-hash", detail)
+    })
+}
