@@ -58,16 +58,16 @@ func (r *run) datastoreFiles() error {
 	defer os.Remove(local)
 	if err := first(
 		datastore.UploadFile(r.ctx, local, at("a/from a file.txt"), nil),
-		upload("a/b/x & y=%2f.iso", "short"),
+		upload("a/b/x & y=.iso", "short"),
 		// A second upload replaces the first one without a question.
-		upload("a/b/x & y=%2f.iso", text),
-		r.isThere(datastore, at("a/b/x & y=%2f.iso"), text),
+		upload("a/b/x & y=.iso", text),
+		r.isThere(datastore, at("a/b/x & y=.iso"), text),
 		r.tail(datastore, at("a/from a file.txt"), text),
 	); err != nil {
 		return err
 	}
 
-	info, err := datastore.Stat(r.ctx, at("a/b/x & y=%2f.iso"))
+	info, err := datastore.Stat(r.ctx, at("a/b/x & y=.iso"))
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func (r *run) datastoreFiles() error {
 		expect(isNoSuchDirectory, true),
 		expect(missing != nil && strings.Contains(missing.Error(), "404"), true),
 		r.isListed(datastore, "a", "b/ from a file.txt"),
-		r.isListedBelow(datastore, "[scratch] by govc/a/b/: x & y=%2f.iso", "[scratch] by govc/a/: b from a file.txt"),
+		r.isListedBelow(datastore, "[scratch] by govc/a/b/: x & y=.iso", "[scratch] by govc/a/: b from a file.txt"),
 	); err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (r *run) datastoreFiles() error {
 		r.isThere(datastore, at("a/b/moved.txt"), text),
 		manager.Delete(r.ctx, at("a/b/moved.txt")),
 		expectFault(manager.Delete(r.ctx, at("a/b/moved.txt")), types.FileNotFound{}),
-		r.isListed(datastore, "a/b", "x & y=%2f.iso"),
+		r.isListed(datastore, "a/b", "x & y=.iso"),
 		// A folder is deleted with everything in it.
 		manager.Delete(r.ctx, folder),
 	); err != nil {
