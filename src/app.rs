@@ -26,6 +26,7 @@ use crate::api::{ApiState, HttpSettings, connections};
 use crate::clock::Clock;
 use crate::config::{self, Config, Host, Listen};
 use crate::domain::answers::AnswerRules;
+use crate::domain::file_path::DatastorePath;
 use crate::domain::host_url;
 use crate::domain::machine_pattern::MachinePattern;
 use crate::domain::network::Network;
@@ -251,7 +252,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
             allowed_peers: serial.allowed_peers,
         },
         artifacts: artifact_settings(&artifacts),
-        files: FileRules { roots: files.roots },
+        files: FileRules { roots: file_roots(files, is_simulated) },
         listen: http.listen.clone(),
         socket_access: SocketAccess { mode: http.socket_mode, group: http.socket_group.clone() },
         passed_sockets: Vec::new(),
@@ -266,6 +267,15 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
         grace: GRACE,
         warnings,
     })
+}
+
+/// The folders below which otter writes files. A simulated host has a datastore for that.
+fn file_roots(files: config::Files, is_simulated: bool) -> Vec<DatastorePath> {
+    let config::Files { mut roots } = files;
+    if is_simulated && roots.is_empty() {
+        roots.push(DatastorePath { datastore: "isos".to_owned(), path: None });
+    }
+    roots
 }
 
 fn http_settings(http: config::Http, access_log: bool, tls_verified: bool) -> HttpSettings {
