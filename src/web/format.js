@@ -65,9 +65,13 @@ export const kind = (name) => KINDS[name] ?? name;
 export const KNOWN_KINDS = Object.keys(KINDS);
 
 /** "Power on of qubes-1", "Upload of [isos] a.iso". */
-export function jobTitle(job) {
-  const target = job.target ? `[${job.target.datastore}] ${job.target.path}` : null;
-  return `${kind(job.kind)} of ${job.machine_name ?? target ?? job.machine ?? "a file"}`;
+export const jobTitle = (job) => `${kind(job.kind)} of ${job.machine_name ?? fileOf(job) ?? job.machine ?? "a file"}`;
+
+/** The file of a job on files, such as "[isos] a.iso"; null for a job on a machine. */
+export function fileOf({ target }) {
+  if (!target) return null;
+  const { datastore, datastore_name: name, path } = target;
+  return path.startsWith("[") ? path : `[${name ?? datastore}] ${path}`;
 }
 
 const REASONS = {

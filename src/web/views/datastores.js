@@ -1,9 +1,12 @@
 // The list of datastores, and the files of one.
 
+import { call, path } from "../api.js";
 import { bytes } from "../format.js";
-import { facts, nothing, section } from "../parts.js";
+import { attempt, say } from "../messages.js";
+import { actions, facts, nothing, section } from "../parts.js";
+import { needs } from "../rights.js";
 import { link } from "../route.js";
-import { sorted, store } from "../store.js";
+import { put, sorted, store } from "../store.js";
 import { h } from "../vdom.js";
 import { filesView } from "./files.js";
 
@@ -14,9 +17,19 @@ export function view(route) {
   const datastore = store.datastores.get(route.path[1]);
   if (!datastore) return nothing(store.datastores.size === 0 ? "Loading…" : "This datastore does not exist, or you may not see it.");
   return [
-    section("space", "Space", space(datastore)),
+    section("space", "Space", space(datastore), actions("space", [{
+      label: "Measure again", reason: needs(store.about, "runner"),
+      run: () => attempt(() => measure(datastore)),
+    }])),
     filesView(datastore, route),
   ];
+}
+
+/** Asks the host to measure the free space, which it does on its own only now and then. */
+async function measure(datastore) {
+  const answer = await call("POST", path("datastores", datastore.id, "refresh"), { body: {} });
+  if (answer?.capacity_bytes !== undefined) put("datastores", answer);
+  say(`The free space of ${datastore.name} was measured`);
 }
 
 function listView() {

@@ -116,7 +116,7 @@ function drivesSection(machine, { right }) {
   const reason = right.reason ?? (cdroms.length === 0 ? "The machine has no CD drive." : null);
   return section("drives", "Drives",
     facts([
-      ...cdroms.map((drive) => [drive.label, drive.path ? [`[${drive.datastore ?? ""}] ${drive.path}`, drive.connected ? "" : " (not connected)"] : "empty"]),
+      ...cdroms.map((drive) => [drive.label, drive.path ? [drive.path, drive.connected ? "" : " (not connected)"] : "empty"]),
       ["Boot order", boot && (boot.order.length > 0 ? boot.order.join(", ") : "as the firmware says")],
       ["Boot delay", boot?.delay],
     ]),
