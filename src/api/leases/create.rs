@@ -15,6 +15,8 @@ use crate::api::extract::{
     JsonBody, NoParameters, Query, check_printable_field, duration_text, failure_in_body,
     some_duration_text,
 };
+use crate::api::machines::boot::parse_boot;
+use crate::api::machines::iso::checked_iso;
 use crate::api::openapi_parts::Problems;
 use crate::api::problem::ApiError;
 use crate::api::start_job::{IDEMPOTENT_REPLAYED, read_idempotency_key, read_reference};
@@ -109,7 +111,7 @@ const MAX_PORTS: usize = 32;
         "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "request-timeout",
         "payload-too-large", "unsupported-media-type", "idempotency-mismatch", "no-free-machine",
         "queue-full", "inventory-loading", "storage-unavailable", "outcome-unknown",
-        "shutting-down", "not-supported"
+        "shutting-down", "not-supported", "no-drive"
     ]))))]
 pub async fn create_lease(
     State(api): State<ApiState>,
@@ -122,7 +124,10 @@ pub async fn create_lease(
 ) -> Result<Response, ApiError> {
     let version = api.services().event_stream.version();
     let key = read_idempotency_key(&api, &caller, &method, &uri, &headers, &bytes)?;
-    let new = NewLease { key, reference: read_reference(&headers)?, ..new_lease(value)? };
+    let mut new = NewLease { key, reference: read_reference(&headers)?, ..new_lease(value)? };
+    if let Some(Prepare { iso: Some(iso), .. }) = &mut new.prepare {
+        *iso = checked_iso(&api, &caller, "/prepare/iso", iso)?;
+    }
     if let Some(Prepare { until: Some(Readiness::Screen(_)), .. }) = &new.prepare {
         api.services().screen_waits.ocr().check_installed()?;
     }
@@ -280,7 +285,7 @@ fn parse_excluded(pointer: &str, text: &str) -> Result<MachineReference, Failure
 }
 
 fn parse_prepare(request: PrepareRequest) -> Result<Prepare, Failure> {
-    let PrepareRequest { snapshot, power, until, cidr, settle } = request;
+    let PrepareRequest { snapshot, iso, boot, power, until, cidr, settle } = request;
     let power = power.map(|name| match name.as_str() {
         "on" => Ok(PowerState::On),
         "off" => Ok(PowerState::Off),
@@ -311,6 +316,8 @@ fn parse_prepare(request: PrepareRequest) -> Result<Prepare, Failure> {
     });
     let prepare = Prepare {
         snapshot: snapshot.map(|snapshot| non_empty("/prepare/snapshot", snapshot)).transpose()?,
+        iso: iso.map(|iso| non_empty("/prepare/iso", iso)).transpose()?,
+        boot: boot.map(|boot| parse_boot("/prepare/boot", boot)).transpose()?,
         power: power.transpose()?,
         until: until.transpose()?,
         cidr: cidr.transpose()?,

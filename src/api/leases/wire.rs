@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::api::extract::some_duration_text;
+use crate::api::jobs::wire::JobBootRequest;
 use crate::api::links;
+use crate::api::machines::boot::BootRequest;
 use crate::domain::duration;
 use crate::domain::lease::{self, EndReason, LeaseState};
 use crate::domain::recording::Record;
@@ -177,6 +179,12 @@ pub struct LeaseSelect {
 pub struct LeasePrepare {
     #[schema(required)]
     pub snapshot: Option<String>,
+    /// The ISO that otter puts into the CD drive of the machine.
+    #[schema(required, example = "[isos] iso/qubes.iso")]
+    pub iso: Option<String>,
+    /// What the machine boots from. Null: as before.
+    #[schema(required)]
+    pub boot: Option<JobBootRequest>,
     #[schema(required)]
     pub power: Option<crate::api::machines::wire::PowerStateName>,
     #[schema(required)]
@@ -361,6 +369,14 @@ pub struct PrepareRequest {
     /// The snapshot to which otter reverts the machine: its id, name or path.
     #[schema(nullable = false)]
     pub snapshot: Option<String>,
+    /// The ISO that otter puts into the CD drive of the machine, with the name of its datastore.
+    /// The release takes it out again, unless it reverts to a snapshot.
+    #[schema(nullable = false, example = "[isos] iso/qubes.iso")]
+    pub iso: Option<String>,
+    /// What the machine boots from. The release restores what it was before, unless it reverts to
+    /// a snapshot.
+    #[schema(nullable = false)]
+    pub boot: Option<BootRequest>,
     /// The power state into which otter puts the machine: `on` or `off`.
     #[schema(nullable = false, example = "on")]
     pub power: Option<String>,
@@ -444,6 +460,8 @@ impl Lease {
             kept_at,
             fence,
             grants: _,
+            // Not shown, because only the release needs it: the drive and the boot options before.
+            media: _,
             job,
             // Shown as `expires_at`: the time that the lease has left.
             time_left: _,
@@ -567,9 +585,11 @@ impl LeaseSelect {
 
 impl LeasePrepare {
     fn from_domain(prepare: &lease::Prepare) -> Self {
-        let lease::Prepare { snapshot, power, until, cidr, settle } = prepare;
+        let lease::Prepare { snapshot, iso, boot, power, until, cidr, settle } = prepare;
         Self {
             snapshot: snapshot.clone(),
+            iso: iso.clone(),
+            boot: boot.as_ref().map(JobBootRequest::from_domain),
             power: power.map(Into::into),
             until: until.as_ref().map(ToString::to_string),
             cidr: cidr.map(|cidr| cidr.to_string()),

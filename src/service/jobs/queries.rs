@@ -144,6 +144,12 @@ impl Jobs {
         self.0.table.is_answering(machine)
     }
 
+    /// Whether a job that has not ended makes a call that changes what is in a CD drive.
+    #[must_use]
+    pub fn is_changing_media(&self, machine: &MachineId) -> bool {
+        self.0.table.is_changing_media(machine)
+    }
+
     /// The numbers of queued and of running jobs.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
