@@ -6,7 +6,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::content::FileQuery;
-use super::{CHANGES, DatastorePathSegment, file_path, named_datastore};
+use super::{CHANGES, DatastorePathSegment, STARTS, file_path, named_datastore};
 use crate::api::ApiState;
 use crate::api::extract::{NoFields, Segment, failure_in_body};
 use crate::api::jobs::wire::Job;
@@ -40,7 +40,9 @@ pub struct FolderRequest {
         (status = 202, description = "The accepted job", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(CHANGES))))]
+    extensions(("x-otter-problems" = json!([
+        CHANGES, STARTS, &["file-in-use", "folder-not-empty"]
+    ].concat()))))]
 pub async fn delete_file(
     State(api): State<ApiState>,
     Segment(reference): Segment,
@@ -68,7 +70,7 @@ pub async fn delete_file(
         (status = 202, description = "The accepted job", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!(CHANGES))))]
+    extensions(("x-otter-problems" = json!([CHANGES, STARTS, &["file-exists"]].concat()))))]
 pub async fn create_folder(
     State(api): State<ApiState>,
     Segment(reference): Segment,

@@ -22,23 +22,17 @@ use crate::domain::file_path::{FilePath, InvalidFilePath};
 use crate::service::datastores;
 use crate::service::machines::shorten;
 
-/// The codes of the jobs on files, and of calls that start one.
+/// The codes that all jobs on files, and the calls that start them, have in common.
 const CHANGES: &[&str] = &[
     "invalid-request",
     "unknown-parameter",
     "not-found",
     "ambiguous-name",
     "request-timeout",
-    "payload-too-large",
-    "idempotency-mismatch",
     "queue-full",
     "inventory-loading",
-    "file-exists",
-    "file-in-use",
-    "folder-not-empty",
     "host-unreachable",
     "host-login-refused",
-    "host-protocol",
     "host-rejected",
     "forbidden-by-host",
     "license-restricted",
@@ -47,11 +41,17 @@ const CHANGES: &[&str] = &[
     "storage-unavailable",
     "shutting-down",
     "too-many-waits",
+    "job-cancelled",
+    "outcome-unknown",
+];
+
+/// The further codes of calls that start a job and may wait for it.
+const STARTS: &[&str] = &[
+    "payload-too-large",
+    "idempotency-mismatch",
+    "machine-leased",
     "wait-timeout",
     "job-still-running",
-    "job-cancelled",
-    "job-failed",
-    "outcome-unknown",
     "deadline-exceeded",
 ];
 

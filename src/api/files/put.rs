@@ -14,6 +14,7 @@ use utoipa::IntoParams;
 
 use super::wire::FileBytes;
 use super::{CHANGES, DatastorePathSegment, file_path, named_datastore};
+use crate::api::ApiState;
 use crate::api::extract::{Parsed, Query, Segment, content_length, failure_at, header};
 use crate::api::jobs::wire::Job;
 use crate::api::jobs::{JobReader, require_visible};
@@ -21,7 +22,6 @@ use crate::api::long_poll::{WaitEnd, WaitPermit};
 use crate::api::openapi_parts::Problems;
 use crate::api::problem::ApiError;
 use crate::api::start_job::{outcome, read_reference, unfinished_job};
-use crate::api::{ApiState, lease_authorization};
 use crate::domain::artifact::Sha256Sum;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::file_job::UploadRequest;
@@ -29,6 +29,7 @@ use crate::domain::job::JobRequest;
 use crate::service::callers::Caller;
 use crate::service::files::rules::Change;
 use crate::service::jobs::NewFileJob;
+use crate::service::jobs::authorization::{LeaseCredential, Requester};
 use crate::service::machines::shorten;
 
 /// How long a call waits for the end of its upload. It ends earlier, because a transfer that stalls
@@ -83,7 +84,9 @@ pub struct UploadHeaders {
                                       of bytes and the SHA-256", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!([CHANGES, &["length-required"]].concat()))))]
+    extensions(("x-otter-problems" = json!([
+        CHANGES, &["length-required", "file-exists", "file-in-use", "host-protocol"]
+    ].concat()))))]
 pub async fn put_file(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -101,7 +104,8 @@ pub async fn put_file(
     let (files, jobs) = (&api.services().files, &api.services().jobs);
     let target = files.check_change(&datastore, &path, Change::Upload { replace })?;
     let request = JobRequest::UploadFile(UploadRequest { bytes, replace, sha256 });
-    let requester = lease_authorization::read_authorization(&api, &caller, &headers)?;
+    let credential = LeaseCredential::Absent;
+    let requester = Requester { caller: caller.clone(), credential, override_reason: None };
     let reference = read_reference(&headers)?;
     let permit = WaitPermit::acquire(&api)?;
     let id = jobs.new_id();
