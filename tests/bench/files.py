@@ -46,7 +46,7 @@ def start(bench):
 def measure(bench, host, otter, turns):
     return [
         *speeds(bench, host, otter, turns),
-        memory_of_one(otter),
+        *memory_of_one(bench, otter),
         memory_of_many(bench, otter, turns),
         *during_transfers(bench, otter, turns),
     ]
@@ -73,10 +73,17 @@ def speeds(bench, host, otter, turns):
     ]
 
 
-def memory_of_one(otter):
-    with Peak(otter) as peak:
-        through(otter).download(name_of(LARGE))
-    return memory(f"a download of {LARGE} MiB", [peak.mebibytes])
+def memory_of_one(bench, otter):
+    side, figures = through(otter), []
+    ways = {
+        "a download": lambda: side.download(name_of(LARGE)),
+        "an upload": lambda: side.upload(local(bench, LARGE), "large.iso"),
+    }
+    for way, transfer in ways.items():
+        with Peak(otter) as peak:
+            transfer()
+        figures.append(memory(f"{way} of {LARGE} MiB", [peak.mebibytes]))
+    return figures
 
 
 def memory_of_many(bench, otter, turns):

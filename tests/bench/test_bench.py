@@ -315,7 +315,8 @@ class Files(unittest.TestCase):
                     files.sparse(files.local(of_run, size), size)
                 figures = files.measure(of_run, store, store, 2)
         lengths = {figure.name: len(figure.samples()) for figure in figures}
-        self.assertEqual(lengths.pop("memory during a download of 64 MiB"), 1)
+        for way in ("a download", "an upload"):
+            self.assertEqual(lengths.pop(f"memory during {way} of 64 MiB"), 1)
         self.assertEqual(set(lengths.values()), {2}, lengths)
         for figure in figures:
             self.assertEqual(figure.row, 12)
