@@ -6,6 +6,7 @@
 //! GET    /sessions  the numbers of sessions, views, filters and pending waits
 //! GET    /world     the true state of machines and tasks, also if clients have not seen it
 //! GET    /screens/ID  what the guest of a machine shows, as texts, its last input, its consoles
+//! GET    /files     the files that clients, ports and scenarios have written, with their lengths
 //! GET    /serial/ID   the serial ports of a machine: where they listen, and what went through them
 //! POST   /faults    plans faults, written as `[[faults]]` of a scenario
 //! DELETE /faults    removes the planned faults
@@ -36,6 +37,7 @@ pub async fn serve(listener: TcpListener, control: Control, stop: CancellationTo
         .route("/world", get(world))
         .route("/screens/{machine}", get(screen))
         .route("/serial/{machine}", get(serial))
+        .route("/files", get(files).post(change_files))
         .route("/faults", post(plan).delete(forget))
         .route("/{what}", post(apply))
         .fallback(|| async {
@@ -140,6 +142,17 @@ async fn serial(State(control): State<Control>, Path(machine): Path<String>) -> 
     };
     let ports: Vec<Value> = control.serial_ports(&machine).into_iter().map(port).collect();
     answer(StatusCode::OK, &json!({ "ports": ports }))
+}
+
+async fn files(State(control): State<Control>) -> Response {
+    let written = control
+        .look(|world| world.written_files().map(|(path, length)| (path, json!(length))).collect());
+    answer(StatusCode::OK, &Value::Object(written))
+}
+
+/// Changes files, as `POST /<kind>` does.
+async fn change_files(control: State<Control>, body: Bytes) -> Response {
+    apply(control, Path("files".to_owned()), body).await
 }
 
 async fn sessions(State(control): State<Control>) -> Response {

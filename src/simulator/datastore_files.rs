@@ -26,7 +26,7 @@ use super::world::{FileEntry, FilePath, FileProblem, World};
 /// The only datacenter of the host.
 const DATACENTER: &str = "ha-datacenter";
 /// How many bytes of an upload are written at once.
-const MAX_WRITE: usize = 1 << 20;
+const MAX_WRITE: usize = 64 << 10;
 
 /// What a request is about.
 #[derive(Debug, PartialEq, Eq)]
@@ -175,10 +175,11 @@ async fn receive(
     mishap: TransferMishap,
 ) -> Result<Response<Body>, ConnectionCut> {
     let begun = shared.lock().world.begin_upload(&path);
+    shared.notify();
     let is_new = match begun {
         Ok(is_new) => is_new,
         Err(FileProblem::InUse) => return Err(ConnectionCut),
-        Err(problem) => return Ok(refuse_problem(problem)),
+        Err(problem) => return Ok(refuse_early(body, refuse_problem(problem))),
     };
     let mut upload = Upload { shared, path, waiting: Vec::new() };
     let mut taken: u64 = 0;
@@ -189,7 +190,9 @@ async fn receive(
             drop(upload);
             return match mishap.end {
                 Some((_, TransferEnd::Stall)) => std::future::pending().await,
-                Some((_, TransferEnd::Answer(status))) => Ok(refuse(status, "")),
+                Some((_, TransferEnd::Answer(status))) => {
+                    Ok(refuse_early(body, refuse(status, "")))
+                }
                 Some((_, TransferEnd::Cut)) | None => Err(ConnectionCut),
             };
         }
@@ -199,7 +202,7 @@ async fn receive(
         let bytes = bytes.slice(..bytes.len().min(usize::try_from(most).unwrap_or(usize::MAX)));
         taken += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         if let Err(problem) = upload.take(&bytes) {
-            return Ok(refuse_problem(problem));
+            return Ok(refuse_early(body, refuse_problem(problem)));
         }
         if let Some(rate) = mishap.bytes_per_second {
             shared.clock.sleep(time_for(bytes.len(), rate)).await;
@@ -212,6 +215,13 @@ async fn receive(
         Ok(()) => Ok(respond(StatusCode::OK, "text/plain", "")),
         Err(problem) => Ok(refuse_problem(problem)),
     }
+}
+
+/// An answer before the end of a body. The rest of the body is read and lost: if the connection
+/// were closed with it, the client could lose the answer.
+fn refuse_early(mut body: Incoming, answer: Response<Body>) -> Response<Body> {
+    tokio::spawn(async move { while let Some(Ok(_)) = body.frame().await {} });
+    answer
 }
 
 fn refuse_problem(problem: FileProblem) -> Response<Body> {

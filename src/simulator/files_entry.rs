@@ -35,7 +35,7 @@ pub enum FilesEntry {
 }
 
 /// A file: its text, and zeros behind it up to its length.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileEntry {
     path: String,
@@ -95,6 +95,12 @@ impl FilesEntry {
 }
 
 impl FileEntry {
+    /// The entry with a datastore path. Its own path is one on this datastore.
+    #[must_use]
+    pub fn on(self, datastore: &str) -> Self {
+        Self { path: format!("[{datastore}] {}", self.path), ..self }
+    }
+
     /// The datastore path and the content.
     ///
     /// # Errors

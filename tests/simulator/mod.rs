@@ -3,7 +3,9 @@
 mod admin;
 mod disruptions;
 mod event_manager;
+mod files;
 mod machines;
+mod reconfigure;
 mod screens;
 mod serial;
 mod sessions;

@@ -6,11 +6,13 @@ use std::time::Duration;
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::drives::{BootEntry, CdromEntry, cd_drives};
 use super::generate::{default_machine, derived_uuid};
 use super::question::{QuestionEntry, ScenarioQuestion};
 use super::screen::{LayoutEntry, StageEntry, screen_source};
 use super::{DEFAULT_NETWORK, HostSettings, Scenario, ScenarioError};
 use crate::simulator::fault_config::FaultEntry;
+use crate::simulator::files_entry::FileEntry;
 use crate::simulator::guest_screen::GuestScreen;
 use crate::simulator::world::{
     CardNetwork, Datastore, Guest, GuestInterface, Machine, Network, NetworkCard, PowerState,
@@ -47,6 +49,12 @@ struct DatastoreEntry {
     accessible: bool,
     remote_host: Option<String>,
     remote_path: Option<String>,
+    /// Folders by their paths on the datastore.
+    #[serde(default)]
+    folders: Vec<String>,
+    /// Files by their paths on the datastore. Their folders are made.
+    #[serde(default)]
+    files: Vec<FileEntry>,
 }
 
 /// A network of the host. Only networks of distributed switches and opaque networks need an entry:
@@ -103,6 +111,11 @@ struct MachineEntry {
     /// The answer to the question about existing files of serial ports. If it is absent, the host
     /// asks at each power-on.
     serial_file_answer: Option<FileAnswerEntry>,
+    /// At most four drives.
+    #[serde(default)]
+    cdroms: Vec<CdromEntry>,
+    #[serde(default)]
+    boot: BootEntry,
     tools: Option<ToolsEntry>,
     #[serde(default)]
     snapshots: Vec<SnapshotEntry>,
@@ -231,6 +244,15 @@ impl ScenarioFile {
     /// Fails if a value is invalid. The error names the path of the key.
     pub fn check(self) -> Result<Scenario, ScenarioError> {
         let Self { host, datastores, networks, machines, faults } = self;
+        let (mut folders, mut files) = (Vec::new(), Vec::new());
+        for (at, entry) in datastores.iter().enumerate() {
+            folders.extend(entry.folders.iter().map(|path| format!("[{}] {path}", entry.name)));
+            for (number, file) in entry.files.iter().enumerate() {
+                let path = format!("datastores[{at}].files[{number}]");
+                let file = file.clone().on(&entry.name).check();
+                files.push(file.map_err(|message| invalid(path, message))?);
+            }
+        }
         let datastores: Vec<Datastore> =
             datastores.into_iter().map(DatastoreEntry::convert).collect();
         let mut known_networks: Vec<Network> = Vec::with_capacity(networks.len());
@@ -258,6 +280,8 @@ impl ScenarioFile {
             datastores,
             networks: known_networks,
             machines: checked,
+            folders,
+            files,
             faults: checked_faults,
         })
     }
@@ -275,6 +299,8 @@ impl DatastoreEntry {
             accessible,
             remote_host,
             remote_path,
+            folders: _,
+            files: _,
         } = self;
         Datastore {
             url: format!("/vmfs/volumes/{id}"),
@@ -336,6 +362,8 @@ impl MachineEntry {
             network_cards,
             serial_ports,
             serial_file_answer,
+            cdroms,
+            boot,
             tools,
             snapshots,
             question,
@@ -371,6 +399,8 @@ impl MachineEntry {
                 .unwrap_or_else(|| derived_uuid("instance", &id))
                 .to_string(),
             serial_file_answer: serial_file_answer.map(FileAnswerEntry::convert),
+            cd_drives: cd_drives(cdroms)
+                .map_err(|message| invalid(format!("{path}.cdroms"), message))?,
             guest: tools.map_or_else(Guest::without_tools, ToolsEntry::convert),
             screen: GuestScreen::new(keyboard.convert()),
             screen_source: screen_source(&screen)
@@ -389,6 +419,8 @@ impl MachineEntry {
             let port = entry.convert(key, &format!("{path}.serial_ports[{at}]"))?;
             machine.serial_ports.push(port);
         }
+        machine.boot =
+            boot.convert(&machine).map_err(|message| invalid(format!("{path}.boot"), message))?;
         for (at, entry) in snapshots.into_iter().enumerate() {
             entry.add_to(&mut machine, &format!("{path}.snapshots[{at}]"))?;
         }

@@ -1,5 +1,7 @@
 //! The initial state of the simulated host: read from a TOML file, or generated.
 
+mod directory;
+mod drives;
 mod file;
 mod generate;
 mod question;
@@ -14,7 +16,8 @@ use uuid::Uuid;
 use super::fault_config::ConfiguredFault;
 use super::pace::Pace;
 use super::world::{
-    CardNetwork, Datastore, HostInfo, Machine, Moment, Network, Operation, PowerState, World,
+    CardNetwork, Datastore, FileContent, HostInfo, Machine, Moment, Network, Operation, PowerState,
+    World,
 };
 use file::ScenarioFile;
 pub(super) use question::{QuestionEntry, ScenarioQuestion};
@@ -32,6 +35,10 @@ pub struct Scenario {
     /// names.
     pub networks: Vec<Network>,
     pub machines: Vec<Machine>,
+    /// The datastore paths of folders.
+    pub folders: Vec<String>,
+    /// Files by their datastore paths. The files of machines follow from the machines.
+    pub files: Vec<(String, FileContent)>,
     /// The faults that are planned or applied when the simulator starts.
     pub faults: Vec<ConfiguredFault>,
 }
@@ -115,6 +122,8 @@ impl Scenario {
             datastores,
             networks: Vec::new(),
             machines,
+            folders: Vec::new(),
+            files: Vec::new(),
             faults: Vec::new(),
         }
     }
@@ -136,6 +145,17 @@ impl Scenario {
         let mut world = World::new(host, pace, now);
         for datastore in &self.datastores {
             world.add_datastore(datastore.clone());
+        }
+        for folder in &self.folders {
+            world.put_folder(folder);
+        }
+        for (path, content) in &self.files {
+            world.put_file(path, content.clone());
+        }
+        // The free space of the scenario is that with these files.
+        let ids: Vec<String> = world.datastores().map(|datastore| datastore.id.clone()).collect();
+        for id in ids {
+            world.forget_unreported_space(&id);
         }
         world.add_network(Network::standard(DEFAULT_NETWORK));
         for network in &self.networks {
@@ -166,6 +186,7 @@ impl Scenario {
             machine.question_at_power_on = pending.clone().or_else(|| later.clone());
             world.add_machine(machine);
             if is_on {
+                world.connect_earlier_drives(&id);
                 world.write_earlier_output(&id);
             }
             if pending.is_some() {

@@ -210,6 +210,18 @@ impl World {
         }
     }
 
+    /// The machine was on before the simulation: its drives are connected, and its guest does not
+    /// boot from them.
+    pub(in crate::simulator) fn connect_earlier_drives(&mut self, id: &str) {
+        self.connect_drives(id);
+        let Some(machine) = self.machines.get_mut(id) else { return };
+        let medium = machine.boot_drive().map(|(_, iso)| iso.to_owned());
+        for drive in &mut machine.cd_drives {
+            drive.is_locked = drive.connected && drive.is_always_locked;
+        }
+        machine.screen.insert(medium);
+    }
+
     /// A power-off disconnects all drives.
     pub(super) fn disconnect_drives(&mut self, id: &str) {
         let Some(machine) = self.machines.get_mut(id) else { return };

@@ -127,8 +127,12 @@ impl FileContent {
         let (number, within) = (behind / BLOCK_LENGTH, small(behind % BLOCK_LENGTH));
         let end = small(most).min(BLOCK - within) + within;
         FilePart::Bytes(match self.blocks.get(&number) {
-            Some(block) => Bytes::from_owner(Block(Arc::clone(block))).slice(within..end),
-            None => ZEROS.slice(within..end),
+            Some(block) if within < block.len() => {
+                let end = end.min(block.len());
+                Bytes::from_owner(Block(Arc::clone(block))).slice(within..end)
+            }
+            // Behind the end of a block follow zeros, as if the block did not exist.
+            _ => ZEROS.slice(within..end),
         })
     }
 
@@ -213,6 +217,18 @@ mod tests {
             );
         }
         assert!(written.bytes() == expected);
+    }
+
+    #[test]
+    fn a_file_can_grow_by_zeros() {
+        let mut content = FileContent::of(b"CD001");
+        content.extend_to(3);
+        assert_eq!(content.length(), 5);
+        content.extend_to(8);
+        content.append(b"x");
+        content.extend_to(10 << 30);
+        assert_eq!(&read(&content, 0, 4)[..10], b"CD001\0\0\0x\0");
+        assert!(content.kept() < BLOCK);
     }
 
     #[test]

@@ -485,6 +485,13 @@ impl World {
         }
     }
 
+    /// The files that exist from the start of the simulation take none of the free space.
+    pub(in crate::simulator) fn forget_unreported_space(&mut self, id: &str) {
+        if let Some(datastore) = self.datastores.get_mut(id) {
+            datastore.unreported_bytes = 0;
+        }
+    }
+
     /// The place itself and everything below it.
     fn everything_at(&self, path: &FilePath) -> Result<Vec<(FilePath, FileEntry)>, FileProblem> {
         let mut open = vec![(path.clone(), self.entry(path)?)];
