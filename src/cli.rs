@@ -191,6 +191,10 @@ struct ScenarioArgs {
         value_parser = clap::value_parser!(u32).range(1..=10_000)
     )]
     machines: Option<u32>,
+    /// A directory with files of the simulated datastores: DIR/<datastore>/<path>. The simulator
+    /// only reads it.
+    #[arg(long, value_name = "DIR")]
+    files: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -284,7 +288,8 @@ fn on_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::R
 async fn serve(args: ServeArgs, passed_sockets: Vec<PassedSocket>) -> anyhow::Result<ExitCode> {
     let ServeArgs { simulate, scenario, config_args } = args;
     if !simulate && scenario.is_given() {
-        let wrong = "--scenario and --machines describe the simulated host: add --simulate\n";
+        let wrong =
+            "--scenario, --machines and --files describe the simulated host: add --simulate\n";
         Command::command().error(clap::error::ErrorKind::MissingRequiredArgument, wrong).print()?;
         return Ok(ExitCode::from(2));
     }
@@ -434,14 +439,18 @@ fn pace(text: &str) -> Result<f64, String> {
 
 impl ScenarioArgs {
     const fn is_given(&self) -> bool {
-        self.scenario.is_some() || self.machines.is_some()
+        self.scenario.is_some() || self.machines.is_some() || self.files.is_some()
     }
 
     async fn load(&self) -> anyhow::Result<Scenario> {
-        Ok(match (&self.scenario, self.machines) {
+        let scenario = match (&self.scenario, self.machines) {
             (Some(file), _) => Scenario::from_file(file).await?,
             (None, Some(machines)) => Scenario::generated(usize::try_from(machines)?),
             (None, None) => Scenario::lab()?,
+        };
+        Ok(match &self.files {
+            Some(directory) => scenario.with_files(directory.clone()).await?,
+            None => scenario,
         })
     }
 }
