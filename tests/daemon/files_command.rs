@@ -111,13 +111,13 @@ async fn the_exit_code_says_what_is_wrong() {
     std::fs::write(directory.path().join("a.iso"), b"a").unwrap();
     for (expected, arguments) in [
         (64, &["ls", "isos"][..]),
-        (64, &["put", "none.iso", "isos:"]),
-        (64, &["put", ".", "isos:"]),
-        (64, &["get", "isos:"]),
-        (69, &["put", "a.iso", "isos:"]),
-        (69, &["get", "isos:a.iso"]),
-        (69, &["rm", "isos:a.iso"]),
-        (69, &["ls", "isos:"]),
+        (64, &["put", "none.iso", "isos:"][..]),
+        (64, &["put", ".", "isos:"][..]),
+        (64, &["get", "isos:"][..]),
+        (69, &["put", "a.iso", "isos:"][..]),
+        (69, &["get", "isos:a.iso"][..]),
+        (69, &["rm", "isos:a.iso"][..]),
+        (69, &["ls", "isos:"][..]),
     ] {
         let (code, text) = run_to_exit(at_url(nowhere, directory.path(), arguments)).await;
         assert_eq!(code, Some(expected), "{arguments:?}: {text}");
@@ -148,7 +148,7 @@ async fn a_download_that_breaks_off_goes_on_where_it_ended() {
         })
     });
     let get = async |arguments: &[&str]| {
-        let arguments = [&["get", "isos:a.iso"], arguments].concat();
+        let arguments = [&["get", "isos:a.iso"][..], arguments].concat();
         run_to_exit(at_url(&url, directory.path(), &arguments)).await
     };
     let (file, part) = (directory.path().join("a.iso"), directory.path().join("a.iso.part"));

@@ -125,7 +125,7 @@ impl FilesLab {
         std::fs::write(&config, format!("[files]\nroots = [\"[{datastore}]\"]\n")).unwrap();
         let state = directory.path().join("state");
         let fixed = ["--config", config.to_str().unwrap(), "--state-dir", state.to_str().unwrap()];
-        let daemon = Daemon::start(&[arguments, &fixed].concat(), variables).await;
+        let daemon = Daemon::start(&[arguments, &fixed[..]].concat(), variables).await;
         let ready = async || daemon.get("/readyz").await.status == 200;
         eventually("the inventory to be loaded", ready).await;
         Self { daemon, directory }

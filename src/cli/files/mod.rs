@@ -27,6 +27,9 @@ use crate::domain::terminal::printable;
 const DELETION_WAIT: &str = "5m";
 const DELETION_TIMEOUT: Duration = Duration::from_mins(5);
 
+/// How long the host may take to list a folder.
+const LISTING_TIMEOUT: Duration = Duration::from_mins(2);
+
 /// How long otter may let a transfer wait before it begins, because others run; and how long a
 /// transfer may stand still.
 const TRANSFER_PATIENCE: Duration = Duration::from_mins(30);
@@ -186,7 +189,7 @@ async fn list(command: &ListCommand) -> Result<(), Failure> {
     let mut query = first.clone();
     loop {
         let request = client.request(Method::GET, &query);
-        let page: Listing = success(OtterClient::answer(request, ANSWER_TIMEOUT).await)?.read()?;
+        let page: Listing = success(OtterClient::answer(request, LISTING_TIMEOUT).await)?.read()?;
         let lines = page.items.iter().map(|item| item.line(command.long, terminal));
         print(&lines.collect::<String>());
         match page.next {
