@@ -243,7 +243,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_has_the_bytes_of_the_file_and_says_how_many() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let bytes = vec![7; 3 * CHUNK + 1];
+        let bytes = vec![7_u8; 3 * CHUNK + 1];
         file.as_file().write_all(&bytes).unwrap();
         let sent = Arc::new(AtomicU64::new(0));
         let open = || File::open(file.path()).unwrap();
