@@ -36,6 +36,14 @@ const CHUNK: usize = 256 << 10;
 /// The chunks that are read before otter takes them.
 const CHUNKS_AHEAD: usize = 4;
 
+/// How long the bytes of a large file are held back. otter can refuse the request meanwhile, before
+/// they are on the way: it closes a connection whose bytes it does not want, and its answer can be
+/// lost then. curl waits as long.
+const HOLD: Duration = Duration::from_secs(1);
+
+/// The size of a file that is not held back.
+const SMALL: u64 = 1 << 20;
+
 /// The job of an upload, with the fields that are printed.
 #[derive(Deserialize)]
 struct UploadJob {
@@ -71,7 +79,8 @@ pub async fn put(
     let sha256 = hash(from, &mut bar).await?;
 
     let sent = Arc::new(AtomicU64::new(0));
-    let body = FileBody::new(file, bytes, Arc::clone(&sent));
+    let hold = if bytes > SMALL { HOLD } else { Duration::ZERO };
+    let body = FileBody::new(file, bytes, hold, Arc::clone(&sent));
     let replace = if *replace { "&replace=true" } else { "" };
     let mut request = client
         .request(Method::PUT, &format!("{}{replace}", to.query("file")))
@@ -169,9 +178,12 @@ struct FileBody {
 
 impl FileBody {
     /// The first `length` bytes of a file, which a thread of the runtime reads.
-    fn new(file: File, length: u64, sent: Arc<AtomicU64>) -> Self {
+    ///
+    /// # Parameters
+    /// - `hold`: how long the first byte is held back.
+    fn new(file: File, length: u64, hold: Duration, sent: Arc<AtomicU64>) -> Self {
         let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
-        tokio::task::spawn_blocking(move || {
+        let read_all = move || {
             let mut rest = file.take(length);
             loop {
                 let read = read_chunk(&mut rest);
@@ -181,6 +193,10 @@ impl FileBody {
                     return;
                 }
             }
+        };
+        tokio::spawn(async move {
+            Clock::system().sleep(hold).await;
+            tokio::task::spawn_blocking(read_all)
         });
         Self { chunks, left: length, sent }
     }
@@ -248,14 +264,14 @@ mod tests {
         let sent = Arc::new(AtomicU64::new(0));
         let open = || File::open(file.path()).unwrap();
         let length = bytes.len() as u64;
-        let body = FileBody::new(open(), length, Arc::clone(&sent));
+        let body = FileBody::new(open(), length, Duration::ZERO, Arc::clone(&sent));
         assert_eq!(body.size_hint().exact(), Some(length));
         assert!(body.collect().await.unwrap().to_bytes() == bytes);
         assert_eq!(sent.load(Ordering::Relaxed), length);
         // A file that grew is cut at the announced length, and one that shrank is an error.
-        let body = FileBody::new(open(), 5, Arc::clone(&sent));
+        let body = FileBody::new(open(), 5, Duration::ZERO, Arc::clone(&sent));
         assert_eq!(body.collect().await.unwrap().to_bytes(), bytes[..5]);
-        let body = FileBody::new(open(), length + 1, sent);
+        let body = FileBody::new(open(), length + 1, Duration::ZERO, sent);
         assert!(body.collect().await.is_err());
     }
 
