@@ -196,7 +196,7 @@ impl FileBody {
         };
         tokio::spawn(async move {
             Clock::system().sleep(hold).await;
-            tokio::task::spawn_blocking(read_all)
+            tokio::task::spawn_blocking(read_all);
         });
         Self { chunks, left: length, sent }
     }
