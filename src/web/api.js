@@ -86,6 +86,11 @@ export function noAnswer(detail) {
   };
 }
 
+/** The problem of any error: one of otter, or one of the browser itself. */
+export function problemOf(error) {
+  return error.problem ?? { ...noAnswer(error.message), code: "browser", title: "The browser could not do this", retry: "no" };
+}
+
 async function readProblem(response) {
   try {
     const problem = await response.json();

@@ -1,6 +1,6 @@
 // What a view reads beyond the store: each address is read once for a view, and again on demand.
 
-import * as api from "./api.js";
+import { problemOf } from "./api.js";
 import { invalidate } from "./frame.js";
 
 let resources = new Map();
@@ -42,7 +42,7 @@ async function read(known) {
     known.problem = undefined;
   } catch (error) {
     if (known.controller.signal.aborted) return;
-    known.problem = error.problem ?? api.noAnswer(error.message);
+    known.problem = problemOf(error);
   } finally {
     known.loading = false;
   }

@@ -1,6 +1,6 @@
 // One dialog at a time: a question or a form, with the problem of its last attempt inside.
 
-import { noAnswer } from "./api.js";
+import { problemOf } from "./api.js";
 import { invalidate } from "./frame.js";
 import { problemView } from "./parts.js";
 import { h } from "./vdom.js";
@@ -93,7 +93,7 @@ async function submit(event) {
     await current.submit(values);
     if (open === current) closeDialog();
   } catch (error) {
-    current.problem = error.problem ?? noAnswer(error.message);
+    current.problem = problemOf(error);
   } finally {
     current.working = false;
     invalidate();

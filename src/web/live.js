@@ -32,7 +32,7 @@ async function run(signal) {
       await stream(position, signal, () => { pause = 500; });
     } catch (error) {
       if (signal.aborted) return;
-      const problem = error.problem ?? api.noAnswer(error.message);
+      const problem = api.problemOf(error);
       if (problem.code === "unauthenticated") {
         signOut(problem);
         return;
@@ -52,7 +52,7 @@ function signOut(problem) {
   setState("signed-out", problem);
 }
 
-export function setState(state, problem) {
+function setState(state, problem) {
   store.connection = state;
   store.connectionProblem = problem;
   changed("connection");

@@ -6,7 +6,7 @@ import { forgetResources } from "./data.js";
 import { closeDialog, dialogView } from "./dialogs.js";
 import { time } from "./format.js";
 import { invalidate, invalidateSoon, setDraw } from "./frame.js";
-import { restart, setState, tryNow } from "./live.js";
+import { restart, tryNow } from "./live.js";
 import { clearMessages, messagesView } from "./messages.js";
 import { nothing } from "./parts.js";
 import { link, parse } from "./route.js";
@@ -38,6 +38,8 @@ const notFound = { title: () => "Not found", view: () => nothing("The page has n
 
 let route = parse(location.hash);
 let shownPath = null;
+/** Whether the store is kept live: not while a console token shows one console alone. */
+let isLive = false;
 
 /** The view of an address. */
 function viewOf({ path }) {
@@ -86,6 +88,10 @@ function enter(path) {
   forgetScroll();
   if (!path.endsWith("/screen")) screen.leave();
   if (path !== "console") console_.leave();
+  if (path !== "console" && !isLive) {
+    isLive = true;
+    restart();
+  }
   if (!wasFirst) {
     closeDialog();
     scrollTo(0, 0);
@@ -133,7 +139,7 @@ function signOut() {
 /** Pools have no events of their own: they are read again after changes of machines and leases. */
 let poolsTimer = 0;
 function readPools() {
-  if (poolsTimer || store.connection !== "live") return;
+  if (poolsTimer || store.connection !== "live" || !store.about) return;
   poolsTimer = setTimeout(async () => {
     try {
       store.pools = (await get("/v1/pools")).items;
@@ -158,6 +164,4 @@ setInterval(() => { if (!document.hidden) invalidateSoon(); }, 10_000);
 setDraw(draw);
 // A dropped file must not replace the page.
 for (const type of ["dragover", "drop"]) addEventListener(type, (event) => event.preventDefault());
-if (route.console) setState("live", null);
-else restart();
 invalidate();

@@ -1,7 +1,7 @@
 // What the actions of this tab did: a line for screen readers and eyes, and problems until they are
 // dismissed. Jobs that this tab started are followed to their end.
 
-import { ProblemError, noAnswer } from "./api.js";
+import { problemOf } from "./api.js";
 import { invalidate } from "./frame.js";
 import { jobTitle } from "./format.js";
 import { jobLink, problemView } from "./parts.js";
@@ -47,7 +47,7 @@ export async function attempt(work) {
     return await work();
   } catch (error) {
     if (error.name !== "AbortError") {
-      showProblem(error instanceof ProblemError ? error.problem : noAnswer(error.message));
+      showProblem(problemOf(error));
     }
     return undefined;
   }

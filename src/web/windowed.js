@@ -29,6 +29,7 @@ export function windowed({ id, label, items, row, heights = [2.75, 5], className
   const shown = items.slice(first, first + visible + 2 * MARGIN);
   return h("div", {
     key: `window-${id}`, class: `window ${className}`, tabindex: "0", role: "group", "aria-label": `${label}, scrolls`,
+    style: { "--rows": `${items.length * height}px` },
     onscroll: (event) => {
       tops.set(id, event.target.scrollTop);
       invalidate();

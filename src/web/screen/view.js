@@ -67,10 +67,7 @@ export class ScreenConsole {
     this.mode = mode;
     this.state = "connecting";
     const socket = openConsole(token, {}, {
-      open: () => {
-        this.state = "open";
-        invalidate();
-      },
+      open: () => {},
       bytes: (piece) => queue.push(piece),
       close: (sentence) => {
         queue.fail(new Error(sentence));
@@ -95,6 +92,10 @@ export class ScreenConsole {
   }
 
   paint(images) {
+    if (this.state === "connecting") {
+      this.state = "open";
+      invalidate();
+    }
     const context = this.canvas?.getContext("2d", { alpha: false });
     for (const { x, y, image } of images) {
       if (image instanceof ImageData) {

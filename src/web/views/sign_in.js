@@ -19,7 +19,7 @@ export function view() {
     invalidate();
   };
   const problem = store.connectionProblem;
-  return h("div", { class: "columns" }, section("token", "Token",
+  return h("div", { class: "columns" }, section("token", "Your token",
     h("p", {}, "This otter wants a token: ask who runs it. They make one with ", h("code", {}, "otter token create"), ". It stays in this tab."),
     // The first problem only says that there is no token yet.
     problem && store.refused && problemView(problem),
