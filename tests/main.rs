@@ -9,6 +9,7 @@ mod bench;
 mod conformance;
 mod daemon;
 mod esx;
+mod files;
 mod fuzz;
 mod harness;
 mod house;

@@ -437,7 +437,7 @@ pub fn settings(url: &str) -> Settings {
         serial: SerialSettings::default(),
         serial_listener: SerialListener::default(),
         artifacts: ArtifactSettings::default(),
-        files: FileRules::default(),
+        files: FileRules { roots: vec!["[isos] iso".parse().unwrap()] },
         http: HttpSettings {
             max_wait: Duration::from_mins(10),
             max_waits: 20_000,
