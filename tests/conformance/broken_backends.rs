@@ -295,6 +295,7 @@ impl Hypervisor for BrokenBackend {
                     consolidation_needed: None,
                     host_boot_time: None,
                     recent_tasks: Vec::new(),
+                    media: otter::domain::media::BootMedia::default(),
                 }),
                 _ => Err(error),
             }),

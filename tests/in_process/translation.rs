@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use otter::domain::call::{CallKind, Evidence, HostCall, RecentTask, SnapshotEvidence};
 use otter::domain::datastore::Datastore;
@@ -12,11 +13,15 @@ use otter::domain::machine::{
     Choice, Guest, GuestInterface, Machine, MachineIdentity, NetworkCard, Question, SerialBacking,
     SerialPort,
 };
+use otter::domain::media::{BootDevice, BootEntry, BootMedia, BootOptions, CdDrive};
 use otter::domain::power::PowerState;
 use otter::domain::snapshot::{Snapshot, Snapshots};
 use otter::esx::soap::fault::VimFault;
 use otter::hypervisor::{Accepted, HostError, TaskStatus};
-use otter::simulator::world::{self, Operation, TaskState, World};
+use otter::simulator::world::{
+    self, BootChange, ConfigChange, ConnectionChange, DeviceChange, DeviceOperation, DeviceSpec,
+    Operation, TaskState, World,
+};
 use otter::simulator::{Fault, Moref, Value};
 use serde_json::json;
 
@@ -58,6 +63,15 @@ pub fn machine(world: &World, machine: &world::Machine) -> Machine {
             .enumerate()
             .map(|(at, port)| serial_port(at, port))
             .collect(),
+        cdroms: machine
+            .cd_drives
+            .iter()
+            .enumerate()
+            .filter(|_| config)
+            .map(|(at, drive)| cd_drive(at, drive))
+            .collect(),
+        boot: if config { boot(&machine.boot) } else { BootOptions::default() },
+        disk_keys: if config { machine.disk_keys() } else { Vec::new() },
         snapshots: snapshots(machine),
         question: machine.question.as_ref().map(question),
         datastores: vec![DatastoreId::from_backend(&machine.datastore)],
@@ -148,6 +162,14 @@ pub fn call(
         HostCall::RemoveSnapshot { snapshot, children } => {
             Operation::RemoveSnapshot { snapshot: snapshot.backend_text().to_owned(), children }
         }
+        HostCall::SetMedia { drive } => {
+            let devices = vec![drive_change(drive)];
+            Operation::Reconfigure(Box::new(ConfigChange { devices, ..ConfigChange::default() }))
+        }
+        HostCall::SetBoot { boot } => {
+            let boot = boot_change(&boot);
+            Operation::Reconfigure(Box::new(ConfigChange { boot, ..ConfigChange::default() }))
+        }
     };
     // In vim25, the target of these two operations is the snapshot.
     let target = match &operation {
@@ -184,6 +206,7 @@ pub fn evidence(world: &World, id: &MachineId) -> Result<(Evidence, Vec<String>)
         consolidation_needed: read.consolidation_needed,
         host_boot_time: Some(world.host.booted_at.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()),
         recent_tasks: Vec::new(),
+        media: BootMedia::default(),
     };
     Ok((evidence, world.recent_tasks(id.backend_text()).map(|task| task.id.clone()).collect()))
 }
@@ -283,7 +306,6 @@ fn call_kind(operation: &Operation) -> Option<CallKind> {
         Operation::RevertToSnapshot { .. } => CallKind::RevertToSnapshot,
         Operation::RevertToCurrentSnapshot { .. }
         | Operation::CreateScreenshot
-        | Operation::Reconfigure(_)
         | Operation::SearchFiles(_)
         | Operation::DeleteFile(_)
         | Operation::MoveFile { .. }
@@ -291,7 +313,73 @@ fn call_kind(operation: &Operation) -> Option<CallKind> {
         Operation::RemoveSnapshot { .. } => CallKind::RemoveSnapshot,
         Operation::RemoveAllSnapshots => CallKind::RemoveAllSnapshots,
         Operation::ConsolidateDisks => CallKind::ConsolidateDisks,
+        Operation::Reconfigure(_) => CallKind::SetMedia,
     })
+}
+
+fn cd_drive(at: usize, drive: &world::CdDrive) -> CdDrive {
+    CdDrive {
+        key: drive.key,
+        label: format!("CD/DVD drive {}", at + 1),
+        controller: Some(drive.controller),
+        unit: Some(drive.unit),
+        iso: drive.iso().map(str::to_owned),
+        connected: drive.connected,
+        connects_at_power_on: drive.start_connected,
+    }
+}
+
+fn boot(boot: &world::BootSettings) -> BootOptions {
+    let entry = |device: &world::BootDevice| match device {
+        world::BootDevice::Cdrom => BootEntry { device: BootDevice::Cdrom, key: None },
+        world::BootDevice::Floppy => BootEntry { device: BootDevice::Floppy, key: None },
+        world::BootDevice::Disk(key) => BootEntry { device: BootDevice::Disk, key: Some(*key) },
+        world::BootDevice::Network(key) => {
+            BootEntry { device: BootDevice::Network, key: Some(*key) }
+        }
+    };
+    BootOptions {
+        order: boot.order.iter().map(entry).collect(),
+        delay: Duration::from_millis(u64::try_from(boot.delay_ms).unwrap_or_default()),
+    }
+}
+
+fn drive_change(drive: CdDrive) -> DeviceChange {
+    let backing = drive.iso.map_or_else(
+        || world::CdBacking::Device {
+            kind: "VirtualCdromRemotePassthroughBackingInfo",
+            name: String::new(),
+            exclusive: Some(false),
+        },
+        world::CdBacking::Iso,
+    );
+    DeviceChange {
+        operation: DeviceOperation::Edit,
+        with_file: false,
+        key: drive.key,
+        controller: drive.controller,
+        unit: drive.unit,
+        connection: Some(ConnectionChange {
+            connected: drive.connected,
+            start_connected: drive.connects_at_power_on,
+            allows_guest_control: true,
+        }),
+        device: DeviceSpec::Cdrom { backing: Some(backing) },
+    }
+}
+
+fn boot_change(boot: &BootOptions) -> BootChange {
+    let device = |BootEntry { device, key }: &BootEntry| match device {
+        BootDevice::Cdrom => world::BootDevice::Cdrom,
+        BootDevice::Floppy => world::BootDevice::Floppy,
+        BootDevice::Disk => world::BootDevice::Disk(key.unwrap_or_default()),
+        BootDevice::Network => world::BootDevice::Network(key.unwrap_or_default()),
+    };
+    BootChange {
+        order: Some(boot.order.iter().map(device).collect()),
+        delay_ms: i64::try_from(boot.delay.as_millis()).ok(),
+        ..BootChange::default()
+    }
 }
 
 const fn power_state(state: &world::PowerState) -> Option<PowerState> {

@@ -208,7 +208,7 @@ fn some_request(random: &mut Random) -> NewLease {
     let prepare = random.percent(60).then(|| {
         let power = random.percent(60).then_some(PowerState::On);
         let until = power.filter(|_| random.percent(5)).map(|_| Readiness::Tools);
-        Prepare { snapshot: snapshot(random), power, until, cidr: None, settle: None }
+        Prepare { snapshot: snapshot(random), power, until, ..Prepare::default() }
     });
     NewLease {
         select,

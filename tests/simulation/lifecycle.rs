@@ -33,7 +33,7 @@ use super::Run;
 use super::checked_storage::CheckedStorage;
 use super::executor::Owner;
 use super::unreliable_host::UnreliableHost;
-use crate::in_process::NoScreens;
+use crate::in_process::{MemoryFiles, NoScreens};
 
 const SETTINGS: JobSettings = JobSettings {
     settle: Duration::from_secs(30),
@@ -119,6 +119,7 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
         snapshots: Arc::new(snapshots),
         screens: Arc::new(NoScreens),
         serial: Arc::new(NoScreens),
+        files: Arc::new(MemoryFiles::default()),
     });
     let machines = Machines::new(
         Arc::clone(&inventory),

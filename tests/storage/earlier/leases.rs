@@ -108,6 +108,8 @@ fn lease(number: u32, state: LeaseState, reason: Option<EndReason>) -> Lease {
         queue_for: Some(Duration::from_mins(10)),
         prepare: Some(Prepare {
             snapshot: Some("base/kickstart".to_owned()),
+            iso: None,
+            boot: None,
             power: Some(PowerState::On),
             until: Some(Readiness::Tools),
             cidr: None,
@@ -121,6 +123,7 @@ fn lease(number: u32, state: LeaseState, reason: Option<EndReason>) -> Lease {
         kept_at: None,
         fence: has_machine.then_some(u64::from(number) + 40),
         grants: u32::from(has_machine),
+        media: None,
         job,
         time_left: TimeLeft {
             queue: Duration::from_mins(9),

@@ -13,9 +13,9 @@ use super::script::ScriptLine::{
 };
 use super::script::{Ending, Played, ScriptLine, play};
 use super::{
-    another_machine, answer, consolidated, create, id, machine, off, on, remove, rename, revert,
-    snapshot_evidence, unreadable_machine, with_question, with_running_task, with_snapshot,
-    with_task, without,
+    ISO, another_machine, answer, consolidated, create, eject, id, insert, machine, off, on,
+    remove, rename, revert, set_boot, snapshot_evidence, unreadable_machine, with_media,
+    with_question, with_running_task, with_snapshot, with_task, without,
 };
 use crate::domain::call::{CallKind, Evidence};
 use crate::domain::failure::FailureKind;
@@ -25,6 +25,7 @@ use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState::{self, Off, On, Suspended};
 use crate::domain::screen_text::ScreenText;
 use crate::hypervisor::HostErrorKind as Error;
+use crate::service::jobs::lost_call::MAX_SENDS;
 use crate::service::jobs::state_machine::{GuestObservation, OtherJobs};
 
 const RUNS: GuestObservation = guest(On, true);
@@ -81,7 +82,51 @@ fn every_kind() -> Vec<(JobRequest, Evidence, CallKind, Vec<ScriptLine>)> {
         (JobRequest::RemoveAllSnapshots, off(), CallKind::RemoveAllSnapshots, task()),
         (JobRequest::Consolidate, off(), CallKind::ConsolidateDisks, task()),
         (rename(), off(), CallKind::RenameSnapshot, vec![Done]),
+        // The machine proves a change of what it boots from, so it is read after the task.
+        (
+            insert(),
+            with_media(off(), None, false),
+            CallKind::SetMedia,
+            [task(), vec![Saw(with_media(off(), Some(ISO), false))]].concat(),
+        ),
+        (
+            eject(),
+            with_media(on(), Some(ISO), false),
+            CallKind::SetMedia,
+            [task(), vec![Saw(with_media(on(), None, false))]].concat(),
+        ),
+        (
+            set_boot(),
+            with_media(off(), None, false),
+            CallKind::SetBoot,
+            [task(), vec![Saw(with_media(off(), None, true))]].concat(),
+        ),
     ]
+}
+
+#[test]
+fn a_machine_that_boots_from_the_right_thing_is_not_changed() {
+    for (request, machine) in [
+        (insert(), with_media(on(), Some(ISO), false)),
+        (eject(), with_media(on(), None, false)),
+        (set_boot(), with_media(off(), None, true)),
+    ] {
+        check(request, &[Saw(machine)], Unchanged, &[]);
+    }
+    let no_drive = Failed(FailureKind::NoDrive);
+    check(insert(), &[Saw(off())], no_drive, &[]);
+    check(eject(), &[Saw(off())], no_drive, &[]);
+}
+
+#[test]
+fn a_change_that_the_machine_does_not_show_is_repeated_a_few_times() {
+    let task = [Accepted("task"), TaskSucceeded, Saw(with_media(off(), None, false))];
+    let mut lines = vec![Saw(with_media(off(), None, false))];
+    for _ in 0..MAX_SENDS {
+        lines.extend(task.clone());
+    }
+    let calls = vec![CallKind::SetMedia; MAX_SENDS as usize];
+    check(insert(), &lines, Failed(FailureKind::HostRejected), &calls);
 }
 
 #[test]
@@ -308,7 +353,7 @@ fn a_call_is_sent_four_times_at_most() {
     let lines = [vec![Saw(off())], lost(), refused(), refused(), refused()].concat();
     check(revert(None), &lines, Unknown, &[REVERT; 7]);
     // Each time that the job powers the machine off, another user powers it on again.
-    let release = JobRequest::Release { keep_power: false, snapshot: None };
+    let release = JobRequest::Release { keep_power: false, snapshot: None, media: None };
     let undone = || [Saw(on()), Accepted("task"), TaskSucceeded];
     let lines = [&undone()[..], &undone(), &undone(), &undone(), &[Saw(on())]].concat();
     check(release, &lines, Failed(FailureKind::InvalidPowerState), &[OFF; 4]);
@@ -488,6 +533,8 @@ fn a_guest_that_does_not_shut_down_is_powered_off() {
 fn a_preparation_fails_at_a_question_that_nobody_answers() {
     let prepare = || JobRequest::Prepare {
         snapshot: None,
+        iso: None,
+        boot: None,
         power: Some(On),
         until: Some(Readiness::Tools),
         cidr: None,
@@ -519,6 +566,8 @@ fn a_preparation_fails_at_a_question_that_nobody_answers() {
 fn a_preparation_reverts_powers_on_waits_and_settles() {
     let prepare = || JobRequest::Prepare {
         snapshot: Some((id("kickstart"), "base/kickstart".to_owned())),
+        iso: None,
+        boot: None,
         power: Some(On),
         until: Some(Readiness::Tools),
         cidr: None,
@@ -550,6 +599,7 @@ fn a_preparation_reverts_powers_on_waits_and_settles() {
     let released = JobRequest::Release {
         keep_power: false,
         snapshot: Some((id("kickstart"), "base/kickstart".to_owned())),
+        media: None,
     };
     let lines = [&[Saw(on())], &call[..], &[Saw(on())], &call[..], &[Saw(machine(Off))]].concat();
     check(released, &lines, Changed, &[REVERT, OFF]);
@@ -563,6 +613,8 @@ fn states(played: &Played) -> Vec<(&str, JobStepState)> {
 fn prepare_until_login() -> JobRequest {
     JobRequest::Prepare {
         snapshot: None,
+        iso: None,
+        boot: None,
         power: Some(On),
         until: Some(Readiness::Screen(ScreenText::new("Log In").unwrap())),
         cidr: None,
