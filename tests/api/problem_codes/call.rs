@@ -13,6 +13,10 @@ pub struct Operation {
     path: String,
 }
 
+/// The operations on the files of datastores.
+const OF_FILES: [&str; 6] =
+    ["list_files", "get_file", "put_file", "delete_file", "create_folder", "refresh_datastore"];
+
 /// A call that can be changed before it is sent.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -49,10 +53,14 @@ impl Operation {
     /// all required parameters and fields.
     pub fn call(&self, subject: &str) -> Call {
         let machine = format!("name:{}", encode(subject));
+        // The operations on files share one datastore, in which each has a path of its own.
+        let is_of_files = OF_FILES.contains(&self.id.as_str());
+        let datastore =
+            if is_of_files && subject == self.id { "name:isos" } else { machine.as_str() };
         let path = self.path.replace("{machine}", &machine).replace("{snapshot}", "base");
         let path = path
             .replace("{job}", subject)
-            .replace("{datastore}", &machine)
+            .replace("{datastore}", datastore)
             .replace("{pool}", &encode(subject))
             .replace("{lease}", subject)
             .replace("{picture}", subject)
@@ -67,6 +75,8 @@ impl Operation {
             "list_artifacts" | "list_jobs" | "list_leases" | "list_audit" | "stream_events" => {
                 vec![format!("machine={machine}")]
             }
+            "get_file" | "put_file" | "delete_file" => vec![format!("path=iso/{}.iso", self.id)],
+            "list_files" => vec!["path=iso".to_owned()],
             "get_readiness" => vec!["host=true".to_owned()],
             "open_screen_viewer" | "open_serial_stream" => vec!["mode=drive".to_owned()],
             _ => Vec::new(),
@@ -77,6 +87,7 @@ impl Operation {
             "renew_lease" => Some(json!({})),
             "quarantine_machine" => Some(json!({"reason": "its disk"})),
             "answer_machine" => Some(json!({"question": "19", "choice": "4"})),
+            "create_folder" => Some(json!({"path": "iso/new"})),
             "create_snapshot" => Some(json!({"name": "new"})),
             "kill_machine" => Some(json!({"name": subject})),
             "power_machine" => Some(json!({"action": "on"})),

@@ -12,6 +12,7 @@
 mod artifacts;
 mod away;
 pub mod call;
+mod files;
 mod gone;
 mod leases;
 mod limits;
@@ -25,7 +26,9 @@ use futures_util::future::{LocalBoxFuture, join_all};
 use otter::api::problem;
 use otter::app::Settings;
 use otter::domain::failure::FailureKind;
-use otter::simulator::world::{Choice, Datastore, PowerState, Question, SerialBacking, SerialPort};
+use otter::simulator::world::{
+    Choice, Datastore, FileContent, PowerState, Question, SerialBacking, SerialPort,
+};
 use otter::simulator::{Pace, Scenario};
 
 use self::call::{Call, Operation};
@@ -93,6 +96,36 @@ const RECIPES: &[Recipe] = &[
         ],
         &["send_screen_input"],
         |pairs| Box::pin(screen_input::of_input(pairs)),
+    ),
+    for_operations(
+        &[
+            "file-exists",
+            "file-in-use",
+            "host-protocol",
+            "job-cancelled",
+            "length-required",
+            "shutting-down",
+            "too-many-waits",
+        ],
+        &["put_file"],
+        |pairs| Box::pin(files::of_files(pairs)),
+    ),
+    for_operations(
+        &["file-exists", "file-in-use", "folder-not-empty", "machine-leased"],
+        &["delete_file", "create_folder"],
+        |pairs| Box::pin(files::of_files(pairs)),
+    ),
+    for_operations(
+        &[
+            "file-in-use",
+            "forbidden-by-host",
+            "host-protocol",
+            "host-rejected",
+            "offset-out-of-range",
+            "queue-full",
+        ],
+        &["list_files", "get_file", "refresh_datastore"],
+        |pairs| Box::pin(files::of_files(pairs)),
     ),
     for_operations(
         &["machine-leased", "too-many-consoles", "not-supported"],
@@ -216,6 +249,9 @@ const RECIPES: &[Recipe] = &[
     for_operations(
         &["not-supported"],
         &[
+            "list_files",
+            "get_file",
+            "refresh_datastore",
             "get_machine_properties",
             "open_screen_viewer",
             "create_console_token",
@@ -396,6 +432,9 @@ async fn side_by_side(pairs: Vec<Pair>, provoke: impl AsyncFn(&Pair) -> Answer) 
 
 /// The outcome of a job that the operation starts, or for `wait_for_job`, of another job.
 async fn outcome(lab: &Lab, pair: &Pair, parameter: &str) -> Answer {
+    if pair.is_of("put_file") {
+        return pair.call().send(lab).await;
+    }
     if !pair.is_of("wait_for_job") {
         return pair.call().parameter("wait=12s").parameter(parameter).send(lab).await;
     }
@@ -460,7 +499,14 @@ fn scenario(pairs: &[Pair]) -> Scenario {
         name: "twin".to_owned(),
         ..scenario.datastores[0].clone()
     });
-    scenario.datastores.extend(twins);
+    let isos = Datastore {
+        id: "isos".to_owned(),
+        name: "isos".to_owned(),
+        ..scenario.datastores[0].clone()
+    };
+    scenario.datastores.extend(twins.into_iter().chain([isos]));
+    let there = ["get_file", "delete_file"].map(|name| format!("[isos] iso/{name}.iso"));
+    scenario.files.extend(there.map(|path| (path, FileContent::of(b"bytes"))));
     scenario
 }
 

@@ -41,9 +41,11 @@ async fn provoke(lab: &Lab, pair: &Pair) -> Answer {
         "question-pending" => pair.operation.call("asking"),
         "self-protection" => pair.operation.call("golden-image"),
         "unknown-parameter" => pair.call().parameter("nonsense=1"),
-        // An artifact may have any type.
+        // Artifacts and files may have any type.
         "unsupported-media-type"
-            if pair.call().method == reqwest::Method::GET || pair.is_of("put_artifact") =>
+            if pair.call().method == reqwest::Method::GET
+                || pair.is_of("put_artifact")
+                || pair.is_of("put_file") =>
         {
             pair.call().header("content-encoding", "gzip")
         }
