@@ -9,6 +9,7 @@ use axum::response::Response;
 use axum::routing::get;
 
 use super::extract::{NoParameters, Query, Segment};
+use super::links;
 use super::problem::ApiError;
 use super::roles::Routes;
 use super::web_file::WebFile;
@@ -88,12 +89,32 @@ static PAGE: LazyLock<HashMap<&'static str, WebFile>> = LazyLock::new(|| {
 /// The routes of this file.
 pub fn routes() -> Routes {
     Routes::default()
-        .undocumented(None, "/", get(|_: Query<NoParameters>| async { file(INDEX) }))
+        .undocumented(None, "/", get(|_: Query<NoParameters>| async { index() }))
         .undocumented(
             None,
             "/page/{*file}",
             get(|Segment(name): Segment, _: Query<NoParameters>| async move { file(&name) }),
         )
+}
+
+/// The page itself. Its addresses are relative to the root of otter. If the client reaches otter
+/// under a path, they begin with it, because that path can be called without a slash at its end.
+fn index() -> Result<Response, ApiError> {
+    let base = links::base();
+    let html = FILES.iter().find(|(name, _)| *name == INDEX).map(|(_, bytes)| *bytes);
+    match html.map(std::str::from_utf8) {
+        Some(Ok(html)) if !base.is_root() => {
+            let html = html_under(base.prefix(), html);
+            Ok(WebFile::new(INDEX, Cow::Owned(html.into_bytes())).respond(POLICY))
+        }
+        _ => file(INDEX),
+    }
+}
+
+fn html_under(prefix: &str, html: &str) -> String {
+    ["href", "src"].into_iter().fold(html.to_owned(), |html, attribute| {
+        html.replace(&format!("{attribute}=\""), &format!("{attribute}=\"{prefix}/"))
+    })
 }
 
 fn file(name: &str) -> Result<Response, ApiError> {
@@ -201,6 +222,16 @@ mod tests {
         }
         assert_eq!(text(INDEX).matches("<script").count(), 1);
         assert!(text(INDEX).contains("<noscript>"));
+    }
+
+    #[test]
+    fn addresses_begin_with_the_path_under_which_the_client_reaches_otter() {
+        let html = html_under("/otter", text(INDEX));
+        assert!(html.contains("src=\"/otter/page/main.js\""), "{html}");
+        for attribute in ["href=\"", "src=\""] {
+            let own = format!("{attribute}/otter/");
+            assert_eq!(html.matches(attribute).count(), html.matches(&own).count(), "{html}");
+        }
     }
 
     #[test]

@@ -201,8 +201,8 @@ export function bootOrder(machine, right) {
     machine, right, title: `Boot order of ${machine.name}`, confirm: "Set",
     fields: [
       {
-        name: "order", label: "Order", required: true, value: (machine.boot?.order ?? []).join(", "),
-        placeholder: "cdrom, disk, network", help: "Of cdrom, disk and network, the first one first.",
+        name: "order", label: "Order", value: (machine.boot?.order ?? []).join(", "),
+        placeholder: "cdrom, disk, network", help: "Of cdrom, disk and network, the first one first. Empty: the firmware chooses.",
       },
       { name: "delay", label: "Delay", placeholder: "5s", help: "How long the firmware waits. Empty: as it is." },
     ],

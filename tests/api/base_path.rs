@@ -74,6 +74,11 @@ async fn check_links(lab: &Lab, base: &str, below: &str, headers: &[(&str, &str)
         assert!(page.text.contains(&format!("href=\"{base}/docs\"")), "{}", page.text);
     }
     call(Method::GET, "/docs", None).await.expect(200);
+    let page = call(Method::GET, "/", None).await.expect(200);
+    let script =
+        if base.is_empty() { "page/main.js".to_owned() } else { format!("{base}/page/main.js") };
+    assert!(page.text.contains(&format!("src=\"{script}\"")), "{}", page.text);
+    call(Method::GET, "/page/main.js", None).await.expect(200);
     // The lease ends, so that the next round can lease its machine.
     let end = lab.request(Method::DELETE, &format!("/v1/leases/{}?wait=14s", lease.str("id")));
     let end = end.header("otter-lease", format!("{}.{}", lease.str("id"), lease.str("secret")));

@@ -24,6 +24,7 @@ mod machine_identity;
 mod machine_wait;
 mod machines;
 mod metrics;
+mod page;
 mod patterns;
 mod problem_codes;
 mod request_limits;

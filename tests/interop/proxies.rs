@@ -121,7 +121,7 @@ impl Proxied {
         assert!(docs.text.contains("src=\"docs/start.js\""), "relative to the page");
         self.get("/otter/docs/start.js").await.expect(200);
         let page = self.get("/otter/").await.expect(200);
-        assert!(page.text.contains("src=\"page/main.js\""), "relative to the page");
+        assert!(page.text.contains("src=\"/otter/page/main.js\""), "{}", page.text);
         self.get("/otter/page/main.js").await.expect(200);
 
         self.events_arrive_at_once(power("off")).await;
