@@ -87,6 +87,8 @@ impl Operation {
             "renew_lease" => Some(json!({})),
             "quarantine_machine" => Some(json!({"reason": "its disk"})),
             "answer_machine" => Some(json!({"question": "19", "choice": "4"})),
+            // The file can have any bytes.
+            "put_file" => Some(json!({})),
             "create_folder" => Some(json!({"path": "iso/new"})),
             "create_snapshot" => Some(json!({"name": "new"})),
             "kill_machine" => Some(json!({"name": subject})),
