@@ -276,7 +276,7 @@ async fn handle_call(
         let mut state = shared.lock();
         state.calls.record(&request.method, request.operation_id.as_deref());
         let sessions_full = request.method == "Login" && state.sessions.is_full();
-        (state.fault_plan.take_disruption(&[&request.method]), sessions_full)
+        (state.fault_plan.take_disruption(&[request.method.as_str()]), sessions_full)
     };
     shared.notify();
     if sessions_full {

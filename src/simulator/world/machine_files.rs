@@ -12,7 +12,7 @@ use super::{CdBacking, Machine, PowerState, World};
 use crate::simulator::value::date_time;
 
 /// The length of the file with the memory of the firmware, whose first bytes are a magic number.
-const NVRAM_LENGTH: usize = 270_840;
+const NVRAM_LENGTH: u64 = 270_840;
 const NVRAM_MAGIC: &[u8] = b"MRVN";
 /// The length of a file with the state of a snapshot or of a suspended machine.
 const STATE_LENGTH: u64 = 30_000;
@@ -108,7 +108,7 @@ impl Machine {
             FileKind::SnapshotList => FileContent::of(self.snapshot_text().as_bytes()),
             FileKind::Nvram => {
                 let mut content = FileContent::of(NVRAM_MAGIC);
-                content.append(&vec![0; NVRAM_LENGTH - NVRAM_MAGIC.len()]);
+                content.extend_to(NVRAM_LENGTH);
                 content
             }
             FileKind::Descriptor(bytes) => FileContent::of(descriptor_text(*bytes).as_bytes()),
