@@ -41,7 +41,7 @@ pub struct FolderRequest {
         Problems,
     ),
     extensions(("x-otter-problems" = json!([
-        CHANGES, STARTS, &["file-in-use", "folder-not-empty"]
+        CHANGES, STARTS, &["file-in-use", "folder-not-empty"][..]
     ].concat()))))]
 pub async fn delete_file(
     State(api): State<ApiState>,
@@ -70,7 +70,7 @@ pub async fn delete_file(
         (status = 202, description = "The accepted job", body = Job),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!([CHANGES, STARTS, &["file-exists"]].concat()))))]
+    extensions(("x-otter-problems" = json!([CHANGES, STARTS, &["file-exists"][..]].concat()))))]
 pub async fn create_folder(
     State(api): State<ApiState>,
     Segment(reference): Segment,

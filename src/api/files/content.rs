@@ -77,7 +77,7 @@ impl FromRequestParts<ApiState> for IsHead {
         Problems,
     ),
     extensions(("x-otter-problems" = json!([
-        READS, &["offset-out-of-range", "queue-full", "file-in-use"]
+        READS, &["offset-out-of-range", "queue-full", "file-in-use"][..]
     ].concat()))))]
 pub async fn get_file(
     State(api): State<ApiState>,

@@ -38,7 +38,7 @@ pub struct FolderQuery {
         (status = 200, description = "A page of files", body = FileList),
         Problems,
     ),
-    extensions(("x-otter-problems" = json!([READS, &["invalid-cursor"]].concat()))))]
+    extensions(("x-otter-problems" = json!([READS, &["invalid-cursor"][..]].concat()))))]
 pub async fn list_files(
     State(api): State<ApiState>,
     Extension(caller): Extension<Caller>,

@@ -85,7 +85,7 @@ pub struct UploadHeaders {
         Problems,
     ),
     extensions(("x-otter-problems" = json!([
-        CHANGES, &["length-required", "file-exists", "file-in-use", "host-protocol"]
+        CHANGES, &["length-required", "file-exists", "file-in-use", "host-protocol"][..]
     ].concat()))))]
 pub async fn put_file(
     State(api): State<ApiState>,

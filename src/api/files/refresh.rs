@@ -24,7 +24,7 @@ use crate::service::callers::Caller;
         Problems,
     ),
     extensions(("x-otter-problems" = json!([
-        READS, &["request-timeout", "payload-too-large"]
+        READS, &["request-timeout", "payload-too-large"][..]
     ].concat()))))]
 pub async fn refresh_datastore(
     State(api): State<ApiState>,

@@ -108,10 +108,9 @@ impl DatastoreFiles for EsxFiles {
         // of the file decides whether it is there.
         match (self.length(file).await, listed) {
             (Ok(length), listed) => {
-                let modified_at = listed.as_ref().and_then(|entry| entry.modified_at);
-                // The browser counts the data of a disk, whose descriptor is the file.
-                let bytes = listed.and_then(|entry| entry.bytes).unwrap_or(length);
-                Ok(Some(FileFact { bytes, modified_at, is_folder: false, is_empty: bytes == 0 }))
+                let modified_at = listed.and_then(|entry| entry.modified_at);
+                let is_empty = length == 0;
+                Ok(Some(FileFact { bytes: length, modified_at, is_folder: false, is_empty }))
             }
             (Err(error), _) if error.kind == HostErrorKind::NotFound => Ok(None),
             // The host has the file and does not let anybody read it.
