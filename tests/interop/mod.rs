@@ -20,6 +20,7 @@ mod rfb_servers;
 mod schemathesis;
 mod service;
 mod vncdotool;
+mod web_modules;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
