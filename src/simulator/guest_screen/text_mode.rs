@@ -162,7 +162,8 @@ pub fn firmware(machine: &str) -> Picture {
 pub fn installer(medium: &str) -> Picture {
     let name = medium.rsplit(['/', ' ']).next().unwrap_or_default();
     let mut screen = Screen::new();
-    screen.line(3, 1, Colour::WHITE, &format!("Booting from CD: {name}"));
+    screen.line(3, 1, Colour::WHITE, "Booting from the CD-ROM");
+    screen.line(3, 2, GREY, name);
     screen.line(3, 4, Colour::WHITE, "Qubes installer");
     screen.inverse_line(3, 6, "Install Qubes OS");
     screen.line(3, 7, GREY, "Test this medium and install Qubes OS");

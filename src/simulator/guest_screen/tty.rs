@@ -14,7 +14,7 @@ use super::text_mode;
 const USER: &str = "user";
 const LOGIN: &str = "dom0 login: ";
 const FIRMWARE: &str = "\r\nPhoenixBIOS 4.0 Release 6.0\r\nVMware BIOS build 314, simulated\r\n";
-const INSTALLER: &str = "\r\nBooting from CD\r\n";
+const INSTALLER: &str = "\r\nBooting from the CD-ROM\r\n";
 const BOOT_LOADER: &str = "\r\nGNU GRUB  version 2.06\r\n";
 /// The maximum length of a line in bytes.
 const MAX_LINE: usize = 4_096;
