@@ -3,7 +3,7 @@
 import { call, path } from "../api.js";
 import { bytes } from "../format.js";
 import { attempt, say } from "../messages.js";
-import { actions, facts, nothing, section } from "../parts.js";
+import { actions, at, facts, nothing, section } from "../parts.js";
 import { needs } from "../rights.js";
 import { link } from "../route.js";
 import { put, sorted, store } from "../store.js";
@@ -46,6 +46,7 @@ function space(datastore) {
     used !== null && h("meter", { min: 0, max: 100, high: 90, value: String(used), "aria-label": `Used space of ${datastore.name}` }),
     facts([
       ["Free", free === null ? null : `${bytes(free)} of ${bytes(capacity)}`],
+      ["Measured", datastore.free_bytes_at && at(datastore.free_bytes_at)],
       ["Promised to machines", datastore.uncommitted_bytes === null ? null : bytes(datastore.uncommitted_bytes)],
       ["Machines", datastore.machine_count],
       ["Type", datastore.type],
