@@ -23,6 +23,7 @@ mod machine_find;
 mod machine_identity;
 mod machine_wait;
 mod machines;
+mod media;
 mod metrics;
 mod page;
 mod patterns;

@@ -91,6 +91,7 @@ impl Operation {
             "put_file" => Some(json!({})),
             "create_folder" => Some(json!({"path": "iso/new"})),
             "create_snapshot" => Some(json!({"name": "new"})),
+            "insert_iso" => Some(json!({"iso": "[isos] iso/boot.iso"})),
             "kill_machine" => Some(json!({"name": subject})),
             "power_machine" => Some(json!({"action": "on"})),
             "rename_snapshot" => Some(json!({"name": "other"})),
@@ -98,6 +99,7 @@ impl Operation {
             "wait_for_screen" => Some(json!({"still": "1m", "wake": true})),
             "send_screen_input" => Some(json!({"events": [{"keys": ["enter"]}]})),
             "send_serial_input" => Some(json!({"text": "a"})),
+            "set_boot" => Some(json!({"order": ["cdrom"]})),
             "wait_for_serial" => Some(json!({"any": [{"text": "login: "}]})),
             _ => None,
         };

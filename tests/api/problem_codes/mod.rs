@@ -27,7 +27,7 @@ use otter::api::problem;
 use otter::app::Settings;
 use otter::domain::failure::FailureKind;
 use otter::simulator::world::{
-    Choice, Datastore, FileContent, PowerState, Question, SerialBacking, SerialPort,
+    CdDrive, Choice, Datastore, FileContent, PowerState, Question, SerialBacking, SerialPort,
 };
 use otter::simulator::{Pace, Scenario};
 
@@ -306,6 +306,7 @@ const RECIPES: &[Recipe] = &[
         |pairs| Box::pin(away::for_a_moment(pairs)),
     ),
     for_all(&["machine-gone"], |pairs| Box::pin(gone::unseen(pairs))),
+    for_all(&["no-drive"], |pairs| Box::pin(request::without_a_drive(pairs))),
     for_all(&["job-failed"], |pairs| Box::pin(refusals::until_the_deadline(pairs))),
     for_all(
         &[
@@ -491,6 +492,13 @@ fn scenario(pairs: &[Pair]) -> Scenario {
             proxy: None,
         };
         machine.serial_ports = vec![SerialPort::new(9000, listens)];
+        // The machine that gets an ISO has none, and the others have one to eject.
+        let drive = CdDrive::at(0);
+        machine.cd_drives = match name {
+            _ if pairs.iter().any(|pair| pair.code == "no-drive") => Vec::new(),
+            "insert_iso" => vec![drive],
+            _ => vec![drive.with_iso("[isos] iso/boot.iso")],
+        };
         machine.question =
             (name == "asking" || (name == "answer_machine" && is_answered)).then(question);
     }

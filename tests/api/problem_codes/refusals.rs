@@ -7,7 +7,7 @@ use crate::conformance::{with_lost_calls_as_refused, without_capabilities};
 use crate::harness::{Lab, LabOptions};
 
 /// The host calls that change a machine or a file.
-const CHANGES: [&str; 12] = [
+const CHANGES: [&str; 13] = [
     "AnswerVM",
     "ConsolidateVMDisks_Task",
     "CreateSnapshot_Task",
@@ -16,6 +16,7 @@ const CHANGES: [&str; 12] = [
     "MoveDatastoreFile_Task",
     "PowerOffVM_Task",
     "PowerOnVM_Task",
+    "ReconfigVM_Task",
     "RemoveAllSnapshots_Task",
     "RemoveSnapshot_Task",
     "RenameSnapshot",
