@@ -1,5 +1,5 @@
 //! Who may read and write files: operators read everywhere, runners below the roots, viewers
-//! nothing, and nobody writes outside of the roots.
+//! nothing, and no caller writes outside of the roots.
 
 use reqwest::Method;
 

@@ -46,8 +46,8 @@ async fn provoke(pair: &Pair) -> Answer {
             pair.call().parameter(wait_of(pair))
         }
         "machine-leased" => {
-            let nobodys = format!("01936f5e-8c00-7000-8000-000000000001.{}", "0".repeat(64));
-            pair.call().header("otter-lease", nobodys)
+            let unknown = format!("01936f5e-8c00-7000-8000-000000000001.{}", "0".repeat(64));
+            pair.call().header("otter-lease", unknown)
         }
         "offset-out-of-range" => pair.call().header("range", "bytes=5-"),
         "forbidden-by-host" | "host-protocol" => {
