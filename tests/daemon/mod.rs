@@ -8,6 +8,7 @@ mod backup;
 mod check_config;
 mod crash;
 mod doctor;
+mod files;
 mod files_command;
 mod input_keys;
 mod leaks;

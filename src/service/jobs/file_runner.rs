@@ -184,7 +184,6 @@ impl FileRunner<'_> {
                 FileInput::Done
             }
             FileEffect::Discard => {
-                fail_point!("file-discard");
                 files.discard(job.id, target).await;
                 FileInput::Done
             }
