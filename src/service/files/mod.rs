@@ -279,7 +279,10 @@ impl Files {
                 return Err(failure);
             }
             tracing::warn!(%job, %error, file = target.text(), "the host did not take an upload");
-            self.require_space(&*host, &target.datastore, upload.bytes).await?;
+            // A full datastore answers in many ways. What was sent has its space already.
+            let (sent, _) = passed.sum();
+            let left = upload.bytes.saturating_sub(sent);
+            self.require_space(&*host, &target.datastore, left).await?;
             return Err(failure_of(&error));
         }
         fail_point!("upload-written");
@@ -354,7 +357,7 @@ impl Files {
         match space.free_bytes {
             Some(free) if free < bytes => {
                 let detail = format!(
-                    "The datastore has {free} bytes free, and the file has {bytes}. Nothing was \
+                    "The datastore has {free} bytes free, and the file needs {bytes}. Nothing was \
                      stored."
                 );
                 Err(Failure::new(FailureKind::InsufficientResources, detail))
