@@ -17,15 +17,13 @@ let count = 0;
  */
 export function openDialog(options) {
   count += 1;
-  open = { ...options, id: count, problem: null, working: false, opener: document.activeElement };
+  open = { ...options, id: count, problem: null, working: false };
   invalidate();
 }
 
 export function closeDialog() {
-  const { opener } = open ?? {};
   open = null;
   invalidate();
-  if (opener?.isConnected) queueMicrotask(() => opener.focus());
 }
 
 /** The open dialog, for the root of the page. */
@@ -35,6 +33,8 @@ export function dialogView() {
   return h("dialog", {
     key: `dialog-${id}`, "aria-labelledby": "dialog-title",
     oncreate: (element) => { if (!element.open) element.showModal(); },
+    // The browser gives the focus back to the element that had it before.
+    onremove: (element) => element.close(),
     oncancel: (event) => {
       event.preventDefault();
       closeDialog();

@@ -19,7 +19,8 @@ const followed = new Set();
 export function say(text, job = null) {
   count += 1;
   const message = { id: count, text, job };
-  messages = [...messages.slice(-3), message];
+  // The end of a job takes the place of its beginning.
+  messages = [...messages.filter((other) => job === null || other.job !== job).slice(-3), message];
   setTimeout(() => {
     messages = messages.filter((other) => other !== message);
     invalidate();
@@ -75,7 +76,7 @@ export function messagesView() {
   return [
     h("div", { id: "messages", role: "status", "aria-live": "polite", key: "messages" },
       messages.map(({ id, text, job }) => h("p", { key: id }, job ? jobLink(job, text) : text))),
-    h("div", { id: "problems", key: "problems" }, problems.map(({ id, problem }) => h("div", { key: id },
+    h("div", { id: "problems", key: "problems" }, problems.map(({ id, problem }) => h("div", { key: id, oncreate: (element) => element.scrollIntoView({ block: "nearest" }) },
       problemView(problem, () => {
         problems = problems.filter((other) => other.id !== id);
         invalidate();

@@ -79,7 +79,7 @@ export function actions(id, list, shared = null) {
 
 /** Facts with their names; facts without a value are left out. */
 export const facts = (list) => h("dl", {}, list
-  .filter((fact) => fact && fact[1] !== null && fact[1] !== undefined && fact[1] !== "")
+  .filter((fact) => fact && fact[1] !== null && fact[1] !== undefined && fact[1] !== false && fact[1] !== "")
   .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 
 /** A section with a heading, which names it. */

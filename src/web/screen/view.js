@@ -143,6 +143,7 @@ export function view(route) {
   const own = screenOf(machine);
   const rights = rightsOf(machine);
   const state = resource(`screen:${machine.id}`, (signal) => get(path("machines", machine.id, "screen"), { lease: machine.lease?.id, signal }));
+  shown.state = state;
   return h("div", { class: "consoles" },
     screenSection(own, machine, rights, state),
     serialSection(shown.serial, machine, rights, route),
@@ -160,7 +161,9 @@ function screenOf(machine) {
 function lookAround(own) {
   own.timer = setTimeout(() => {
     if (shown !== own) return;
-    if (!document.hidden) reload(`screen:${own.machine}`);
+    // Somebody who may not look is not asked again and again.
+    const isForbidden = own.state?.problem?.status < 500;
+    if (!document.hidden && !isForbidden) reload(`screen:${own.machine}`);
     lookAround(own);
   }, LOOK_AROUND);
 }
@@ -186,7 +189,7 @@ function screenSection(own, machine, { right }, state) {
   return section("screen", "Screen",
     h("p", {}, machineLink(machine.id, machine.name)),
     h("div", { role: "toolbar", "aria-label": "Screen" }, actions("screen", [
-      { label: "Watch", run: () => attempt(() => own.start("view", { lease: machine.lease?.id })) },
+      { label: "Watch", run: () => attempt(() => watch(own, machine)) },
       { label: "Drive", reason: right.reason, run: () => drive(own, machine, right, false) },
       other && { label: "Take over", reason: right.reason, danger: true, run: () => drive(own, machine, right, true) },
       key("Ctrl-Alt-Del"), key("Ctrl-Alt-F2"), key("Super"),
@@ -222,6 +225,11 @@ export function statusText(own, info) {
   if (info && !info.available) return `No signal: ${info.unavailable_reason}`;
   return own.mode === "drive"
     ? "Driving. Press Ctrl+Alt+Shift to leave the screen with the keyboard." : "Watching.";
+}
+
+async function watch(own, machine) {
+  await own.start("view", { lease: machine.lease?.id });
+  reload(`screen:${machine.id}`);
 }
 
 function drive(own, machine, right, force) {
