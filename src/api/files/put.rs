@@ -1,14 +1,17 @@
 //! `PUT /v1/datastores/{datastore}/file`
 
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Context;
 use std::time::Duration;
 
 use axum::Extension;
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::extract::State;
 use axum::response::Response;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use http::HeaderMap;
+use http::header::EXPECT;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -27,6 +30,7 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::file_job::UploadRequest;
 use crate::domain::job::JobRequest;
 use crate::service::callers::Caller;
+use crate::service::files::FileBody;
 use crate::service::files::rules::Change;
 use crate::service::jobs::NewFileJob;
 use crate::service::jobs::authorization::{LeaseCredential, Requester};
@@ -35,6 +39,10 @@ use crate::service::machines::shorten;
 /// How long a call waits for the end of its upload. It ends earlier, because a transfer that stalls
 /// ends the upload.
 const LONG: Duration = Duration::from_hours(365 * 24);
+
+/// How much of a body that no one needs is read, and for how long.
+const MAX_DROPPED: usize = 1 << 20;
+const DROP_TIME: Duration = Duration::from_secs(1);
 
 /// The query parameters of an upload.
 #[derive(Deserialize, IntoParams)]
@@ -96,35 +104,91 @@ pub async fn put_file(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
+    let body = UploadBody::new(body);
+    let answer = upload(&api, &caller, &reader, &reference, query, &headers, &body).await;
+    // A client that waits before it sends the body sends none after an answer.
+    if !headers.contains_key(EXPECT) {
+        body.drop_rest(&api).await;
+    }
+    Ok(answer?)
+}
+
+/// The whole of [`put_file`], except for what the client still sends after the answer is known.
+async fn upload(
+    api: &ApiState,
+    caller: &Caller,
+    reader: &JobReader,
+    reference: &str,
+    query: UploadQuery,
+    headers: &HeaderMap,
+    body: &UploadBody,
+) -> Result<Response, Failure> {
     let path = file_path("path", query.path.as_deref())?;
     let replace = query.replace.is_some_and(Parsed::value);
-    let (bytes, sha256) = (content_length(&headers)?, announced_sum(&headers)?);
+    let (bytes, sha256) = (content_length(headers)?, announced_sum(headers)?);
     let version = api.services().event_stream.version();
-    let datastore = named_datastore(&api, &reference)?;
+    let datastore = named_datastore(api, reference)?;
     let (files, jobs) = (&api.services().files, &api.services().jobs);
     let target = files.check_change(&datastore, &path, Change::Upload { replace })?;
     let request = JobRequest::UploadFile(UploadRequest { bytes, replace, sha256 });
     let credential = LeaseCredential::Absent;
     let requester = Requester { caller: caller.clone(), credential, override_reason: None };
-    let reference = read_reference(&headers)?;
-    let permit = WaitPermit::acquire(&api)?;
+    let reference = read_reference(headers)?;
+    let permit = WaitPermit::acquire(api)?;
     let id = jobs.new_id();
-    let body = body.into_data_stream().map_err(io::Error::other).boxed();
     // If the client hangs up before the job receives the body, the job finds none.
-    let _offered = files.offer(id, body, api.settings().body_timeout)?;
+    let _offered = files.offer(id, body.stream(), api.settings().body_timeout)?;
     let (deadline, key) = (None, None);
     let new = NewFileJob { id, target, request, requester, reference, deadline, key };
     jobs.start_file(new).await?;
-    let ended = permit.wait(&api, LONG, jobs.ended(id)).await;
+    let ended = permit.wait(api, LONG, jobs.ended(id)).await;
     let text = id.to_string();
     if let WaitEnd::Done(ended) = ended {
-        let view = require_visible(&api, &caller, ended?, &text)?;
+        let view = require_visible(api, caller, ended?, &text)?;
         if view.job.state.is_end() {
-            return Ok(outcome(&api, &version, &reader, &view).await?);
+            return outcome(api, &version, reader, &view).await;
         }
     }
-    let view = require_visible(&api, &caller, jobs.get(id).await?, &text)?;
-    Err(unfinished_job(FailureKind::ShuttingDown, id, &view).into())
+    let view = require_visible(api, caller, jobs.get(id).await?, &text)?;
+    Err(unfinished_job(FailureKind::ShuttingDown, id, &view))
+}
+
+/// The body of an upload. The job reads it, and after the job the handler.
+struct UploadBody(Arc<Mutex<BodyDataStream>>);
+
+impl UploadBody {
+    fn new(body: Body) -> Self {
+        Self(Arc::new(Mutex::new(body.into_data_stream())))
+    }
+
+    /// What is left of the body.
+    fn stream(&self) -> FileBody {
+        let body = Arc::clone(&self.0);
+        let next = move |context: &mut Context<'_>| {
+            body.lock().unwrap_or_else(PoisonError::into_inner).poll_next_unpin(context)
+        };
+        stream::poll_fn(next).map_err(io::Error::other).boxed()
+    }
+
+    /// Reads and drops what the client still sends, up to a limit. If a connection closes while
+    /// bytes are unread, the kernel can discard the answer in transit.
+    async fn drop_rest(&self, api: &ApiState) {
+        let mut rest = self.stream();
+        let reading = async {
+            let mut dropped = 0;
+            while let Some(Ok(piece)) = rest.next().await {
+                dropped += piece.len();
+                if dropped > MAX_DROPPED {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = reading => {}
+            () = api.clock().sleep(DROP_TIME) => {}
+        }
+    }
 }
 
 /// The SHA-256 that the request announces. `None` if it announces none.
