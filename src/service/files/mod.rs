@@ -403,7 +403,7 @@ impl FileWork for Files {
         self.offers().remove(&job);
         let part = self.parts().get(&job).cloned();
         if let Some(part) = part
-            && !self.remove_part(&part).await
+            && !self.remove_part_soon(&part).await
         {
             self.part_left.notify_one();
         }

@@ -16,6 +16,23 @@ use crate::service::jobs::Jobs;
 /// The pause before a part file that could not be removed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
 
+/// The pauses before a part file is tried again that the host still uses.
+const SHORT_PAUSES: [Duration; 5] = [
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+];
+
+/// What became of a try to remove a part file.
+enum Removal {
+    Gone,
+    /// The host still uses or shows it.
+    InUse,
+    Failed,
+}
+
 impl Files {
     /// Removes the part files of jobs that have ended, until `stop` is cancelled.
     pub async fn run(self: Arc<Self>, jobs: Jobs, stop: CancellationToken) {
@@ -47,38 +64,53 @@ impl Files {
                 Ok(view) => view.is_none_or(|view| view.job.state.is_end()),
                 Err(_) => false,
             };
-            are_gone &= has_ended && self.remove_part(&part).await;
+            are_gone &= has_ended && self.remove_part_soon(&part).await;
         }
         are_gone
     }
 
-    /// Removes a part file, and then the row that says that it may be there. Returns whether it is
-    /// gone.
-    pub(super) async fn remove_part(&self, part: &PartRecord) -> bool {
+    /// Removes a part file, and tries again for a moment while the host uses it: a host notices
+    /// late that a client hung up. Returns whether it is gone.
+    pub(super) async fn remove_part_soon(&self, part: &PartRecord) -> bool {
+        for pause in SHORT_PAUSES {
+            match self.remove_part(part).await {
+                Removal::Gone => return true,
+                Removal::Failed => return false,
+                Removal::InUse => self.clock.sleep(pause).await,
+            }
+        }
+        matches!(self.remove_part(part).await, Removal::Gone)
+    }
+
+    /// Removes a part file, and then the row that says that it may be there.
+    async fn remove_part(&self, part: &PartRecord) -> Removal {
         let (job, path) = (part.job, &part.path);
-        let Some(file) = self.part_file(part) else { return false };
-        let Ok(host) = self.host() else { return false };
+        let Some(file) = self.part_file(part) else { return Removal::Failed };
+        let Ok(host) = self.host() else { return Removal::Failed };
         match host.change(&FileChange::Delete(file.clone()), job).await {
             Ok(()) => {}
             Err(CallError::Refused(error) | CallError::Lost(error)) => {
+                if error.kind == HostErrorKind::FileInUse {
+                    return Removal::InUse;
+                }
                 if error.kind != HostErrorKind::NotFound {
                     tracing::warn!(%job, path, %error, "a part file cannot be removed yet");
-                    return false;
+                    return Removal::Failed;
                 }
             }
         }
         // The host may still write what it received of a cut upload.
         match host.look(&file).await {
             Ok(None) => {}
-            Ok(Some(_)) => return false,
+            Ok(Some(_)) => return Removal::InUse,
             Err(error) => {
                 tracing::warn!(%job, path, %error, "it is not known whether a part file is gone");
-                return false;
+                return Removal::Failed;
             }
         }
         self.listings.forget();
         self.forget_part(job).await;
-        true
+        Removal::Gone
     }
 
     /// Forgets the part file of a job, which is on no datastore any more.
