@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use otter::simulator::world::{CardNetwork, Machine, PowerState, World};
+use otter::simulator::world::{BootDevice, CardNetwork, Machine, PowerState, World};
 use serde_json::{Value, json};
 
-use super::cell_run::{CellRun, DeliveryProof, TestBench};
+use super::cell_run::{CellRun, DeliveryProof, ISO, TestBench};
 use super::table::{Expected, HostEffect, Kind};
 
 /// The final states of a job.
@@ -151,6 +151,8 @@ fn done(kind: Kind, before: &Machine, now: &Machine) -> bool {
         Kind::RemoveAll => now.snapshots.is_empty(),
         Kind::Consolidate => !now.consolidation_needed,
         Kind::Rename => (has("middle"), has("renamed")) == (0, 1),
+        Kind::Insert => now.cd_drives[0].iso() == Some(ISO),
+        Kind::Boot => now.boot.order == [BootDevice::Cdrom],
     }
 }
 

@@ -40,7 +40,8 @@
 //!                       any other state                                    unknown
 //! ```
 //! A shutdown, a reboot and an answer have no task. The tasks of set_media and set_boot have the same
-//! method; so a job reads the machine again after such a task, whatever the task changed. The success of a revert's own task counts only
+//! method. So after the task of a lost call, the machine must show the change, or the call is
+//! resolved without this task. The success of a revert's own task counts only
 //! if the requested snapshot is current. The current snapshot does not prove a lost revert, because
 //! it may have been current before; a second revert leads to the same state.
 
@@ -108,8 +109,9 @@ pub fn resolve(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Resolution 
         HostCall::Answer { .. } => {
             Resolution::Unknown("the question is gone, and it is not known who answered it")
         }
-        HostCall::SetMedia { drive } if has_drive_like(now, drive) => Resolution::Succeeded,
-        HostCall::SetBoot { boot } if now.media.boot == *boot => Resolution::Succeeded,
+        HostCall::SetMedia { .. } | HostCall::SetBoot { .. } if has_change(&intent.call, now) => {
+            Resolution::Succeeded
+        }
         HostCall::SetMedia { .. } | HostCall::SetBoot { .. } => Resolution::SendAgain,
         HostCall::CreateSnapshot { name, .. } => resolve_creation(intent, now, name),
         HostCall::RemoveSnapshot { snapshot, children } => {
@@ -141,6 +143,17 @@ pub fn own_task(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Option<Tas
         .filter(|task| task.by_us && !known.contains(&task.id));
     let only = candidates.next()?;
     candidates.next().is_none().then(|| only.id.clone())
+}
+
+/// Whether the machine shows what a call that changes a drive or the boot options causes. False for
+/// other calls.
+#[must_use]
+pub fn has_change(call: &HostCall, now: &Evidence) -> bool {
+    match call {
+        HostCall::SetMedia { drive } => has_drive_like(now, drive),
+        HostCall::SetBoot { boot } => now.media.boot == *boot,
+        _ => false,
+    }
 }
 
 /// Whether a drive of the machine is as `drive` says.

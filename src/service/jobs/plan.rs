@@ -251,8 +251,6 @@ pub fn may_continue(job: &Job) -> bool {
         return true;
     }
     match job.request {
-        // The machine proves the call.
-        JobRequest::SetMedia { .. } | JobRequest::SetBoot(_) => true,
         JobRequest::Revert { power_on: Some(true), .. } => !has_done(job, CallKind::PowerOn),
         // These jobs must leave the machine off. If the machine was suspended, their first power
         // call powered it on.

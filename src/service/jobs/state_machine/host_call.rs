@@ -250,9 +250,11 @@ impl JobStateMachine {
         match end {
             TaskEnd::Succeeded { snapshot } => {
                 match self.job.intent.as_ref().map(|intent| &intent.call) {
-                    Some(HostCall::RevertToSnapshot { .. }) if self.after_loss => {
-                        self.examine(RunState::ReadingAfterTask)
-                    }
+                    Some(
+                        HostCall::RevertToSnapshot { .. }
+                        | HostCall::SetMedia { .. }
+                        | HostCall::SetBoot { .. },
+                    ) if self.after_loss => self.examine(RunState::ReadingAfterTask),
                     Some(HostCall::CreateSnapshot { .. }) if snapshot.is_none() => {
                         self.examine(RunState::ReadingAfterTask)
                     }
