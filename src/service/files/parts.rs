@@ -14,7 +14,7 @@ use crate::hypervisor::{CallError, FileChange, HostErrorKind};
 use crate::service::jobs::Jobs;
 
 /// The pause before a part file that could not be removed is tried again.
-const RETRY_PAUSE: Duration = Duration::from_secs(10);
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
 /// The pauses before a part file is tried again that the host still uses.
 const SHORT_PAUSES: [Duration; 5] = [
@@ -54,17 +54,17 @@ impl Files {
         }
     }
 
-    /// Removes the part files of jobs that have ended. Returns whether none of them is left.
+    /// Removes the part files of jobs that have ended. Returns whether none of these is left.
     async fn remove_parts(&self, jobs: &Jobs) -> bool {
         let parts: Vec<PartRecord> = self.parts().values().cloned().collect();
         let mut are_gone = true;
         for part in parts {
-            // A job that has not ended needs its part file, or removes it itself.
-            let has_ended = match jobs.get(part.job).await {
-                Ok(view) => view.is_none_or(|view| view.job.state.is_end()),
+            are_gone &= match jobs.get(part.job).await {
+                // A job that has not ended needs its part file, or removes it itself.
+                Ok(Some(view)) if !view.job.state.is_end() => true,
+                Ok(_) => self.remove_part_soon(&part).await,
                 Err(_) => false,
             };
-            are_gone &= has_ended && self.remove_part_soon(&part).await;
         }
         are_gone
     }
