@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 
 use super::artifact::Sha256Sum;
+use super::failure::Failure;
 use super::file_path::FilePath;
 use super::ids::{DatastoreId, JobId};
 
@@ -76,6 +77,9 @@ pub struct FileIntent {
     pub received: Option<Received>,
     /// How often otter has sent the call or may have sent it. The number is at least 1.
     pub asked: u32,
+    /// The failure with which the upload ends once its part file is gone. `None` while the call may
+    /// still be sent.
+    pub end: Option<Failure>,
 }
 
 /// The result of a job on a file.

@@ -291,12 +291,14 @@ fn any_file_intent() -> impl Strategy<Value = FileIntent> {
     };
     let received = (any::<u64>(), any_sum(), any::<bool>())
         .prop_map(|(bytes, sha256, unchanged)| Received { bytes, sha256, unchanged });
-    (call, option::of(fact()), option::of(fact()), option::of(received), any::<u32>()).prop_map(
-        |(call, target, part, received, asked)| FileIntent {
+    let facts = (option::of(fact()), option::of(fact()));
+    (call, facts, option::of(received), any::<u32>(), option::of(any_failure())).prop_map(
+        |(call, (target, part), received, asked, end)| FileIntent {
             call,
             before: FileEvidence { target, part },
             received,
             asked,
+            end,
         },
     )
 }

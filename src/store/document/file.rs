@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::failure::FailureDocument;
 use super::{DocumentError, time, word};
 use crate::domain::artifact::Sha256Sum;
 use crate::domain::file_job::{
@@ -23,6 +24,7 @@ pub struct FileIntentDocument {
     part_before: Option<FactDocument>,
     received: Option<ReceivedDocument>,
     asked: u32,
+    end: Option<FailureDocument>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -73,7 +75,8 @@ impl TryFrom<UploadDocument> for UploadRequest {
 
 impl From<&FileIntent> for FileIntentDocument {
     fn from(intent: &FileIntent) -> Self {
-        let FileIntent { call, before: FileEvidence { target, part }, received, asked } = intent;
+        let FileIntent { call, before: FileEvidence { target, part }, received, asked, end } =
+            intent;
         Self {
             call: match call {
                 FileCall::MovePart { replace } => FileCallDocument::MovePart { replace: *replace },
@@ -84,6 +87,7 @@ impl From<&FileIntent> for FileIntentDocument {
             part_before: part.as_ref().map(Into::into),
             received: received.as_ref().map(Into::into),
             asked: *asked,
+            end: end.as_ref().map(Into::into),
         }
     }
 }
@@ -92,7 +96,8 @@ impl TryFrom<FileIntentDocument> for FileIntent {
     type Error = DocumentError;
 
     fn try_from(document: FileIntentDocument) -> Result<Self, DocumentError> {
-        let FileIntentDocument { call, target_before, part_before, received, asked } = document;
+        let FileIntentDocument { call, target_before, part_before, received, asked, end } =
+            document;
         Ok(Self {
             call: match call {
                 FileCallDocument::MovePart { replace } => FileCall::MovePart { replace },
@@ -105,6 +110,7 @@ impl TryFrom<FileIntentDocument> for FileIntent {
             },
             received: received.map(TryInto::try_into).transpose()?,
             asked,
+            end: end.map(TryInto::try_into).transpose()?,
         })
     }
 }

@@ -89,6 +89,7 @@ mod tests {
             before: FileEvidence { target, part: None },
             received: Some(Received { bytes: 5, sha256, unchanged: false }),
             asked: 1,
+            end: None,
         }
     }
 

@@ -8,7 +8,7 @@
 //!                            └──┘                    └── look ◄── settle ──► end
 //! ```
 //! - An upload that fails, is cancelled or was cut by a restart discards its part file before it
-//!   ends. So nothing incomplete ever has the name of the target.
+//!   ends. So nothing incomplete ever has the name of the target, and nothing is left.
 //! - A lost call is resolved by `lost_call`. After a restart, a call with a committed intent counts
 //!   as lost.
 //! - A refusal proves only that its own sending did not run. If an earlier sending was lost, the
@@ -16,6 +16,8 @@
 
 mod lost_call;
 mod protocol;
+#[cfg(test)]
+mod random_histories;
 #[cfg(test)]
 mod tests;
 
@@ -75,10 +77,11 @@ enum State {
 }
 
 /// The continuation of a job after a commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum AfterSave {
     Receive,
     Call,
+    Discard(End),
     Publish,
 }
 
@@ -89,6 +92,17 @@ enum End {
     Failed(Failure),
     Cancelled,
     Unknown(Failure),
+}
+
+impl End {
+    /// The end with this failure.
+    fn from_failure(failure: Failure) -> Self {
+        match failure.kind {
+            FailureKind::OutcomeUnknown => Self::Unknown(failure),
+            FailureKind::JobCancelled => Self::Cancelled,
+            _ => Self::Failed(failure),
+        }
+    }
 }
 
 impl FileMachine {
@@ -102,12 +116,16 @@ impl FileMachine {
         let state = State::Entering;
         let mut machine =
             Self { job, settle, state, blocker: None, overdue: false, grace_over: false };
-        let effect = if machine.job.file_intent.is_some() {
+        let intent = machine.job.file_intent.as_ref();
+        let effect = if let Some(end) = intent.and_then(|intent| intent.end.clone()) {
+            machine.discard(End::from_failure(end))
+        } else if intent.is_some() {
             machine.await_host_after_loss(Duration::ZERO)
         } else if machine.has_transfer() {
             let detail = "otter stopped before the upload was complete. Nothing is left of it; \
                           send the file again.";
-            machine.discard(End::Failed(machine.failure(FailureKind::ShuttingDown, detail)))
+            let failure = machine.failure(FailureKind::ShuttingDown, detail);
+            machine.discard(machine.early_end().unwrap_or(End::Failed(failure)))
         } else {
             machine.set_phase("waiting for other jobs on the path", now);
             FileEffect::Enter
@@ -256,14 +274,19 @@ impl FileMachine {
     }
 
     fn on_saved(&mut self, after: AfterSave, now: Timestamp) -> FileEffect {
-        if after == AfterSave::Publish {
-            self.state = State::Ended;
-            return FileEffect::Finish;
-        }
+        let next = match after {
+            AfterSave::Publish => {
+                self.state = State::Ended;
+                return FileEffect::Finish;
+            }
+            AfterSave::Discard(end) => return self.discard(end),
+            AfterSave::Receive => State::Receiving,
+            AfterSave::Call => State::Calling,
+        };
         if let Some(end) = self.early_end() {
             return self.end(end, now);
         }
-        self.state = if after == AfterSave::Receive { State::Receiving } else { State::Calling };
+        self.state = next;
         self.pending_effect()
     }
 
@@ -457,7 +480,7 @@ impl FileMachine {
             call => call,
         };
         self.start_step(StepName::FileCall(name), now);
-        self.job.file_intent = Some(FileIntent { call, before, received, asked: 1 });
+        self.job.file_intent = Some(FileIntent { call, before, received, asked: 1, end: None });
         self.save(AfterSave::Call)
     }
 
@@ -497,12 +520,24 @@ impl FileMachine {
         self.end(End::Unknown(failure), now)
     }
 
-    /// Ends the job. An upload that may have a part file removes it first.
+    /// Ends the job. An upload that may have a part file removes it first. If the intent of its move
+    /// is committed, the end is committed before: without the part file, the target would seem to be
+    /// what was sent.
     fn end(&mut self, end: End, now: Timestamp) -> FileEffect {
-        if self.has_transfer() && !matches!(end, End::Succeeded { .. }) {
-            self.discard(end)
-        } else {
-            self.close(end, now)
+        if !self.has_transfer() {
+            return self.close(end, now);
+        }
+        let failure = match &end {
+            End::Succeeded { .. } => return self.close(end, now),
+            End::Failed(failure) | End::Unknown(failure) => failure.clone(),
+            End::Cancelled => self.cancelled_failure(),
+        };
+        match &mut self.job.file_intent {
+            Some(intent) => {
+                intent.end = Some(failure);
+                self.save(AfterSave::Discard(end))
+            }
+            None => self.discard(end),
         }
     }
 
@@ -537,9 +572,7 @@ impl FileMachine {
             }
             End::Failed(failure) => (JobState::Failed, JobStepState::Failed, Some(failure)),
             End::Cancelled => {
-                let detail = "The job was cancelled as requested.";
-                let failure = self.failure(FailureKind::JobCancelled, detail);
-                (JobState::Cancelled, JobStepState::Failed, Some(failure))
+                (JobState::Cancelled, JobStepState::Failed, Some(self.cancelled_failure()))
             }
             End::Unknown(failure) => (JobState::Unknown, JobStepState::Unknown, Some(failure)),
         };
@@ -596,6 +629,10 @@ impl FileMachine {
             Some(target) => target.text(),
             None => self.job.target_name.clone(),
         }
+    }
+
+    fn cancelled_failure(&self) -> Failure {
+        self.failure(FailureKind::JobCancelled, "The job was cancelled as requested.")
     }
 
     fn failure(&self, kind: FailureKind, detail: &str) -> Failure {
