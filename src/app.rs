@@ -577,6 +577,7 @@ impl App {
             callers: Arc::clone(&callers),
             overrides: Arc::clone(&overrides),
             records: input_records,
+            pauses: pauses.clone(),
         }));
         let recordings = Recordings::open(RecordingsParts {
             leases: leases.clone(),
