@@ -25,14 +25,21 @@ async fn guarded() -> Guarded {
     Guarded::with(options).await
 }
 
-/// Leases the machine. Returns the id of the lease, and the lease as a header.
+/// Leases the machine, which then is on. Returns the id of the lease, and the lease as a header.
 async fn take(guarded: &Guarded, role: &str) -> (String, String) {
+    // A machine that is on is not free.
+    let power = format!("/v1/machines/{RUNNING}/power?wait=30s");
+    let off = guarded.request("operator", Method::POST, &power).json(&json!({"action": "off"}));
+    Answer::from_request(off).await.expect(200);
     let ask = json!({
-        "select": {"machine": RUNNING, "pool": "lab"}, "ttl": "30m", "release": {"power": "keep"},
+        "select": {"machine": RUNNING, "pool": "lab"}, "ttl": "30m",
+        "prepare": {"power": "on"}, "release": {"power": "keep"},
     });
     let taken = guarded.request(role, Method::POST, "/v1/leases").json(&ask);
     let lease = Answer::from_request(taken).await.expect(201);
     let id = lease.str("id").to_owned();
+    let wait = format!("/v1/leases/{id}/wait?wait=30s");
+    Answer::from_request(guarded.request(role, Method::GET, &wait)).await.expect(200);
     let shown = format!("{id}.{}", lease.str("secret"));
     (id, shown)
 }
@@ -139,18 +146,21 @@ async fn the_end_of_the_token_ends_its_inputs() {
     eventually("all that was sent", async || on_host(&guarded.lab).received == sent).await;
 }
 
-/// The lease begins while the call sends.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_input_that_overrides_a_lease_is_recorded_once_and_goes_on() {
+async fn an_input_that_overrides_a_lease_is_recorded_once_before_its_first_byte() {
     let guarded = guarded().await;
     let records = async || -> Vec<Value> {
         let audit = "/v1/audit?action=machine.overridden";
         let audit = Answer::from_request(guarded.request("admin", Method::GET, audit)).await;
         audit.expect(200).json["items"].as_array().unwrap().clone()
     };
-    let call = begin_input(&guarded, &[("otter-override", "to repair the guest")]).await;
-    assert_eq!(records().await, Vec::<Value>::new(), "no lease is overridden");
     let (id, _) = take(&guarded, "runner").await;
+    let plain = guarded.request("operator", Method::POST, &path(RUNNING, PORT, "input"));
+    let plain = Answer::from_request(plain.json(&json!({"text": "a"}))).await;
+    plain.problem(423, "machine-leased");
+    assert_eq!(records().await, Vec::<Value>::new(), "nothing was overridden");
+    // Each byte is a piece of its own, and the call goes on.
+    let call = begin_input(&guarded, &[("otter-override", "to repair the guest")]).await;
     eventually("the record", async || !records().await.is_empty()).await;
     let so_far = on_host(&guarded.lab).received;
     eventually("more input", async || on_host(&guarded.lab).received > so_far + 2).await;
