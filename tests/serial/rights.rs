@@ -147,7 +147,7 @@ async fn the_end_of_the_token_ends_its_inputs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_input_that_overrides_a_lease_is_recorded_once_before_its_first_byte() {
+async fn an_input_that_overrides_a_lease_is_recorded_once() {
     let guarded = guarded().await;
     let records = async || -> Vec<Value> {
         let audit = "/v1/audit?action=machine.overridden";
