@@ -30,6 +30,9 @@ PORTS = {
     "the host with screens": 13,
     "the admin endpoint of screens": 14,
     "otter with screens": 15,
+    "the host with serial ports": 16,
+    "the admin endpoint of serial ports": 17,
+    "otter with serial ports": 18,
 }
 
 
