@@ -19,8 +19,8 @@ RATE = 1_000_000
 LONG = 100_000_000
 GROWTH = 40_000_000
 READS = 50
-# Recorded machines: how often a window opens or closes, in seconds, how fast a port outputs, in bytes
-# per second, and what otter may use for a recording.
+# Recorded machines: how often a window opens or closes, in seconds, how fast a port outputs, in
+# bytes per second, and what otter may use for a recording.
 WINDOW = 10
 OUTPUT = 1_000
 RECORDING_BYTES = 32 << 20
@@ -91,7 +91,7 @@ serial = "always"
 
 
 def drain(otter, guests, turns, seconds):
-    """All ports output at once. The rate is that at which otter got the bytes, until the last one."""
+    """All ports output at once. The rate is that at which otter got the bytes, to the last one."""
     rates, lost, used = [], [], []
     total = RATE * seconds // LINE * LINE
     expected = output(total)
@@ -148,8 +148,8 @@ def long_log(otter, guests, turns):
 
 
 def recordings(otter, guests, turns, seconds):
-    """The processor time of otter while screens and ports of all machines are recorded, and the size
-    of each recording at the end.
+    """The processor time of otter while screens and ports of all machines are recorded, and the
+    size of the largest recording at the end.
     """
     machines = range(1, MACHINES + 1)
     with Connection(otter.port) as caller:
