@@ -81,7 +81,7 @@ def measure(bench, host, turns, drained, recorded):
 
 
 def always(machines, log_bytes):
-    """Ports that otter drains although nobody reads them."""
+    """Ports that otter drains also while no client reads them."""
     return f"""[serial]
 log_bytes = {log_bytes}
 [pools.drained]
