@@ -709,6 +709,7 @@ impl App {
             serial_peers,
             live,
             http,
+            metrics,
             retention,
             ..
         } = self;
@@ -779,6 +780,7 @@ impl App {
         supervisor.spawn("http", |stop| serve(listeners, service, http, clock, own, stop));
         supervisor.ready();
         let shutdown = supervisor.run(signals).await;
+        metrics.forget_sample();
         folder.remove_if_temporary();
         Ok(shutdown)
     }
