@@ -602,6 +602,7 @@ impl App {
             callers: Arc::clone(&callers),
             overrides: Arc::clone(&overrides),
             records: input_records,
+            pauses: pauses.clone(),
         }));
         let recordings = Recordings::open(RecordingsParts {
             leases: leases.clone(),
@@ -734,6 +735,7 @@ impl App {
             serial_peers,
             live,
             http,
+            metrics,
             retention,
             ..
         } = self;
@@ -806,6 +808,7 @@ impl App {
         supervisor.spawn("http", |stop| serve(listeners, service, http, clock, own, stop));
         supervisor.ready();
         let shutdown = supervisor.run(signals).await;
+        metrics.forget_sample();
         folder.remove_if_temporary();
         Ok(shutdown)
     }

@@ -316,6 +316,10 @@ async fn serve(args: ServeArgs, passed_sockets: Vec<PassedSocket>) -> anyhow::Re
     let state = settings.state_dir.clone();
     let password = host.is_none().then(|| settings.esx.password.clone());
     let app = App::bind(settings, clock).await?;
+    if let Some(simulator) = &simulated {
+        // Simulated machines cannot resolve the name by which otter's host knows otter.
+        simulator.control().set_concentrator(app.serial_address());
+    }
     let read = move || {
         let LoadedConfig { config, values } = config_args.read_with_values()?;
         let log_level = config.log.level.clone();

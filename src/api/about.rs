@@ -40,6 +40,8 @@ const FEATURES: &[&str] = &[
     "screens",
     "screen-input",
     "screen-waits",
+    "serial",
+    "artifacts",
 ];
 
 /// The routes of this file.

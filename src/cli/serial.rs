@@ -388,7 +388,7 @@ mod tests {
     }
 
     fn read(words: &str) -> Result<SerialCommand, clap::Error> {
-        let words = ["serial"].into_iter().chain(words.split(' '));
+        let words = ["serial"].into_iter().chain(words.split_whitespace());
         Line::try_parse_from(words).map(|line| line.serial)
     }
 

@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -41,7 +41,7 @@ pub struct Metrics(Arc<Inner>);
 
 struct Inner {
     registry: Registry,
-    sample: OnceLock<SampleFunction>,
+    sample: Mutex<Option<SampleFunction>>,
     http: HttpRequests,
     jobs_accepted: Family<KindLabels, Counter>,
     jobs_ended: Family<JobEndLabels, Histogram, fn() -> Histogram>,
@@ -77,7 +77,7 @@ pub struct SampledMetrics {
     pub store_failing: Gauge,
 }
 
-type SampleFunction = Box<dyn Fn(&Metrics) + Send + Sync>;
+type SampleFunction = Arc<dyn Fn(&Metrics) + Send + Sync>;
 
 type HttpRequests = Family<HttpLabels, Histogram, fn() -> Histogram>;
 
@@ -257,7 +257,7 @@ impl Default for Metrics {
 
         Self(Arc::new(Inner {
             registry: table,
-            sample: OnceLock::new(),
+            sample: Mutex::default(),
             http,
             jobs_accepted,
             jobs_ended,
@@ -279,12 +279,16 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Registers a function that is called before each scrape. It must set the [`SampledMetrics`].
-    /// If this method is called again, the new function is ignored.
+    /// Registers the function that is called before each scrape. It must set the
+    /// [`SampledMetrics`].
     pub fn before_scrape(&self, sample: impl Fn(&Self) + Send + Sync + 'static) {
-        // An error is ignored: it only means that a function is registered already, and the
-        // composition root calls this method once.
-        drop(self.0.sample.set(Box::new(sample)));
+        *self.sample() = Some(Arc::new(sample));
+    }
+
+    /// Drops the function that is called before each scrape. It holds the services, which hold the
+    /// metrics, so without this call none of them is ever dropped.
+    pub fn forget_sample(&self) {
+        self.sample().take();
     }
 
     /// All metrics as text in the `OpenMetrics` format, which Prometheus reads.
@@ -292,12 +296,17 @@ impl Metrics {
     /// # Errors
     /// Never fails in practice, because writing to a `String` does not fail.
     pub fn text(&self) -> Result<String, fmt::Error> {
-        if let Some(sample) = self.0.sample.get() {
+        let sample = self.sample().clone();
+        if let Some(sample) = sample {
             sample(self);
         }
         let mut text = String::new();
         encode(&mut text, &self.0.registry)?;
         Ok(text)
+    }
+
+    fn sample(&self) -> MutexGuard<'_, Option<SampleFunction>> {
+        self.0.sample.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[must_use]

@@ -256,6 +256,46 @@ async fn the_output_of_a_port_becomes_a_log_and_a_recording_of_a_terminal() {
     assert_eq!(output.collect::<String>(), log);
 }
 
+/// The guest echoes what is typed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_recording_of_a_port_leaves_a_secret_out_that_its_log_has() {
+    let state = tempfile::tempdir().unwrap();
+    let lab = lab_in(state.path()).await;
+    let lease = record_port(&lab, state.path()).await;
+    let file = state.path().join("recordings").join(&lease.id).join("ttyS0.rec");
+    let recorded_lines = || {
+        let recorded = std::fs::read(&file).unwrap();
+        recorded.windows(LINE.len()).filter(|part| *part == LINE.as_bytes()).count()
+    };
+    let before = recorded_lines();
+    let port = format!("/v1/machines/{MACHINE}/serial/ttyS0");
+    let own = [("otter-lease", lease.secret.as_str())];
+    let body = json!({"text": "hunter2", "pace": "20ms", "secret": true});
+    lab.post_with(&format!("{port}/input"), body, &own).await.expect(200);
+    // The pause goes on for two seconds.
+    lab.wait_until(&lease.path(), |lease| lease["recording"]["state"] == "paused").await;
+    eventually("the echo", async || {
+        let log = lab.get_with(&format!("{port}/log"), &own).await.expect(200).text;
+        log.contains("hunter2")
+    })
+    .await;
+    lab.wait_until(&lease.path(), |lease| lease["recording"]["state"] == "recording").await;
+    eventually("later output to be recorded", async || {
+        let line = PortChange::Write(LINE.into());
+        lab.control().change_serial_port(MACHINE, "ttyS0", line);
+        recorded_lines() > before
+    })
+    .await;
+    lease.end(&lab).await;
+    lease.wait_until_rendered(&lab).await;
+    for name in ["ttyS0.log", "ttyS0.cast"] {
+        let text = String::from_utf8(lease.bytes(&lab, name).await).unwrap();
+        assert!(!text.contains("hunter"), "{name}: {text}");
+        assert!(text.contains("a secret was being typed"), "{name}: {text}");
+        assert!(text.matches(LINE.trim_end()).count() > before, "{name}: {text}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_without_the_port_is_not_recorded_and_says_so() {
     let lab = Lab::start().await;

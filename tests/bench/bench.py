@@ -25,13 +25,14 @@ import power
 import reads
 import report
 import screens
+import serial_ports
 import start
 import submissions
 from noise import Watch
 from processes import Bench, Host, Otter, Unusable, unused_machines
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROWS = range(1, 13)
+ROWS = range(1, 14)
 QUICK_ROWS = (1, 2, 4, 5, 9)
 
 
@@ -63,7 +64,7 @@ def parse(arguments):
     )
     parser.add_argument("--turns", type=at_least_five, help="5 or more (default: 5, quick; 7)")
     parser.add_argument(
-        "--ports", type=int, default=18600, metavar="FIRST", help="the first of 18 ports"
+        "--ports", type=int, default=18600, metavar="FIRST", help="the first of 21 ports"
     )
     parser.add_argument(
         "--show", type=pathlib.Path, metavar="FILE", help="print the report of an earlier run"
@@ -252,6 +253,11 @@ class Measurement:
         return lambda: screens.start(self.bench), work
 
     def row_12(self):
+        drained, recorded = (3, 30) if self.quick else (10, 600)
+        work = lambda host: serial_ports.measure(self.bench, host, self.turns, drained, recorded)
+        return lambda: serial_ports.start(self.bench), work
+
+    def row_13(self):
         work = lambda host, otter: files.measure(self.bench, host, otter, self.turns)
         return lambda: files.start(self.bench), work
 

@@ -1,4 +1,4 @@
-"""Row 12: files of datastores. Downloads and uploads through otter, against curl straight to the
+"""Row 13: files of datastores. Downloads and uploads through otter, against curl straight to the
 host; the memory of otter meanwhile; and reads and jobs while transfers run.
 """
 
@@ -67,8 +67,8 @@ def speeds(bench, host, otter, turns):
                 peaks.append(peak.mebibytes)
     goal = at_least(0.9, "≥ 0.9 × curl to the host")
     return [
-        Figure(12, f"download of {FILE} MiB", "MB/s", down["otter"], "host", down["host"], goal),
-        Figure(12, f"upload of {FILE} MiB", "MB/s", up["otter"], "host", up["host"], goal),
+        Figure(13, f"download of {FILE} MiB", "MB/s", down["otter"], "host", down["host"], goal),
+        Figure(13, f"upload of {FILE} MiB", "MB/s", up["otter"], "host", up["host"], goal),
         memory(f"uploads of {FILE} MiB", peaks),
     ]
 
@@ -106,7 +106,7 @@ def memory_of_many(bench, otter, turns):
 
 def memory(what, peaks):
     goal = at_most(MEMORY, f"≤ {MEMORY} MiB")
-    return Figure(12, f"memory during {what}", "MiB", peaks, goal=goal, is_timed=False)
+    return Figure(13, f"memory during {what}", "MiB", peaks, goal=goal, is_timed=False)
 
 
 def during_transfers(bench, otter, turns):
@@ -124,7 +124,7 @@ def during_transfers(bench, otter, turns):
                 busy[way].append(percentile(times(), 99) / 1000)
     goal = at_most(1.5, "≤ 1.5 × alone", of="ratio")
     figure = lambda way: Figure(
-        12, f"{way} during {BUSY} transfers, p99", "ms", busy[way], "alone", alone[way], goal
+        13, f"{way} during {BUSY} transfers, p99", "ms", busy[way], "alone", alone[way], goal
     )
     return [figure(way) for way in ways]
 

@@ -30,8 +30,11 @@ PORTS = {
     "the host with screens": 13,
     "the admin endpoint of screens": 14,
     "otter with screens": 15,
-    "the host with files": 16,
-    "otter with files": 17,
+    "the host with serial ports": 16,
+    "the admin endpoint of serial ports": 17,
+    "otter with serial ports": 18,
+    "the host with files": 19,
+    "otter with files": 20,
 }
 
 

@@ -24,6 +24,7 @@ import bench
 import files
 import report
 import screens
+import serial_ports
 import viewers
 from figures import (
     MET,
@@ -304,6 +305,73 @@ class Screens(unittest.TestCase):
         self.assertIn("console-busy", str(failure.exception))
 
 
+class SerialPorts(unittest.TestCase):
+    def setUp(self):
+        small = {"MACHINES": 2, "RATE": 64_000, "LONG": 6_400, "READS": 3, "WINDOW": 0.1}
+        patched = mock.patch.multiple(serial_ports, **small)
+        patched.start()
+        self.addCleanup(patched.stop)
+        self.otter = FakePorts()
+
+    def test_the_scenario_has_running_machines_that_listen(self):
+        scenario = tomllib.loads(serial_ports.scenario_text((1, 2)))
+        of_machines = [(m["id"], m["power"]) for m in scenario["machines"]]
+        self.assertEqual(of_machines, [("1", "on"), ("2", "on")])
+        self.assertEqual(scenario["machines"][1]["serial_ports"], [{"uri": "tcp://:0"}])
+
+    def test_each_byte_of_the_output_is_known(self):
+        output = serial_ports.output(200)
+        self.assertTrue(output.startswith(b"0000000000000000 abc"), output)
+        self.assertEqual(output[64:82], b"0000000000000001 a")
+        self.assertEqual([serial_ports.output_at(at) for at in range(200)], list(output))
+
+    def test_ports_that_are_drained_lose_nothing(self):
+        for figure in self.drained():
+            self.assertEqual((figure.row, len(figure.samples())), (12, 2), figure)
+        _, lost, used = self.drained()
+        self.assertEqual((lost.name, lost.otter), ("2 ports at 0.064 MB/s, lost", [0, 0]))
+        self.assertGreater(min(used.otter), 0)
+
+    def test_bytes_that_are_missing_and_bytes_that_differ_are_lost(self):
+        total = 64_000
+        for change, expected in (
+            (lambda log: log[:-100], 2 * 100),
+            (lambda log: log[:50] + b"?" + log[51:], 2 * total),
+        ):
+            self.otter.change = change
+            self.assertEqual(self.drained()[1].otter, [expected, expected])
+        self.otter.change, self.otter.has_gaps = lambda log: log, True
+        self.assertEqual(self.drained()[1].otter, [2 * total, 2 * total])
+
+    def test_the_first_byte_of_a_long_log_is_the_right_one(self):
+        figures = serial_ports.long_log(self.otter, self.otter, 2)
+        self.assertEqual([len(figure.otter) for figure in figures], [2, 2])
+        self.otter.change = lambda log: b"?" + log[1:]
+        with self.assertRaises(Unusable) as failure:
+            serial_ports.long_log(self.otter, self.otter, 1)
+        self.assertIn("begins with b'?'", str(failure.exception))
+
+    def test_a_recording_that_ends_is_not_measured(self):
+        with tempfile.TemporaryDirectory() as folder:
+            self.otter.state = pathlib.Path(folder)
+            for lease in ("lease-1", "lease-2"):
+                file = self.otter.state / "recordings" / lease / "ttyS0.rec"
+                file.parent.mkdir(parents=True)
+                file.write_bytes(bytes(2**20))
+            shares, largest = self.recorded()
+            self.assertEqual((len(shares.otter), largest.otter), (2, [1.0]))
+            with mock.patch.object(serial_ports, "is_recorded", side_effect=[1, 1, 1, 0]):
+                with self.assertRaises(Unusable) as failure:
+                    self.recorded()
+        self.assertIn("has ended", str(failure.exception))
+
+    def drained(self):
+        return serial_ports.drain(self.otter, self.otter, 2, 1)
+
+    def recorded(self):
+        return serial_ports.recordings(self.otter, self.otter, 2, 0.1)
+
+
 class Files(unittest.TestCase):
     def test_each_figure_has_its_samples_and_every_byte_is_transferred(self):
         small = {"HOST_SCHEME": "http", "FILE": 2, "LARGE": 64, "SMALL": 1, "AT_ONCE": 4, "RATE": 1}
@@ -319,7 +387,7 @@ class Files(unittest.TestCase):
             self.assertEqual(lengths.pop(f"memory during {way} of 64 MiB"), 1)
         self.assertEqual(set(lengths.values()), {2}, lengths)
         for figure in figures:
-            self.assertEqual(figure.row, 12)
+            self.assertEqual(figure.row, 13)
             self.assertIsNotNone(figure.goal)
             self.assertTrue(all(sample > 0 for sample in figure.samples()), figure)
         by_name = {figure.name: figure for figure in figures}
@@ -469,6 +537,71 @@ class FakeOtter(http.server.ThreadingHTTPServer):
     def processor_seconds(self):
         self.used += 0.5
         return self.used
+
+
+class FakePorts:
+    """Answers as otter does for serial ports and leases, and outputs as guests do."""
+
+    def __init__(self):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakePortsHandler)
+        server.ports = self
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        self.port = server.server_address[1]
+        # The bytes before the output of each machine, and the output.
+        self.outputs = {}
+        self.change = lambda log: log
+        self.has_gaps = False
+        self.used = 0.0
+
+    def wait_for(self, what, condition, seconds=60):
+        assert condition(), what
+
+    def processor_seconds(self):
+        self.used += 0.001
+        return self.used
+
+    def flood(self, machine, rate, total):
+        if rate and total:
+            before, output = self.outputs.get(machine, (0, b""))
+            self.outputs[machine] = before + len(output), serial_ports.output(total)
+
+    def open_and_close_all(self, machines, seconds):
+        """Nothing is shown."""
+
+
+class FakePortsHandler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        ports = self.server.ports
+        parts = self.path.split("/")
+        if parts[2] == "leases":
+            return self.answer(200, {"recording": {"state": "recording"}})
+        before, output = ports.outputs.get(int(parts[3]), (0, b""))
+        if parts[-1] == "serial":
+            end = before + len(output)
+            gaps = [{"offset": end}] if ports.has_gaps else []
+            port = {"access": "open", "next_offset": end, "gaps": gaps}
+            return self.answer(200, {"ports": [port]})
+        since = int(self.path.partition("since=")[2])
+        self.answer(200, ports.change(output[since - before :]))
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/v1/leases":
+            return self.answer(201, {"id": f"lease-{body['select']['machine']}"})
+        self.answer(200, {})
+
+    def answer(self, status, body):
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(content)
 
 
 class FakeHandler(http.server.BaseHTTPRequestHandler):

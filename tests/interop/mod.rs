@@ -1,7 +1,8 @@
 //! Tests with programs that otter's authors did not write. otter's simulator is tested with pyvmomi
 //! and govmomi, and compared with govmomi's simulator. otter is tested with curl, with the commands
 //! of the README and the GUIDE, with the CI examples, with reverse proxies, with generated clients,
-//! with schemathesis, a browser, VNC viewers and real screens, and with very many clients.
+//! with schemathesis, a browser, VNC viewers, real screens and serial ports, and with very many
+//! clients.
 
 mod browser;
 mod ci;
@@ -18,6 +19,7 @@ mod readme;
 mod recordings;
 mod rfb_servers;
 mod schemathesis;
+mod serial_ports;
 mod service;
 mod vncdotool;
 mod web_modules;
@@ -173,6 +175,11 @@ async fn start_simulated() -> Daemon {
     eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200)
         .await;
     daemon
+}
+
+/// A port of this computer that no program uses.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 async fn succeeds(command: Command) -> Output {

@@ -72,6 +72,20 @@ async fn a_repeat_sends_nothing_and_gets_the_same_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_gets_its_answer_also_after_the_machine_is_gone() {
+    let lab = Lab::start().await;
+    let body = json!({"text": "\r", "wait_for": {"any": [{"text": LOGIN}], "wait": "10s"}});
+    let key = [("idempotency-key", "k")];
+    let first = lab.post_with(&input(), body.clone(), &key).await.expect(200);
+    lab.control().mutate(|world| world.remove_machine(RUNNING));
+    lab.wait_until_gone(RUNNING).await;
+    let again = lab.post_with(&input(), body, &key).await.expect(200);
+    assert_eq!(again.header("idempotent-replayed"), Some("true"));
+    assert_eq!(again.json, first.json);
+    send(&lab, json!({"text": "a"})).await.problem(404, "not-found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn calls_take_turns_and_a_call_that_hangs_up_stops() {
     let lab = Lab::start().await;
     let first = begin(&lab, &json!({"text": "a".repeat(1000), "pace": "20ms"}));

@@ -13,7 +13,8 @@ mod streams;
 mod wait;
 mod ways;
 
-use otter::simulator::{PortChange, SerialStatus};
+use otter::simulator::world::{Machine, PowerState};
+use otter::simulator::{PortChange, Scenario, SerialStatus};
 use serde_json::Value;
 
 use crate::harness::{Answer, Lab, eventually};
@@ -32,6 +33,19 @@ const OFF: &str = "16";
 
 /// What a guest asks for a login.
 const LOGIN: &str = "dom0 login: ";
+
+/// The lab with a change of one machine.
+fn scenario(machine: &str, change: impl FnOnce(&mut Machine)) -> Scenario {
+    let mut scenario = Scenario::lab().unwrap();
+    let machine = scenario.machines.iter_mut().find(|known| known.id == machine);
+    change(machine.unwrap());
+    scenario
+}
+
+/// The lab with [`RUNNING`] turned off, because only a machine that is off is free.
+fn with_running_off() -> Scenario {
+    scenario(RUNNING, |machine| machine.power = PowerState::Off)
+}
 
 /// The path of a port, and what is below it.
 fn path(machine: &str, port: &str, rest: &str) -> String {

@@ -32,7 +32,7 @@ async fn ports_of_machines_that_no_one_leases_or_reads_are_left_alone() {
     assert_eq!(shown["access"], "closed");
     assert!(shown["access_reason"].as_str().unwrap().contains("No one uses the port"), "{shown}");
     // A lease of another machine connects only to ports of that machine.
-    let ask = json!({"select": {"machine": "31"}, "ttl": "1h"});
+    let ask = json!({"select": {"machine": "32"}, "ttl": "1h"});
     lab.post("/v1/leases", ask).await.expect(201);
     clock.advance(LINGER);
     state(&lab, RUNNING, PORT).await;
@@ -44,11 +44,16 @@ async fn ports_of_machines_that_no_one_leases_or_reads_are_left_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ports_of_a_leased_machine_are_open_until_the_lease_ends() {
     let clock = Clock::stepped(Clock::system().now());
-    let lab = Lab::with_options(LabOptions { clock: clock.clone(), ..LabOptions::default() }).await;
-    let ask = json!({
-        "select": {"machine": RUNNING}, "ttl": "1h", "release": {"power": "keep"},
-    });
+    let scenario = with_running_off();
+    let options = LabOptions { clock: clock.clone(), scenario, ..LabOptions::default() };
+    let lab = Lab::with_options(options).await;
+    let ask = json!({"select": {"machine": RUNNING}, "ttl": "1h", "prepare": {"power": "on"}});
     let lease = lab.post("/v1/leases", ask).await.expect(201);
+    eventually("the machine to be on", async || {
+        clock.advance(Duration::from_secs(1));
+        lab.get(&format!("/v1/leases/{}", lease.str("id"))).await.str("state") == "active"
+    })
+    .await;
     until_access(&lab, RUNNING, PORT, "open").await;
     // A pipe to a machine in which otter does not run.
     let pipe = state(&lab, RUNNING, "ttyS0").await;

@@ -57,6 +57,7 @@ async fn output_from_before_the_last_step_of_the_preparation_does_not_count() {
     })
     .await;
     terminal.until("an old marker").await;
+    lab.post(&power, json!({"action": "off"})).await.expect(200);
     let prepare = json!({"snapshot": "kickstart", "power": "on", "until": "serial:marker"});
     let id = take(&lab, prepare).await;
     let lease = format!("/v1/leases/{id}");

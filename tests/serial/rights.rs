@@ -1,8 +1,11 @@
 //! Who may read a serial port, and who may write to it.
 
+use otter::domain::access::Role;
 use otter::domain::pool::{Pool, Pools};
+use otter::domain::scope::Scope;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use super::stream_client::StreamClient;
 use super::*;
@@ -22,14 +25,21 @@ async fn guarded() -> Guarded {
     Guarded::with(options).await
 }
 
-/// Leases the machine. Returns the id of the lease, and the lease as a header.
+/// Leases the machine, which then is on. Returns the id of the lease, and the lease as a header.
 async fn take(guarded: &Guarded, role: &str) -> (String, String) {
+    // A machine that is on is not free.
+    let power = format!("/v1/machines/{RUNNING}/power?wait=30s");
+    let off = guarded.request("operator", Method::POST, &power).json(&json!({"action": "off"}));
+    Answer::from_request(off).await.expect(200);
     let ask = json!({
-        "select": {"machine": RUNNING, "pool": "lab"}, "ttl": "30m", "release": {"power": "keep"},
+        "select": {"machine": RUNNING, "pool": "lab"}, "ttl": "30m",
+        "prepare": {"power": "on"}, "release": {"power": "keep"},
     });
     let taken = guarded.request(role, Method::POST, "/v1/leases").json(&ask);
     let lease = Answer::from_request(taken).await.expect(201);
     let id = lease.str("id").to_owned();
+    let wait = format!("/v1/leases/{id}/wait?wait=30s");
+    Answer::from_request(guarded.request(role, Method::GET, &wait)).await.expect(200);
     let shown = format!("{id}.{}", lease.str("secret"));
     (id, shown)
 }
@@ -105,6 +115,62 @@ async fn the_end_of_a_lease_ends_its_terminals_calls_and_readers() {
     until_connected(&guarded).await;
     output(&guarded.lab, b"still there");
     watcher.until("still there").await;
+}
+
+/// Begins an input of an operator that takes twenty seconds, and waits until the guest got a part.
+async fn begin_input(guarded: &Guarded, headers: &[(&str, &str)]) -> JoinHandle<Answer> {
+    let mut request = guarded.request("operator", Method::POST, &path(RUNNING, PORT, "input"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.json(&json!({"text": "a".repeat(1000), "pace": "20ms"}));
+    let call = tokio::spawn(Answer::from_request(request));
+    eventually("the first bytes", async || on_host(&guarded.lab).received >= 2).await;
+    call
+}
+
+/// The token is revoked while one call sends and another one waits for its turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_the_token_ends_its_inputs() {
+    let guarded = guarded().await;
+    let call = begin_input(&guarded, &[]).await;
+    let second = guarded.request("operator", Method::POST, &path(RUNNING, PORT, "input"));
+    let second = tokio::spawn(Answer::from_request(second.json(&json!({"text": "b"}))));
+    guarded.made_again("operator", Role::Operator, Scope::default()).await;
+    let ended = call.await.unwrap().problem(409, "input-interrupted");
+    assert_eq!(ended.json["errors"][0]["code"], "unauthenticated", "{}", ended.text);
+    assert_eq!(ended.str("retry"), "no");
+    let sent = ended.json["sent"]["characters"].as_u64().unwrap();
+    assert!((2..1000).contains(&sent), "{}", ended.text);
+    second.await.unwrap().problem(401, "unauthenticated");
+    eventually("all that was sent", async || on_host(&guarded.lab).received == sent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_overrides_a_lease_is_recorded_once() {
+    let guarded = guarded().await;
+    let records = async || -> Vec<Value> {
+        let audit = "/v1/audit?action=machine.overridden";
+        let audit = Answer::from_request(guarded.request("admin", Method::GET, audit)).await;
+        audit.expect(200).json["items"].as_array().unwrap().clone()
+    };
+    let (id, _) = take(&guarded, "runner").await;
+    let plain = guarded.request("operator", Method::POST, &path(RUNNING, PORT, "input"));
+    let plain = Answer::from_request(plain.json(&json!({"text": "a"}))).await;
+    plain.problem(423, "machine-leased");
+    assert_eq!(records().await, Vec::<Value>::new(), "nothing was overridden");
+    // Each byte is a piece of its own, and the call goes on.
+    let call = begin_input(&guarded, &[("otter-override", "to repair the guest")]).await;
+    eventually("the record", async || !records().await.is_empty()).await;
+    let so_far = on_host(&guarded.lab).received;
+    eventually("more input", async || on_host(&guarded.lab).received > so_far + 2).await;
+    call.abort();
+    let records = records().await;
+    assert_eq!(records.len(), 1, "{records:?}");
+    let record = &records[0];
+    assert_eq!(record["detail"], "serial.input: to repair the guest");
+    assert_eq!((&record["actor"], &record["machine"]), (&json!("operator"), &json!(RUNNING)));
+    assert_eq!(record["lease"], id, "the lease that is overridden");
 }
 
 async fn until_connected(guarded: &Guarded) {

@@ -4,8 +4,7 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use otter::simulator::Scenario;
-use otter::simulator::world::{Machine, SerialBacking, SerialPort};
+use otter::simulator::world::{SerialBacking, SerialPort};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -13,14 +12,6 @@ use tokio::net::TcpStream;
 use super::stream_client::StreamClient;
 use super::*;
 use crate::harness::{LabOptions, TIMEOUT};
-
-/// The lab with a change of one machine.
-fn scenario(machine: &str, change: impl FnOnce(&mut Machine)) -> Scenario {
-    let mut scenario = Scenario::lab().unwrap();
-    let machine = scenario.machines.iter_mut().find(|known| known.id == machine);
-    change(machine.unwrap());
-    scenario
-}
 
 async fn power_on(lab: &Lab, machine: &str) {
     let power = format!("/v1/machines/{machine}/power?wait=30s");
@@ -95,7 +86,9 @@ async fn a_machine_that_dials_otter_is_caught_from_its_first_byte() {
     assert!(log.starts_with("\r\nPhoenixBIOS"), "{log}");
     until_access(&lab, OFF, "ttyS0", "open").await;
     let typed = json!({"text": "\r", "wait_for": {"any": [{"text": LOGIN}], "wait": "10s"}});
-    lab.post(&path(OFF, "ttyS0", "input"), typed).await.expect(200);
+    let shown = format!("{}.{}", lease.str("id"), lease.str("secret"));
+    let input = path(OFF, "ttyS0", "input");
+    lab.post_with(&input, typed, &[("otter-lease", &shown)]).await.expect(200);
     // A second connection for the port, and a machine that the host does not have.
     let uuid = lab.control().look(|world| world.machine(OFF).unwrap().instance_uuid.clone());
     for uuid in [uuid, "50 2a ff ff ff ff ff ff-ff ff ff ff ff ff ff ff".to_owned()] {

@@ -64,6 +64,12 @@ pub struct SerialInputRequest {
     /// Waits, after the last byte, for what the port outputs from before the first byte on.
     #[schema(nullable = false)]
     wait_for: Option<WaitForRequest>,
+    /// Whether the bytes are secret: recordings of the machine leave out what happens from before
+    /// the first byte until 2 s after the last one. No error shows a part of the bytes, and otter
+    /// never writes one to its log, its store, its metrics or the audit, in any case. What the port
+    /// then outputs is not masked: its log, and `seen` of a problem show it.
+    #[serde(default)]
+    secret: bool,
 }
 
 /// What the call waits for after its last byte.
@@ -162,11 +168,12 @@ pub async fn send_serial_input(
         BegunSerialInput::New(new) => {
             let memory = api.services().screen_waits.memory().clone();
             let check = move || value.check(limit, &memory);
-            let CheckedInput { bytes, pace, wait_for } = checked(is_costly, check).await?;
+            let CheckedInput { bytes, pace, wait_for, is_secret } =
+                checked(is_costly, check).await?;
             let machine =
                 api.services().machines.resolve(&caller.scope, &reference)?.machine.clone();
             let port = find_port(&machine, &port)?.clone();
-            let input = SerialInput { machine, port, bytes, pace, wait_for };
+            let input = SerialInput { machine, port, bytes, pace, wait_for, is_secret };
             (inputs.run(new, input).await, false)
         }
     };
@@ -201,6 +208,7 @@ struct CheckedInput {
     bytes: SecretSlice<u8>,
     pace: Option<Duration>,
     wait_for: Option<WaitFor>,
+    is_secret: bool,
 }
 
 impl SerialInputRequest {
@@ -219,7 +227,7 @@ impl SerialInputRequest {
     /// # Errors
     /// `invalid-request` with the JSON Pointer of the mistake.
     fn check(self, max_wait: Duration, memory: &WaitMemory) -> Result<CheckedInput, Failure> {
-        let Self { text, base64, pace, wait_for } = self;
+        let Self { text, base64, pace, wait_for, secret: is_secret } = self;
         let (at, bytes) = match (text, base64) {
             (Some(text), None) => ("/text", text.expose_secret().as_bytes().to_vec()),
             (None, Some(base64)) => {
@@ -257,7 +265,7 @@ impl SerialInputRequest {
             );
             return Err(failure_in_body(at, "out-of-range", detail));
         }
-        Ok(CheckedInput { bytes, pace, wait_for })
+        Ok(CheckedInput { bytes, pace, wait_for, is_secret })
     }
 }
 

@@ -158,17 +158,11 @@ impl Parts<'_> {
             stream.write_all(&to_send).await?;
             if let Some(decided) = self.find(&identification) {
                 identification.decide(&mut telnet, decided.is_ok());
-                return match decided {
-                    Ok(place) => {
-                        let said = Some(identification);
-                        let stream = TelnetStream::identified(stream, telnet, said, data);
-                        Ok(Named { place, stream })
-                    }
-                    Err(refusal) => {
-                        stream.write_all(&telnet.to_send()).await?;
-                        Err(refusal)
-                    }
-                };
+                stream.write_all(&telnet.to_send()).await?;
+                let place = decided?;
+                let said = Some(identification);
+                let stream = TelnetStream::identified(stream, telnet, said, data);
+                return Ok(Named { place, stream });
             }
             let length = stream.read(&mut buffer).await?;
             let Some(bytes) = buffer.get(..length).filter(|bytes| !bytes.is_empty()) else {

@@ -20,6 +20,7 @@ use crate::service::callers::Callers;
 use crate::service::idempotency::KeyClaim;
 use crate::service::jobs::authorization::Requester;
 use crate::service::overrides::Overrides;
+use crate::service::recordings::pauses::RecordingPauses;
 use crate::service::screens::input_record::InputRecords;
 
 /// What calls of input need.
@@ -28,6 +29,8 @@ pub struct SerialInputsParts {
     pub callers: Arc<Callers>,
     pub overrides: Arc<Overrides>,
     pub records: Arc<InputRecords>,
+    /// Pauses the recordings of a machine while a secret is sent to it.
+    pub pauses: RecordingPauses,
 }
 
 /// A call whose key is claimed.
@@ -55,6 +58,8 @@ pub struct SerialInput {
     /// The time between two bytes.
     pub pace: Option<Duration>,
     pub wait_for: Option<WaitFor>,
+    /// Whether recordings of the machine leave the bytes out.
+    pub is_secret: bool,
 }
 
 /// What a call sends, and for whom.

@@ -102,7 +102,9 @@ impl<'c> InputRun<'c> {
     async fn send_all(&mut self) -> Result<(), Failure> {
         let ends = self.ends;
         ends.or(self.seat.ready()).await?;
-        let SerialInput { bytes, pace, .. } = &self.call.input;
+        let SerialInput { bytes, pace, is_secret, .. } = &self.call.input;
+        // Recordings of the machine leave a secret out, from before its first byte on.
+        let _secret = is_secret.then(|| self.parts.pauses.begin(&self.machine.id));
         let size = if pace.is_some() { 1 } else { PIECE };
         for (index, piece) in bytes.expose_secret().chunks(size).enumerate() {
             if let Some(pace) = pace.filter(|_| index > 0) {

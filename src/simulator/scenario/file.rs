@@ -188,6 +188,9 @@ struct SerialEntry {
     #[serde(default = "default_pipe_end")]
     direction: String,
     proxy: Option<String>,
+    /// Whether another program of this computer listens at `uri`, instead of the simulator.
+    #[serde(default)]
+    foreign: bool,
     file: Option<String>,
     device: Option<String>,
 }
@@ -494,7 +497,8 @@ impl CardEntry {
 
 impl SerialEntry {
     fn convert(self, key: i32, path: &str) -> Result<SerialPort, ScenarioError> {
-        let Self { pipe, endpoint, tty, uri, direction, proxy, file, device } = self;
+        let Self { pipe, endpoint, tty, uri, direction, proxy, foreign, file, device } = self;
+        let can_be_foreign = uri.is_some() && proxy.is_none() && direction == "server";
         let backing = match (pipe, uri, file, device) {
             (Some(name), None, None, None) => SerialBacking::Pipe { name, endpoint },
             (None, Some(service), None, None) => SerialBacking::Uri { service, direction, proxy },
@@ -509,7 +513,11 @@ impl SerialEntry {
             let message = "only a pipe can have a tty".to_owned();
             return Err(invalid(format!("{path}.tty"), message));
         }
-        Ok(SerialPort { tty, ..SerialPort::new(key, backing) })
+        if foreign && !can_be_foreign {
+            let message = "only a port that listens at a uri can be foreign".to_owned();
+            return Err(invalid(format!("{path}.foreign"), message));
+        }
+        Ok(SerialPort { tty, is_foreign: foreign, ..SerialPort::new(key, backing) })
     }
 }
 

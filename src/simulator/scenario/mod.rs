@@ -252,6 +252,7 @@ mod tests {
         wrong("power = \"of\"", "machines[0].power");
         wrong("serial_ports = [{}]", "machines[0].serial_ports[0]");
         wrong("serial_ports = [{ uri = \"tcp://:0\", tty = \"/x\" }]", "serial_ports[0].tty");
+        wrong("serial_ports = [{ pipe = \"p\", foreign = true }]", "serial_ports[0].foreign");
         wrong("serial_file_answer = \"ask\"", "machines[0].serial_file_answer");
         wrong(
             "network_cards = [{ mac = \"00:50:56:00:00:01\", network = \"a\", \

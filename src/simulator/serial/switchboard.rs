@@ -163,6 +163,7 @@ impl Switchboard {
             let id = PortId { machine: machine.to_owned(), key: port.key };
             if let SerialBacking::Uri { service, direction, proxy: None } = &port.backing
                 && direction == "server"
+                && !port.is_foreign
             {
                 wanted.insert(id, service.clone());
             }
@@ -189,14 +190,14 @@ impl Switchboard {
 
     /// Marks the ports whose backing the host cannot use.
     fn mark_dead_ports(&self, world: &mut World, machine: &str) {
-        let is_dead = |key: i32, backing: &SerialBacking| match backing {
+        let is_dead = |SerialPort { key, backing, is_foreign, .. }: &SerialPort| match backing {
             SerialBacking::Uri { proxy: Some(proxy), .. } => PortUri::read(proxy).is_none(),
             SerialBacking::Uri { service, direction, proxy: None } if direction == "client" => {
                 PortUri::read(service).is_none()
             }
             SerialBacking::Uri { .. } => {
-                let id = PortId { machine: machine.to_owned(), key };
-                self.reserved.get(&id).is_none_or(|held| held.port.is_none())
+                let id = PortId { machine: machine.to_owned(), key: *key };
+                !is_foreign && self.reserved.get(&id).is_none_or(|held| held.port.is_none())
             }
             SerialBacking::Pipe { .. }
             | SerialBacking::File { .. }
@@ -204,7 +205,7 @@ impl Switchboard {
         };
         let changed: Vec<(i32, bool)> = ports_of(world, machine)
             .iter()
-            .map(|port| (port.key, port.is_dead, is_dead(port.key, &port.backing)))
+            .map(|port| (port.key, port.is_dead, is_dead(port)))
             .filter(|(_, before, after)| before != after)
             .map(|(key, _, after)| (key, after))
             .collect();
@@ -275,7 +276,7 @@ impl Switchboard {
                 SerialBacking::Pipe { name, endpoint } => {
                     self.other_end(&port_id, name, endpoint).map(|other| Plan::Pipe { other })
                 }
-                _ if !is_on => None,
+                _ if !is_on || port.is_foreign => None,
                 SerialBacking::File { path } => Some(Plan::Write { epoch, path: path.clone() }),
                 SerialBacking::Uri { service, direction, proxy: None } if direction == "server" => {
                     Some(Plan::Listen { epoch, service: service.clone() })

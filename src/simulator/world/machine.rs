@@ -182,6 +182,8 @@ pub struct SerialPort {
     /// If it is set, the device of the port in the guest is a pseudoterminal of this computer, and
     /// a link at this path leads to it. So a program of this computer is as if in the machine.
     pub tty: Option<PathBuf>,
+    /// Whether another program of this computer listens at the URI, instead of the simulator.
+    pub is_foreign: bool,
     /// Whether the host cannot use the backing, for example because its URI is malformed.
     pub is_dead: bool,
 }
@@ -275,7 +277,7 @@ impl SerialPort {
     /// A port with this backing.
     #[must_use]
     pub const fn new(key: i32, backing: SerialBacking) -> Self {
-        Self { key, backing, tty: None, is_dead: false }
+        Self { key, backing, tty: None, is_foreign: false, is_dead: false }
     }
 }
 

@@ -96,7 +96,7 @@ fn secret_of(lease: &Value) -> String {
 /// The head of a request that stores an artifact, without its end.
 fn head(lease: &Value) -> String {
     let (path, secret) = (path_of(lease), secret_of(lease));
-    format!("PUT {path} HTTP/1.1\r\nhost: localhost\r\notter-lease: {secret}")
+    format!("PUT {path} HTTP/1.1\r\nhost: localhost\r\notter-lease: {secret}\r\nconnection: close")
 }
 
 async fn put(lab: &Lab, lease: &Value, bytes: &'static str) -> Answer {

@@ -236,6 +236,7 @@ BASE64 = f"^({DIGIT}{{4}})*({DIGIT}[AQgw]==|{DIGIT}{{2}}[AEIMQUYcgkosw048]=|{DIG
 # What both kinds of input may have. The texts are much shorter than the limit.
 AFTER_INPUT = {
     "pace": text_of(PACE),
+    "secret": {"type": "boolean"},
     "wait_for": {"$ref": "#/components/schemas/SerialWaitFor"},
 }
 SERIAL = {

@@ -108,17 +108,14 @@ impl History {
                 effect = instead;
                 continue;
             }
-            let answer = match self.perform(&effect, machine.job(), decision) {
-                Some(answer) => answer,
-                None => {
-                    // otter dies. The next start reads the job from disk.
-                    self.has_body = false;
-                    if self.stored.state.is_end() {
-                        return self.stored.clone();
-                    }
-                    (machine, effect) = FileMachine::new(self.stored.clone(), settle, start());
-                    continue;
+            let Some(answer) = self.perform(&effect, machine.job(), decision) else {
+                // otter dies. The next start reads the job from disk.
+                self.has_body = false;
+                if self.stored.state.is_end() {
+                    return self.stored.clone();
                 }
+                (machine, effect) = FileMachine::new(self.stored.clone(), settle, start());
+                continue;
             };
             effect = machine.step(answer, start());
         }
