@@ -355,8 +355,7 @@ pub enum Fact {
     /// are outdated.
     GuestRestarted {
         machine: MachineId,
-        /// Whether the task reverted the machine to a snapshot.
-        reverted: bool,
+        by: GuestRestart,
     },
     /// The addresses of a guest, read directly from the host. If VMware Tools run, the addresses
     /// are current.
@@ -366,6 +365,15 @@ pub enum Fact {
         ip_address: Option<String>,
         interfaces: Vec<GuestInterface>,
     },
+}
+
+/// What restarted a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestRestart {
+    PowerOn,
+    Reset,
+    /// The machine was reverted to a snapshot.
+    Revert,
 }
 
 /// The product that the host or the manager of hosts runs.

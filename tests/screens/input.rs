@@ -376,6 +376,20 @@ async fn what_is_held_over_a_lost_connection_is_released_on_the_next_one() {
     }
 }
 
+/// The console of a machine stays open over a reset.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_interrupts() {
+    let lab = terminal().await;
+    let call = begun(&lab, &[("idempotency-key", "k")], slow(LONG)).await;
+    let path = format!("/v1/machines/{RUNNING}/power?wait=30s");
+    lab.post(&path, json!({"action": "reset"})).await.expect(200);
+    let answer = call.await.unwrap().problem(409, "input-interrupted");
+    assert_eq!(answer.json["errors"][0]["code"], "console-unavailable", "{}", answer.text);
+    assert!(answer.str("detail").contains("was reset"), "{}", answer.text);
+    assert!((1..LONG.len()).contains(&characters(&answer)), "{}", answer.text);
+    assert_eq!(lab.control().calls("AcquireTicket"), 1, "the connection stands");
+}
+
 /// A host may keep a console open over a revert. The rest of the input is meant for another guest.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revert_that_the_connection_survives_interrupts() {
