@@ -4,6 +4,7 @@
 mod json;
 mod parameter;
 mod query;
+mod strict_value;
 
 use std::borrow::Cow;
 

@@ -171,6 +171,8 @@ async fn mistakes_are_found_before_the_first_key() {
         (json!({"txt": "a"}), "/events/1/txt", "unknown-field"),
         (json!({"click": {"x": 70_000, "y": 1}}), "/events/1/click/x", "wrong-type"),
         (json!({"move": {"x": 7}}), "/events/1/move/y", "missing"),
+        (json!({"move": [1, 2]}), "/events/1/move", "wrong-type"),
+        (json!(["a"]), "/events/1", "wrong-type"),
         (json!({"until": {"still": "1s"}}), "/events/1/until/wait", "missing"),
         (json!({"keys": ["ctrl+c"]}), "/events/1/keys/0", "not-one-of"),
         (json!({"hold": "ctrl-alt"}), "/events/1/hold", "not-one-of"),
