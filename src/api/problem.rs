@@ -197,7 +197,8 @@ const TABLE: &[ProblemRow] = &[
         "Assign a licence that allows the API."),
     row(Kind::MachineLeased, Status::LOCKED, Retry::No, "Another caller leases the machine",
         "The machine is leased. To change it, send the lease: `Otter-Lease: <id>.<secret>`.",
-        "Wait until the machine is free, or lease another one: POST /v1/leases."),
+        "Wait until the machine is free, or lease another one: POST /v1/leases. An operator may \
+         override the lease: `Otter-Override: <reason>`."),
     row(Kind::LeaseEnded, Status::LOCKED, Retry::No, "The lease has ended",
         "The lease in the request has ended. The request had no effect.",
         "Request a new lease: POST /v1/leases."),
