@@ -21,6 +21,7 @@ use crate::api::screens::wait::ScreenCall;
 use crate::api::serial::wait::SerialCall;
 use crate::api::{ApiState, respond};
 use crate::domain::condition_text::InvalidConditionText;
+use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::network::Network;
 use crate::domain::power::PowerState;
@@ -140,8 +141,12 @@ async fn wait_for_state(
     Ok(match wait(api, time, reached).await? {
         WaitEnd::Done(done) => done,
         WaitEnd::TimeUp => {
-            let seconds = time.as_secs();
-            let detail = format!("{name} did not reach {word} within {seconds} s; wait again.");
+            let within = match until {
+                WaitCondition::Address(Some(network)) => format!(" in {network}"),
+                _ => String::new(),
+            };
+            let time = duration::format(time);
+            let detail = format!("{name} did not reach {word}{within} within {time}; wait again.");
             Err(Failure::new(FailureKind::WaitTimeout, detail).with_machine(id, name))
         }
         WaitEnd::ShuttingDown => {
