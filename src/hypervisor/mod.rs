@@ -198,6 +198,7 @@ pub trait Hypervisor: Send + Sync {
     /// # Errors
     /// - `NotSupported` without [`Capability::ScreenPictures`].
     /// - `NotFound` if the host does not know the object or has no picture of it.
+    /// - `Rejected` if the host answers, but gives no picture.
     /// - `Forbidden`, `InvalidPowerState`, `Unreachable`, `Protocol` as for
     ///   [`Hypervisor::open_screen`].
     async fn screen_picture(&self, _object: &ScreenObject) -> Result<Bytes, HostError> {

@@ -130,7 +130,7 @@ pub async fn get_screen_picture(
     extensions(("x-otter-problems" = json!([
         "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading",
         "machine-leased", "forbidden-by-host", "host-unreachable", "host-login-refused",
-        "host-protocol", "not-supported", "too-many-waits"
+        "host-protocol", "console-unavailable", "not-supported", "too-many-waits"
     ]))))]
 pub async fn get_snapshot_picture(
     State(api): State<ApiState>,

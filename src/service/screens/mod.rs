@@ -267,8 +267,8 @@ impl Screens {
     /// The picture that the host took with a memory snapshot, as PNG.
     ///
     /// # Errors
-    /// `not-found` if the host has no picture of the snapshot, `not-supported`, and the failures of
-    /// the host.
+    /// `not-found` if the host has no picture of the snapshot, `console-unavailable` if it gives
+    /// none, `not-supported`, and the failures of the host.
     pub async fn snapshot_picture(
         &self,
         machine: &Machine,
@@ -282,6 +282,9 @@ impl Screens {
                     FailureKind::NotFound,
                     format!("The host has no picture of the snapshot {snapshot}."),
                 ),
+                HostErrorKind::Rejected => {
+                    Failure::new(FailureKind::ConsoleUnavailable, error.message)
+                }
                 _ => HostFailure::from(&error).to_failure(),
             };
             failure.with_machine(&machine.id, &machine.name)
