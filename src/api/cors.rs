@@ -25,9 +25,10 @@ const REQUEST_HEADERS: &str = "Authorization, Content-Type, Idempotency-Key, If-
 
 /// The response headers of otter, except those that every page may read.
 const RESPONSE_HEADERS: &str = "Allow, Content-Encoding, Date, ETag, Idempotent-Replayed, \
-                                Location, Otter-Lease-Expires, Otter-Matches, Otter-Stale, \
-                                Otter-Version, Otter-Wait, Preference-Applied, Retry-After, \
-                                WWW-Authenticate, X-Request-Id";
+                                Location, Otter-Lease-Expires, Otter-Matches, \
+                                Otter-Screen-Changed, Otter-Serial-First, Otter-Serial-Next, \
+                                Otter-Stale, Otter-Version, Otter-Wait, Preference-Applied, \
+                                Retry-After, WWW-Authenticate, X-Request-Id";
 
 /// The number of seconds for which a browser may cache a preflight. otter checks each request
 /// again.

@@ -69,7 +69,9 @@ pub struct Width(u16);
     tag = "screens",
     params(MachinePath, PictureQuery, LookHeaders),
     responses(
-        (status = 200, description = "The picture", content_type = "image/png", body = Png),
+        (status = 200, description = "The picture", content_type = "image/png", body = Png,
+            headers(("Otter-Screen-Changed" = String, description = "When the screen last \
+                                                                     changed"))),
         Problems,
     ),
     extensions(("x-otter-problems" = json!([
