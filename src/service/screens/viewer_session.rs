@@ -87,6 +87,7 @@ impl Reader<'_> {
             let bytes = match received {
                 FromViewer::Bytes(bytes) => bytes,
                 FromViewer::Alive => continue,
+                FromViewer::TooLarge => return ViewerEnd::TooLarge,
                 FromViewer::Text => {
                     let error = "RFB needs binary messages, and this was a text message";
                     return ViewerEnd::Protocol(error.to_owned());
