@@ -257,8 +257,8 @@ const TABLE: &[ProblemRow] = &[
     row(Kind::TooManyConsoles, Status::SERVICE_UNAVAILABLE, Retry::After,
         "Too many consoles are open",
         "The screens of `screens.max_open` machines or `serial.max_open` serial ports are in use \
-         at the same time, a machine has as many viewers or streams as it may, or otter serves 256 \
-         viewers.",
+         at the same time, a machine has as many viewers or streams as it may, a token has 64 \
+         viewers, or otter serves 256 viewers.",
         "Try again after `Retry-After`, or close viewers, streams and waits. Pictures need no \
          viewer."),
     row(Kind::ConsoleUnavailable, Status::SERVICE_UNAVAILABLE, Retry::After,
