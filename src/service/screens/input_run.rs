@@ -11,13 +11,13 @@ use super::guest_changes::GuestChanges;
 use super::input_call::{InputCall, InputCallsParts, InputDone, Until};
 use super::input_lane::Turn;
 use super::rights::DriveRight;
-use super::screen_input::{InputLost, ScreenInput};
 use super::screen_user::ScreenUser;
+use super::shared_screen::InputLost;
 use super::wait::{FIRST_TEST_LIMIT, ScreenMatch, Sight, WaitTerms};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::input::{
-    HeldKeys, InputEvent, InputMessage, InputStroke, Point, SentInput, character_strokes,
+    HeldKeys, InputEvent, InputStroke, Point, ScreenInput, SentInput, character_strokes,
     default_interval, key_stroke, pointer_strokes,
 };
 use crate::domain::machine::Machine;
@@ -111,8 +111,7 @@ impl<'c> InputRun<'c> {
         if releases.is_empty() {
             return;
         }
-        let messages: Vec<ScreenInput> = releases.iter().copied().map(screen_input).collect();
-        if !self.user.release(&messages).await {
+        if !self.user.release(&releases).await {
             tracing::debug!(machine = %self.machine.id, "held keys were not released");
         }
         self.held.record(&releases);
@@ -163,7 +162,7 @@ impl<'c> InputRun<'c> {
             }
             InputEvent::Hold(keysym) | InputEvent::Release(keysym) => {
                 let down = matches!(event, InputEvent::Hold(_));
-                let messages = vec![InputMessage::Key { keysym: *keysym, down }];
+                let messages = vec![ScreenInput::Key { keysym: *keysym, down }];
                 self.send_stroke(InputStroke { messages, characters: 0 }).await
             }
             InputEvent::Pause(time) => {
@@ -249,8 +248,7 @@ impl<'c> InputRun<'c> {
             right = self.check_now()?;
         }
         self.record_override(right);
-        let inputs: Vec<ScreenInput> = messages.iter().copied().map(screen_input).collect();
-        let sent = self.user.send_on(self.epoch, &inputs).await;
+        let sent = self.user.send_on(self.epoch, &messages).await;
         self.has_begun |= !matches!(sent, Err(InputLost { maybe_sent: false }));
         if let Err(InputLost { maybe_sent }) = sent {
             if maybe_sent {
@@ -344,7 +342,7 @@ impl<'c> InputRun<'c> {
     ) -> Result<(), Failure> {
         let screen = self.user.frame().size;
         for message in &stroke.messages {
-            if let InputMessage::Pointer { at, .. } = message
+            if let ScreenInput::Pointer { at, .. } = message
                 && !at.is_on(screen)
             {
                 return Err(match event.points().first() {
@@ -479,15 +477,6 @@ async fn connection_ended(user: &mut ScreenUser, epoch: u64) {
     while user.epoch() == epoch {
         if user.changed().await.is_err() {
             return;
-        }
-    }
-}
-
-const fn screen_input(message: InputMessage) -> ScreenInput {
-    match message {
-        InputMessage::Key { keysym, down } => ScreenInput::Key { keysym, down },
-        InputMessage::Pointer { buttons, at: Point { x, y } } => {
-            ScreenInput::Pointer { buttons, x, y }
         }
     }
 }

@@ -26,7 +26,6 @@ pub mod png;
 mod prepare_wait;
 mod registry;
 pub mod rights;
-mod screen_input;
 mod screen_user;
 mod shared_screen;
 mod sight;
@@ -55,8 +54,8 @@ use jiff::Timestamp;
 
 pub use self::frame::{Frame, FrameChange};
 pub use self::rights::{DriveRight, RightChanges};
-pub use self::screen_input::{InputLost, ScreenInput};
 pub use self::screen_user::{CONFIRM_LIMIT, ScreenUser};
+pub use self::shared_screen::InputLost;
 pub use self::state::{ConnectionState, DriverInfo, ScreenState, ViewerInfo, ViewerMode};
 
 use self::registry::Registry;
