@@ -22,7 +22,9 @@ pub struct AcceptedEncodings(HeaderMap);
 pub fn accepted_encodings(headers: &HeaderMap) -> Option<AcceptedEncodings> {
     headers.contains_key(ACCEPT_ENCODING).then(|| {
         let values = headers.get_all(ACCEPT_ENCODING).into_iter();
-        AcceptedEncodings(values.map(|value| (ACCEPT_ENCODING, value.clone())).collect())
+        // Copies: parts of the head of the request would keep its whole buffer while a call waits.
+        let copies = values.filter_map(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
+        AcceptedEncodings(copies.map(|value| (ACCEPT_ENCODING, value)).collect())
     })
 }
 

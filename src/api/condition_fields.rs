@@ -1,5 +1,5 @@
 //! The checks of the fields that the conditions of waits have in common, for screens and for serial
-//! ports.
+//! ports, and the words that name conditions in details.
 
 use super::extract::{check_printable_field, failure_in_body};
 use crate::domain::failure::Failure;
@@ -77,4 +77,31 @@ pub fn parse_regex<R>(
         let detail = format!("regex is {}: {error}.", shorten(pattern));
         failure_in_body(at, "not-a-regex", detail)
     })
+}
+
+/// The conditions of a wait in words.
+///
+/// # Parameters
+/// - `shown`: the words for each of them, in their order.
+pub fn in_words(shown: &[String]) -> String {
+    /// The conditions that a detail names.
+    const MAX_NAMED: usize = 4;
+    let named = &shown[..shown.len().min(MAX_NAMED)];
+    match shown.len() - named.len() {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_words;
+
+    #[test]
+    fn a_detail_names_the_first_conditions() {
+        let shown: Vec<String> = ["a", "b", "c", "d", "e", "f"].map(str::to_owned).to_vec();
+        assert_eq!(in_words(&shown[..1]), "a");
+        assert_eq!(in_words(&shown[..4]), "a, b, c, d");
+        assert_eq!(in_words(&shown), "a, b, c, d and 2 more");
+    }
 }

@@ -306,13 +306,17 @@ impl Entrance {
                 let response = links::under(base.clone(), answered).await;
                 response.map(|body| Body::new(LinkedBody::new(body, base)))
             }
-            Err(failure) => Box::pin(self.answer_own(Err(failure), request)).await,
+            Err(failure) => Box::pin(self.answer_own(Err(Box::new(failure)), request)).await,
         }
     }
 
     /// Answers a request whose URI no longer has the base path, the path under which its client
     /// reaches otter.
-    async fn answer_own(&self, prefix_check: Result<(), Failure>, request: Request) -> Response {
+    async fn answer_own(
+        &self,
+        prefix_check: Result<(), Box<Failure>>,
+        request: Request,
+    ) -> Response {
         // The lease is read outside of the authentication, so that the response to a request that
         // authentication rejects also shows when the lease expires.
         let lease = lease_authorization::valid_lease(&self.api, request.headers());

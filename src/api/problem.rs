@@ -209,7 +209,8 @@ const TABLE: &[ProblemRow] = &[
         "Assign a licence that allows the API."),
     row(Kind::MachineLeased, Status::LOCKED, Retry::No, "Another caller leases the machine",
         "The machine is leased. To change it, send the lease: `Otter-Lease: <id>.<secret>`.",
-        "Wait until the machine is free, or lease another one: POST /v1/leases."),
+        "Wait until the machine is free, or lease another one: POST /v1/leases. An operator may \
+         override the lease: `Otter-Override: <reason>`."),
     row(Kind::LeaseEnded, Status::LOCKED, Retry::No, "The lease has ended",
         "The lease in the request has ended. The request had no effect.",
         "Request a new lease: POST /v1/leases."),
@@ -269,8 +270,8 @@ const TABLE: &[ProblemRow] = &[
     row(Kind::TooManyConsoles, Status::SERVICE_UNAVAILABLE, Retry::After,
         "Too many consoles are open",
         "The screens of `screens.max_open` machines or `serial.max_open` serial ports are in use \
-         at the same time, a machine has as many viewers or streams as it may, or otter serves 256 \
-         viewers.",
+         at the same time, a machine has as many viewers or streams as it may, a token has 64 \
+         viewers, or otter serves 256 viewers.",
         "Try again after `Retry-After`, or close viewers, streams and waits. Pictures need no \
          viewer."),
     row(Kind::ConsoleUnavailable, Status::SERVICE_UNAVAILABLE, Retry::After,

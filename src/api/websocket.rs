@@ -9,6 +9,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderMap, HeaderValue};
+use tokio_tungstenite::tungstenite;
 
 use super::extract::failure_at;
 use crate::clock::Clock;
@@ -35,6 +36,17 @@ const CLOSE_ANSWERED: Duration = Duration::from_secs(1);
 
 /// The longest reason of a close message, in bytes (RFC 6455, section 5.5).
 const MAX_REASON: usize = 123;
+
+/// The code of the close message after a message that is too large (RFC 6455, section 7.4.1).
+const TOO_LARGE: u16 = 1009;
+
+/// Whether a WebSocket cannot be read because the client sent a message that is too large.
+#[must_use]
+pub fn is_too_large(error: axum::Error) -> bool {
+    let error = error.into_inner();
+    let error = error.downcast_ref::<tungstenite::Error>();
+    matches!(error, Some(tungstenite::Error::Capacity(_)))
+}
 
 /// The console token among the subprotocols that a request offers. `None` if it offers none.
 ///
@@ -112,6 +124,12 @@ pub async fn close(
             () = clock.sleep(CLOSE_SENT) => return,
         }
     }
+    if close.is_some_and(|(code, _)| code == TOO_LARGE) {
+        // The rest of the message is not read. A connection that is closed over unread bytes is
+        // reset, and the reset must not overtake the close message.
+        clock.sleep(CLOSE_ANSWERED).await;
+        return;
+    }
     let answered = async { while let Some(Ok(_)) = stream.next().await {} };
     tokio::select! {
         biased;
@@ -125,8 +143,10 @@ pub async fn close(
 pub const fn close_code(end: &ViewerEnd) -> Option<u16> {
     match end {
         ViewerEnd::Left | ViewerEnd::Silent => None,
-        // RFC 6455, section 7.4.1: a protocol error, and an error of the server.
+        // RFC 6455, section 7.4.1: a protocol error, a message that is too large, and an error of
+        // the server.
         ViewerEnd::Protocol(_) => Some(1002),
+        ViewerEnd::TooLarge => Some(TOO_LARGE),
         ViewerEnd::Failed(_) => Some(1011),
         ViewerEnd::TokenRefused => Some(4401),
         ViewerEnd::RightEnded(_) | ViewerEnd::MachineGone => Some(4403),

@@ -204,6 +204,7 @@ pub trait Hypervisor: Send + Sync {
     /// # Errors
     /// - `NotSupported` without [`Capability::ScreenPictures`].
     /// - `NotFound` if the host does not know the object or has no picture of it.
+    /// - `Rejected` if the host answers, but gives no picture.
     /// - `Forbidden`, `InvalidPowerState`, `Unreachable`, `Protocol` as for
     ///   [`Hypervisor::open_screen`].
     async fn screen_picture(&self, _object: &ScreenObject) -> Result<Bytes, HostError> {
@@ -476,8 +477,7 @@ pub enum Fact {
     /// are outdated.
     GuestRestarted {
         machine: MachineId,
-        /// Whether the task reverted the machine to a snapshot.
-        reverted: bool,
+        by: GuestRestart,
     },
     /// The addresses of a guest, read directly from the host. If VMware Tools run, the addresses
     /// are current.
@@ -487,6 +487,15 @@ pub enum Fact {
         ip_address: Option<String>,
         interfaces: Vec<GuestInterface>,
     },
+}
+
+/// What restarted a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestRestart {
+    PowerOn,
+    Reset,
+    /// The machine was reverted to a snapshot.
+    Revert,
 }
 
 /// The product that the host or the manager of hosts runs.

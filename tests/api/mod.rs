@@ -37,4 +37,5 @@ mod snapshot_rules;
 mod snapshots;
 pub mod tokens;
 mod upgrades;
+mod wait_permits;
 mod web_pages;

@@ -17,7 +17,7 @@ use otter::domain::media::{BootDevice, BootEntry, BootMedia, BootOptions, CdDriv
 use otter::domain::power::PowerState;
 use otter::domain::snapshot::{Snapshot, Snapshots};
 use otter::esx::soap::fault::VimFault;
-use otter::hypervisor::{Accepted, HostError, TaskStatus};
+use otter::hypervisor::{Accepted, GuestRestart, HostError, TaskStatus};
 use otter::simulator::world::{
     self, BootChange, ConfigChange, ConnectionChange, DeviceChange, DeviceOperation, DeviceSpec,
     Operation, TaskState, World,
@@ -238,18 +238,19 @@ pub fn status(task: &world::Task) -> TaskStatus {
     }
 }
 
-/// Whether the task has restarted the guest.
-pub fn restarts_guest(task: &world::Task) -> bool {
-    task.state == TaskState::Success
-        && (reverts(task) || matches!(task.operation, Operation::PowerOn | Operation::Reset))
-}
-
-/// Whether the task reverts its machine to a snapshot.
-pub fn reverts(task: &world::Task) -> bool {
-    matches!(
-        task.operation,
-        Operation::RevertToSnapshot { .. } | Operation::RevertToCurrentSnapshot { .. }
-    )
+/// How the task has restarted the guest. `None` if it has not.
+pub fn guest_restart(task: &world::Task) -> Option<GuestRestart> {
+    if task.state != TaskState::Success {
+        return None;
+    }
+    match task.operation {
+        Operation::PowerOn => Some(GuestRestart::PowerOn),
+        Operation::Reset => Some(GuestRestart::Reset),
+        Operation::RevertToSnapshot { .. } | Operation::RevertToCurrentSnapshot { .. } => {
+            Some(GuestRestart::Revert)
+        }
+        _ => None,
+    }
 }
 
 /// The snapshot that a task created. `None` if it created none.

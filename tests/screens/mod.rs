@@ -5,6 +5,7 @@ mod commands;
 mod connections;
 mod cuts;
 mod input;
+mod large_messages;
 mod pictures;
 mod text;
 pub mod viewer_client;

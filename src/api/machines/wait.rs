@@ -21,6 +21,7 @@ use crate::api::screens::wait::ScreenCall;
 use crate::api::serial::wait::SerialCall;
 use crate::api::{ApiState, respond};
 use crate::domain::condition_text::InvalidConditionText;
+use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::network::Network;
 use crate::domain::power::PowerState;
@@ -104,17 +105,20 @@ pub async fn wait_for_machine(
     // Read the version before the machine, so that the version does not include changes that the
     // response does not show.
     let version = api.services().event_stream.version();
+    // A wait for a state is the most common one. So the large futures of the others are boxed, and
+    // the headers are dropped, which keep the buffer of the request's head.
     let answered = match condition {
         Condition::Machine(word, until) => {
+            drop(headers);
             wait_for_state(&api, &caller, &machine, (word, &until), time).await?
         }
         Condition::Screen(text) => {
             let requester = read_authorization(&api, &caller, &headers)?;
-            wait_for_text(&api, &requester, machine, &text, time).await
+            Box::pin(wait_for_text(&api, &requester, machine, &text, time)).await
         }
         Condition::Serial(text) => {
             let requester = read_authorization(&api, &caller, &headers)?;
-            wait_for_output(&api, &requester, machine, &text, time).await
+            Box::pin(wait_for_output(&api, &requester, machine, &text, time)).await
         }
     };
     let answered = answered.map(|view| respond::object(&api, &version, &Machine::from_view(&view)));
@@ -140,8 +144,12 @@ async fn wait_for_state(
     Ok(match wait(api, time, reached).await? {
         WaitEnd::Done(done) => done,
         WaitEnd::TimeUp => {
-            let seconds = time.as_secs();
-            let detail = format!("{name} did not reach {word} within {seconds} s; wait again.");
+            let within = match until {
+                WaitCondition::Address(Some(network)) => format!(" in {network}"),
+                _ => String::new(),
+            };
+            let time = duration::format(time);
+            let detail = format!("{name} did not reach {word}{within} within {time}; wait again.");
             Err(Failure::new(FailureKind::WaitTimeout, detail).with_machine(id, name))
         }
         WaitEnd::ShuttingDown => {

@@ -66,9 +66,9 @@ pub struct InputResult {
 /// caller types on a protected machine.
 ///
 /// A key that may have been typed is never typed again. After the first key every failure is 409
-/// `input-interrupted`, whose `sent` says what the machine got. Power-off, suspend, revert, the end
-/// of the lease or of the token, and a client that hangs up interrupt the input; keys that are held
-/// then are released. Calls for one machine run in the order of their arrival.
+/// `input-interrupted`, whose `sent` says what the machine got. Power-off, suspend, revert, reset,
+/// the end of the lease or of the token, and a client that hangs up interrupt the input; keys that
+/// are held then are released. Calls for one machine run in the order of their arrival.
 ///
 /// At the end of a call, keys that `hold` still holds are released.
 #[utoipa::path(

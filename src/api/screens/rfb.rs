@@ -67,7 +67,8 @@ pub struct ViewerHeaders {
 /// One viewer at a time drives. The keys that it holds are released when it ends. When a right
 /// ends, the WebSocket is closed with a code: 4401 the token is not valid any more, 4403 the caller
 /// may not look or drive any more, or the machine is gone, 4409 another viewer took over, 4423 the
-/// lease ended, 4503 otter stops. A machine has at most `screens.max_viewers` viewers.
+/// lease ended, 4503 otter stops. A message of more than 256 KiB ends it with 1009. A machine has
+/// at most `screens.max_viewers` viewers.
 #[utoipa::path(
     get,
     path = "/v1/machines/{machine}/screen/rfb",
@@ -163,7 +164,8 @@ pub fn from_message(received: Result<Message, axum::Error>) -> Option<FromViewer
         Ok(Message::Binary(bytes)) => Some(FromViewer::Bytes(bytes)),
         Ok(Message::Text(_)) => Some(FromViewer::Text),
         Ok(Message::Ping(_) | Message::Pong(_)) => Some(FromViewer::Alive),
-        Ok(Message::Close(_)) | Err(_) => None,
+        Ok(Message::Close(_)) => None,
+        Err(error) => websocket::is_too_large(error).then_some(FromViewer::TooLarge),
     }
 }
 

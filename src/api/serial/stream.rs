@@ -49,7 +49,8 @@ pub struct StreamQuery {
 /// One client at a time writes (`mode=drive`); what others send is ignored. While the machine is
 /// off, the stream is silent. When a right ends, the WebSocket is closed with a code: 4401 the
 /// token is not valid any more, 4403 the caller may not read or write any more, 4409 another client
-/// took over, 4423 the lease ended, 4503 otter stops.
+/// took over, 4423 the lease ended, 4503 otter stops. A message of more than 256 KiB ends it with
+/// 1009.
 #[utoipa::path(
     get,
     path = "/v1/machines/{machine}/serial/{port}/stream",

@@ -13,6 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::since::{in_body, pointed_at};
 use super::wait_request::{SerialConditionRequest, SerialWaitRequest, serial_conditions};
 use super::{PortPath, check_may_look};
+use crate::api::condition_fields::in_words;
 use crate::api::extract::{JsonBody, Parsed, Query, Segments};
 use crate::api::lease_authorization::read_authorization;
 use crate::api::long_poll::{WaitEnd, WaitMode, WaitPermit};
@@ -26,7 +27,8 @@ use crate::domain::ids::MachineId;
 use crate::domain::machine::{Machine, SerialPort};
 use crate::service::callers::Caller;
 use crate::service::jobs::authorization::Requester;
-use crate::service::serial::conditions::{SerialConditions, SerialMatch};
+use crate::service::machines::shorten;
+use crate::service::serial::conditions::{SerialCondition, SerialConditions, SerialMatch, Subject};
 use crate::service::serial::wait::SerialWaitTerms;
 use crate::service::serial::{ReadFrom, find_port};
 
@@ -183,9 +185,11 @@ impl SerialCall<'_> {
             return Err(Failure::new(FailureKind::ShuttingDown, detail)
                 .with_machine(&machine.id, &machine.name));
         }
-        let what = match conditions.any.len() {
-            1 => "did not output it".to_owned(),
-            count => format!("output none of the {count}"),
+        let shown: Vec<String> = conditions.any.iter().map(shown).collect();
+        let named = in_words(&shown);
+        let what = match shown.len() {
+            1 => format!("did not output {named}"),
+            count => format!("output none of the {count} ({named})"),
         };
         let when = match time {
             Some(time) => format!("within {}; wait again", duration::format(time)),
@@ -194,6 +198,15 @@ impl SerialCall<'_> {
         let name = port.linux_device.as_deref().unwrap_or(&port.label);
         let detail = format!("{name} of {} {what} {when}.", machine.name);
         Err(services.serial.timed_out(machine, port, &detail).await)
+    }
+}
+
+/// A condition in words: its name, or what it looks for.
+fn shown(condition: &SerialCondition) -> String {
+    match (&condition.name, &condition.subject) {
+        (Some(name), _) => shorten(name),
+        (None, Subject::Text(text)) => shorten(&String::from_utf8_lossy(text)),
+        (None, Subject::Regex { regex, .. }) => format!("regex {}", shorten(regex.as_str())),
     }
 }
 

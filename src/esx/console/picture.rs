@@ -70,7 +70,13 @@ fn judge(answer: HttpAnswer, object: &ScreenObject) -> Result<Bytes, HostError> 
         ),
         404 => (HostErrorKind::NotFound, format!("The host has no picture of {name}.")),
         _ => (
-            HostErrorKind::Unreachable,
+            // The proxy of a host answers so while the service behind it does not run. With any
+            // other status the host was reached, and only its picture is out of reach.
+            if matches!(status, 502..=504) {
+                HostErrorKind::Unreachable
+            } else {
+                HostErrorKind::Rejected
+            },
             format!("The host gave no picture of {name}: it answered with HTTP status {status}."),
         ),
     };
@@ -96,6 +102,7 @@ mod tests {
         assert_eq!(judged(200, b"<html>"), Err(HostErrorKind::Protocol));
         assert_eq!(judged(401, b""), Err(HostErrorKind::Forbidden));
         assert_eq!(judged(404, b""), Err(HostErrorKind::NotFound));
-        assert_eq!(judged(500, png), Err(HostErrorKind::Unreachable));
+        assert_eq!(judged(500, png), Err(HostErrorKind::Rejected));
+        assert_eq!(judged(503, png), Err(HostErrorKind::Unreachable));
     }
 }

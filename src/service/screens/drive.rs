@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::screen_input::{InputLost, ScreenInput};
 use super::screen_user::ScreenUser;
+use super::shared_screen::InputLost;
 use super::state::DriverInfo;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{MachineId, ViewerId};
+use crate::domain::input::{Point, ScreenInput};
 use crate::domain::keyboard::Keysym;
 use crate::domain::machine::Machine;
 use crate::service::seats::{Seat, Seats};
@@ -84,7 +85,7 @@ pub struct HeldInput {
     /// In the order in which they were pressed.
     keys: Vec<Keysym>,
     buttons: u8,
-    position: (u16, u16),
+    at: Point,
 }
 
 impl HeldInput {
@@ -106,8 +107,8 @@ impl HeldInput {
                 self.keys.retain(|held| *held != keysym);
                 true
             }
-            ScreenInput::Pointer { buttons, x, y } => {
-                (self.buttons, self.position) = (buttons, (x, y));
+            ScreenInput::Pointer { buttons, at } => {
+                (self.buttons, self.at) = (buttons, at);
                 true
             }
         }
@@ -120,8 +121,7 @@ impl HeldInput {
         let mut releases: Vec<ScreenInput> =
             keys.map(|keysym| ScreenInput::Key { keysym, down: false }).collect();
         if std::mem::take(&mut self.buttons) != 0 {
-            let (x, y) = self.position;
-            releases.push(ScreenInput::Pointer { buttons: 0, x, y });
+            releases.push(ScreenInput::Pointer { buttons: 0, at: self.at });
         }
         releases
     }
@@ -178,7 +178,7 @@ impl DriverInput {
             self.counts.lost += all;
             if maybe_sent {
                 // Perhaps only a part arrived, without what releases its keys.
-                for pressed in input.into_iter().filter(|one| presses(*one)) {
+                for pressed in input.into_iter().filter(|one| one.presses()) {
                     self.held.note(pressed);
                 }
             }
@@ -215,14 +215,6 @@ impl Drop for DriverInput {
             drop(seat);
         };
         drop(self.supervisor.spawn_isolated("release of keys", sending));
-    }
-}
-
-/// Whether input presses a key or a button.
-const fn presses(input: ScreenInput) -> bool {
-    match input {
-        ScreenInput::Key { down, .. } => down,
-        ScreenInput::Pointer { buttons, .. } => buttons != 0,
     }
 }
 
@@ -298,15 +290,13 @@ mod tests {
         assert!(
             held.note(key(0x61, true)) && held.note(key(0x61, true)) && held.note(key(0x61, false))
         );
-        assert!(held.note(ScreenInput::Pointer { buttons: 1, x: 7, y: 9 }));
-        let released = [
-            key(0xffe9, false),
-            key(0xffe3, false),
-            ScreenInput::Pointer { buttons: 0, x: 7, y: 9 },
-        ];
+        let at = Point { x: 7, y: 9 };
+        assert!(held.note(ScreenInput::Pointer { buttons: 1, at }));
+        let released =
+            [key(0xffe9, false), key(0xffe3, false), ScreenInput::Pointer { buttons: 0, at }];
         assert_eq!(held.release(), released);
         assert_eq!(held.release(), []);
-        held.note(ScreenInput::Pointer { buttons: 0, x: 1, y: 1 });
+        held.note(ScreenInput::Pointer { buttons: 0, at: Point { x: 1, y: 1 } });
         assert_eq!(held.release(), []);
     }
 

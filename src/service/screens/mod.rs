@@ -12,6 +12,7 @@ pub mod drive;
 mod due_check;
 pub mod encoded;
 pub mod frame;
+mod guest_changes;
 pub mod input_call;
 pub mod input_calls;
 pub mod input_lane;
@@ -24,9 +25,7 @@ pub mod picture_search;
 pub mod png;
 mod prepare_wait;
 mod registry;
-mod reverts;
 pub mod rights;
-mod screen_input;
 mod screen_user;
 mod shared_screen;
 mod sight;
@@ -55,8 +54,8 @@ use jiff::Timestamp;
 
 pub use self::frame::{Frame, FrameChange};
 pub use self::rights::{DriveRight, RightChanges};
-pub use self::screen_input::{InputLost, ScreenInput};
 pub use self::screen_user::{CONFIRM_LIMIT, ScreenUser};
+pub use self::shared_screen::InputLost;
 pub use self::state::{ConnectionState, DriverInfo, ScreenState, ViewerInfo, ViewerMode};
 
 use self::registry::Registry;
@@ -267,8 +266,8 @@ impl Screens {
     /// The picture that the host took with a memory snapshot, as PNG.
     ///
     /// # Errors
-    /// `not-found` if the host has no picture of the snapshot, `not-supported`, and the failures of
-    /// the host.
+    /// `not-found` if the host has no picture of the snapshot, `console-unavailable` if it gives
+    /// none, `not-supported`, and the failures of the host.
     pub async fn snapshot_picture(
         &self,
         machine: &Machine,
@@ -282,6 +281,9 @@ impl Screens {
                     FailureKind::NotFound,
                     format!("The host has no picture of the snapshot {snapshot}."),
                 ),
+                HostErrorKind::Rejected => {
+                    Failure::new(FailureKind::ConsoleUnavailable, error.message)
+                }
                 _ => HostFailure::from(&error).to_failure(),
             };
             failure.with_machine(&machine.id, &machine.name)

@@ -18,6 +18,8 @@ pub enum ViewerEnd {
     Silent,
     /// It sent what the protocol does not allow; the text says what.
     Protocol(String),
+    /// It sent a message that is too large.
+    TooLarge,
     /// otter failed; the text says why.
     Failed(String),
     /// The machine is gone.
@@ -37,6 +39,7 @@ impl ViewerEnd {
             Self::ShuttingDown => "shutting-down",
             Self::Silent => "silent",
             Self::Protocol(_) => "protocol",
+            Self::TooLarge => "too-large",
             Self::Failed(_) => "failed",
             Self::MachineGone => "machine-gone",
         }
@@ -55,6 +58,7 @@ impl ViewerEnd {
             Self::TakenOver => "another client took over",
             Self::ShuttingDown => "otter is shutting down",
             Self::Silent => "the viewer was silent for too long",
+            Self::TooLarge => "the message is too large",
             Self::MachineGone => "the machine is gone",
         }
     }

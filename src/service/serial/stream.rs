@@ -141,6 +141,7 @@ impl Input<'_> {
             let bytes = match received {
                 FromViewer::Bytes(bytes) => bytes,
                 FromViewer::Alive => continue,
+                FromViewer::TooLarge => return ViewerEnd::TooLarge,
                 FromViewer::Text => {
                     let error = "a serial port needs binary messages, and this was a text message";
                     return ViewerEnd::Protocol(error.to_owned());
