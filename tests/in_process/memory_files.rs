@@ -51,11 +51,6 @@ pub enum FileCallBehavior {
 }
 
 impl MemoryFiles {
-    /// Adds a file of this size.
-    pub fn add_file(&self, path: &str, bytes: u64) {
-        self.state().entries.insert(FilePath::parse(path).unwrap(), Some(bytes));
-    }
-
     /// Adds an empty folder.
     pub fn add_folder(&self, path: &str) {
         self.state().entries.insert(FilePath::parse(path).unwrap(), None);

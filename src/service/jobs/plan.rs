@@ -173,7 +173,7 @@ fn next_for_lease(job: &Job, now: &Evidence) -> Plan {
     match &job.request {
         // The release of a machine that waits on a question does not wait for the answer: it powers
         // the machine off without its guest, which ends the question.
-        JobRequest::Release { keep_power, snapshot }
+        JobRequest::Release { keep_power, snapshot, .. }
             if now.question.is_some()
                 && now.power_state == Some(PowerState::On)
                 && (!keep_power || snapshot.is_some()) =>

@@ -250,9 +250,9 @@ fn a_call_is_not_sent_more_often_than_allowed() {
 #[test]
 fn the_result_of_an_upload_has_what_was_sent() {
     let (job, _) = run(upload(), &[received(false), called()]);
-    let file = job.result.unwrap().file.unwrap();
-    assert_eq!(file.path, "[isos] iso/qubes.iso");
-    assert_eq!(file.sent, Some((BYTES, Sha256Sum([1; 32]))));
+    let written = job.result.unwrap().file.unwrap();
+    assert_eq!(written.path, "[isos] iso/qubes.iso");
+    assert_eq!(written.sent, Some((BYTES, Sha256Sum([1; 32]))));
     let (job, _) = run(JobRequest::DeleteFile, &[saw(file(3)), called()]);
     assert_eq!(job.result.unwrap().file.unwrap().sent, None);
 }
