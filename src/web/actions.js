@@ -70,9 +70,9 @@ export function consolidate(machine, right) {
   });
 }
 
-export function answer(machine, right, question, choice) {
+export function answer(machine, right, question, choice, text) {
   start({
-    machine, right, confirm: `Answer ${choice.label}`,
+    machine, right, confirm: "Answer", title: right.override ? `Answer “${text}” on ${machine.name}?` : null,
     request: () => ({
       method: "POST", target: path("machines", machine.id, "answer"),
       body: { question: question.id, choice: choice.key },

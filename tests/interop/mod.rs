@@ -12,6 +12,7 @@ mod curl;
 mod files;
 mod guide;
 mod novnc;
+mod page;
 mod pages;
 mod program;
 mod proxies;

@@ -96,9 +96,12 @@ function questionSection(machine, { right }) {
   return section("question", "Question",
     h("p", { class: "host-text" }, question.text),
     actions("question", question.choices.map((choice) => ({
-      key: choice.key, label: choice.label, reason: right.reason, run: () => answer(machine, right, question, choice),
+      key: choice.key, label: choiceText(choice), reason: right.reason, run: () => answer(machine, right, question, choice, choiceText(choice)),
     }))));
 }
+
+/** What a choice says. The host marks the letter of a shortcut with an underscore. */
+const choiceText = ({ label, summary }) => (summary ? summary.replace(/_(?=\S)/, "") : label);
 
 function serialSection(machine) {
   const ports = machine.serial_ports;
