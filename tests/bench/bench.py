@@ -21,6 +21,7 @@ import clients
 import files
 import growth
 import memory
+import page
 import power
 import reads
 import report
@@ -32,7 +33,7 @@ from noise import Watch
 from processes import Bench, Host, Otter, Unusable, unused_machines
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROWS = range(1, 14)
+ROWS = range(1, 15)
 QUICK_ROWS = (1, 2, 4, 5, 9)
 
 
@@ -260,6 +261,9 @@ class Measurement:
     def row_13(self):
         work = lambda host, otter: files.measure(self.bench, host, otter, self.turns)
         return lambda: files.start(self.bench), work
+
+    def row_14(self):
+        return self.host_and_otter, lambda _, otter: page.measure(self.bench, otter, self.turns)
 
 
 def commit():

@@ -672,7 +672,7 @@ class CommandLine(unittest.TestCase):
             self.assertIn(option, done.stdout)
 
     def test_wrong_options_are_refused(self):
-        for wrong in (["--rows", "14"], ["--rows", "a"], ["--turns", "4"], ["--nothing"]):
+        for wrong in (["--rows", "15"], ["--rows", "a"], ["--turns", "4"], ["--nothing"]):
             with contextlib.redirect_stderr(io.StringIO()), self.assertRaises(SystemExit):
                 bench.parse(wrong)
 
