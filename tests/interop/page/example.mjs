@@ -14,16 +14,11 @@ export async function populate(otter) {
   const own = (lease) => ({ ...reference, "Otter-Lease": `${lease.id}.${lease.secret}` });
 
   const done = await call("POST", "/v1/leases", {
-    select: { machine: "16" }, ttl: "1h", holder: "nightly", prepare: { snapshot: "installed/updated", power: "on" },
+    select: { machine: "16" }, ttl: "1h", holder: "nightly",
+    prepare: { snapshot: "installed/updated", power: "on", until: "serial:login:" },
     record: { screen: true, serial: ["ttyS0"] },
   }, reference);
   await state(done.id, "active");
-  const ports = await call("GET", "/v1/machines/16/serial", undefined, own(done));
-  assert.equal(ports.ports[0].linux_device, "ttyS0");
-  await eventually("output of the port", async () => {
-    const read = await call("POST", "/v1/machines/16/serial/ttyS1/wait?wait=10s", { any: [{ text: "login:" }] }, own(done)).catch(() => null);
-    return read !== null;
-  });
   const stored = await fetch(`${otter.origin}/v1/leases/${done.id}/artifacts/test.log`, {
     method: "PUT", body: "test_boot ... ok\ntest_update ... FAILED: no route to host\n",
     headers: { ...own(done), Authorization: `Bearer ${otter.tokens.olga}`, "Content-Type": "text/plain" },

@@ -21,7 +21,7 @@ const OTTER = required("OTTER_BINARY");
 export const PICTURES = required("OTTER_PICTURES");
 export const REPOSITORY = fileURLToPath(new URL("../../..", import.meta.url));
 /** The longest time for one condition, in milliseconds. */
-const TIMEOUT = 20_000;
+const TIMEOUT = 60_000;
 
 const run = promisify(execFile);
 /** otter gets none of the variables of the tests. */

@@ -197,17 +197,12 @@ async function files(page, call) {
 
 async function artifacts(page, otter, call) {
   const lease = await call("POST", "/v1/leases", {
-    select: { machine: "16" }, ttl: "20m", prepare: { power: "on" }, record: { screen: true, serial: ["ttyS1"] },
+    select: { machine: "16" }, ttl: "20m", prepare: { power: "on", until: "serial:login:" }, record: { screen: true, serial: ["ttyS0"] },
   });
   const state = async (wanted) => eventually(`the lease to be ${wanted}`,
     async () => (await call("GET", `/v1/leases/${lease.id}`)).state === wanted);
   await state("active");
   const own = { "Otter-Lease": `${lease.id}.${lease.secret}` };
-  await call("POST", "/v1/machines/16/serial/ttyS1/wait?wait=20s", { any: [{ text: "login:" }] }, own);
-  await eventually("the last bytes of the port", async () => {
-    await call("POST", "/v1/machines/16/serial/ttyS1/input", { events: [{ text: "\r" }] }, own);
-    return true;
-  });
   const put = await fetch(`${otter.origin}/v1/leases/${lease.id}/artifacts/log.txt`, {
     method: "PUT", body: "<script>line</script>\n",
     headers: { ...own, Authorization: `Bearer ${otter.tokens.olga}`, "Content-Type": "text/plain" },

@@ -13,11 +13,6 @@ script("problems", async () => {
   const codes = document_.components.schemas.Problem.properties.code["x-extensible-enum"];
   assert.ok(codes.length > 50, `${codes.length} codes`);
 
-  await step("pages of all codes", async () => {
-    const answers = await Promise.all(codes.map((code) => fetch(`${otter.origin}/problems/${code}`)));
-    assert.deepEqual(answers.filter(({ ok }) => !ok).map(({ url }) => url), []);
-  });
-
   let answer = null;
   await page.route("**/v1/machines/16/power", (route) => route.fulfill({
     status: answer.status, contentType: "application/problem+json", body: JSON.stringify(answer),
