@@ -256,17 +256,18 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
         listen: http.listen.clone(),
         socket_access: SocketAccess { mode: http.socket_mode, group: http.socket_group.clone() },
         passed_sockets: Vec::new(),
-        tls: http
-            .tls_certificate
-            .clone()
-            .zip(http.tls_key.clone())
-            .map(|(certificate, key)| TlsFiles { certificate, key }),
+        tls: tls_files(&http),
         http: http_settings(http, log.access, options.verify != Verify::Off),
         event_stream: EventStreamSettings::default(),
         esx: options,
         grace: GRACE,
         warnings,
     })
+}
+
+fn tls_files(http: &config::Http) -> Option<TlsFiles> {
+    let certificate = http.tls_certificate.clone()?;
+    http.tls_key.clone().map(|key| TlsFiles { certificate, key })
 }
 
 /// The folders below which otter writes files. A simulated host has a datastore for that.

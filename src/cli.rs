@@ -243,7 +243,9 @@ impl Command {
     fn is_run() -> bool {
         let matches = Self::command().ignore_errors(true).try_get_matches();
         matches.is_ok_and(|matches| {
-            matches.subcommand_name().is_some_and(|name| ["run", "release", "files"].contains(&name))
+            matches
+                .subcommand_name()
+                .is_some_and(|name| ["run", "release", "files"].contains(&name))
         })
     }
 }

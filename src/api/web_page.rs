@@ -128,6 +128,7 @@ fn file(name: &str) -> Result<Response, ApiError> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::ffi::OsStr;
     use std::path::Path;
 
     use super::*;
@@ -190,7 +191,10 @@ mod tests {
                 }
             }
         }
-        let modules = FILES.iter().map(|(name, _)| *name).filter(|name| name.ends_with(".js"));
+        let modules = FILES
+            .iter()
+            .map(|(name, _)| *name)
+            .filter(|name| Path::new(name).extension() == Some(OsStr::new("js")));
         let unused: Vec<&str> = modules.filter(|name| !reached.contains(*name)).collect();
         assert_eq!(unused, [""; 0]);
     }

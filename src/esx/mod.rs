@@ -59,8 +59,9 @@ use crate::domain::ids::{JobId, MachineId, TaskId};
 use crate::domain::network::Network;
 use crate::domain::serial::SerialRoute;
 use crate::hypervisor::{
-    Accepted, CallError, CallTerms, Capability, DatastoreFiles, HostError, HostErrorKind, Hypervisor, Observer,
-    ScreenConnection, ScreenObject, SerialConnection, SerialDirectory, TaskStatus,
+    Accepted, CallError, CallTerms, Capability, DatastoreFiles, HostError, HostErrorKind,
+    Hypervisor, Observer, ScreenConnection, ScreenObject, SerialConnection, SerialDirectory,
+    TaskStatus,
 };
 use crate::telemetry::metrics::Metrics;
 use barrier::Covered;

@@ -389,8 +389,9 @@ async fn disturb(
         disruption = then.map(|then| *then);
     }
     match disruption {
-        // The loop before this match has run all hooks, so a hook cannot remain.
-        None | Some(Disruption::Hook(..)) => run.await,
+        // The loop before this match has run all hooks, so a hook cannot remain. Only the transfer
+        // of a file has a body that can be disturbed.
+        None | Some(Disruption::Hook(..) | Disruption::Transfer(_)) => run.await,
         Some(Disruption::Fault(fault)) => Ok(respond_soap(shared, method, Err(fault), None)),
         Some(Disruption::CloseBeforeRunning) => Err(ConnectionCut),
         Some(Disruption::CloseAfterRunning) => {
@@ -417,8 +418,6 @@ async fn disturb(
             cancelled.cancelled().await;
             Err(ConnectionCut)
         }
-        // Only the transfer of a file has a body that can be disturbed.
-        Some(Disruption::Transfer(_)) => run.await,
         Some(Disruption::HostChange(change)) => {
             Control::new(Arc::clone(shared)).apply(change);
             run.await

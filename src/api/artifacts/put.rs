@@ -13,9 +13,7 @@ use http_body_util::BodyExt;
 use utoipa::IntoParams;
 
 use super::wire::{Artifact, ArtifactBytes};
-use crate::api::extract::{
-    NoParameters, Query, Segments, content_length, failure_at, header,
-};
+use crate::api::extract::{NoParameters, Query, Segments, content_length, failure_at, header};
 use crate::api::leases::{LeaseHeader, lease_id, unknown_lease};
 use crate::api::openapi_parts::Problems;
 use crate::api::problem::ApiError;

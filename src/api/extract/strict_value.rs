@@ -9,7 +9,7 @@ use serde_json::{Error, Value};
 /// A value, all lists and objects of which are read strictly.
 pub struct StrictValue(pub Value);
 
-impl<'de> IntoDeserializer<'de, Error> for StrictValue {
+impl IntoDeserializer<'_, Error> for StrictValue {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {

@@ -95,15 +95,15 @@ mod tests {
         other.write_all(b"HTTP/1.1 401").await.unwrap();
         drop(other);
         // The writing half is closed, so that every write fails.
-        let (closed, writes) = tokio::io::duplex(64);
+        let (closed, sink) = tokio::io::duplex(64);
         drop(closed);
-        let mut stream = LateErrors::new(tokio::io::join(reads, writes));
+        let mut stream = LateErrors::new(tokio::io::join(reads, sink));
         let sending = async {
-            let (mut reader, mut writer) = tokio::io::split(&mut stream);
+            let (mut answers, mut writer) = tokio::io::split(&mut stream);
             let mut answer = String::new();
             tokio::select! {
                 _ = writer.write_all(b"more") => panic!("the write must wait"),
-                read = reader.read_to_string(&mut answer) => read.unwrap(),
+                read = answers.read_to_string(&mut answer) => read.unwrap(),
             };
             answer
         };

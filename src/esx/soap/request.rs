@@ -253,16 +253,13 @@ pub fn set_media(machine: &Reference, drive: &CdDrive, operation_id: &str) -> Re
     call.text("operation", "edit");
     call.writer.start("device", &[("xsi:type", "VirtualCdrom")]);
     call.text("key", &key.to_string());
-    match iso {
-        Some(path) => {
-            call.writer.start("backing", &[("xsi:type", "VirtualCdromIsoBackingInfo")]);
-            call.text("fileName", path);
-        }
-        None => {
-            let kind = "VirtualCdromRemotePassthroughBackingInfo";
-            call.writer.start("backing", &[("xsi:type", kind)]);
-            call.text("deviceName", "").text("useAutoDetect", "false").text("exclusive", "false");
-        }
+    if let Some(path) = iso {
+        call.writer.start("backing", &[("xsi:type", "VirtualCdromIsoBackingInfo")]);
+        call.text("fileName", path);
+    } else {
+        let kind = "VirtualCdromRemotePassthroughBackingInfo";
+        call.writer.start("backing", &[("xsi:type", kind)]);
+        call.text("deviceName", "").text("useAutoDetect", "false").text("exclusive", "false");
     }
     call.writer.end().start("connectable", &[]);
     call.text("startConnected", boolean(*connects_at_power_on));

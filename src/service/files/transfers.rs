@@ -52,17 +52,15 @@ impl Transfers {
     /// # Errors
     /// `queue-full`
     pub fn enter(&self) -> Result<Place, Failure> {
-        match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => Ok(Place { place, running: Arc::clone(&self.running) }),
-            Err(_) => {
-                let detail = format!(
-                    "{RUNNING} transfers of files run and {WAITING} wait, which is as many as \
-                     otter allows. Nothing was transferred."
-                );
-                let failure = Failure::new(FailureKind::QueueFull, detail);
-                Err(Failure { retry_after: Some(RETRY_AFTER), ..failure })
-            }
-        }
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            let detail = format!(
+                "{RUNNING} transfers of files run and {WAITING} wait, which is as many as otter \
+                 allows. Nothing was transferred."
+            );
+            let failure = Failure::new(FailureKind::QueueFull, detail);
+            return Err(Failure { retry_after: Some(RETRY_AFTER), ..failure });
+        };
+        Ok(Place { place, running: Arc::clone(&self.running) })
     }
 }
 

@@ -49,17 +49,14 @@ impl Jobs {
         reserved.map_err(|full| queue_full(full, &job.target_name))?;
         let most = limits.queued_jobs;
         let committed = self.commit_file_job(job, now, most, claim.as_ref()).await;
-        match &committed {
-            Ok(job) => {
-                fail_point!("accept-committed");
-                self.0.parts.metrics.job_accepted(job.kind().as_str());
-                self.0.table.commit(&target, id);
-                self.0.parts.event_stream.publish([Subject::from_job(job)]);
-            }
-            Err(_) => {
-                self.0.table.remove(&target, id);
-                self.queue_moved(&target);
-            }
+        if let Ok(job) = &committed {
+            fail_point!("accept-committed");
+            self.0.parts.metrics.job_accepted(job.kind().as_str());
+            self.0.table.commit(&target, id);
+            self.0.parts.event_stream.publish([Subject::from_job(job)]);
+        } else {
+            self.0.table.remove(&target, id);
+            self.queue_moved(&target);
         }
         self.dispatch(&target);
         committed.map(|_| id)

@@ -47,7 +47,7 @@ impl FileRunner<'_> {
         let job = state_machine.job().clone();
         if job.state.is_end() {
             // The job ended while it waited for its turn.
-            commit(self.parts, &job).await.map_err(incomplete)?;
+            commit(self.parts, &job).await.map_err(|error| incomplete(&error))?;
             return Ok(job);
         }
         let clock = &self.parts.clock;
@@ -75,7 +75,7 @@ impl FileRunner<'_> {
                     biased;
                     performed = &mut work => match performed {
                         Ok(input) => break Some(input),
-                        Err(error) => return Err(incomplete(error)),
+                        Err(error) => return Err(incomplete(&error)),
                     },
                     () = self.stop.cancelled(), if may_stop => return Err(Incomplete::Stopped),
                     Some(interrupt) = interrupts.recv() => interrupt,
@@ -224,7 +224,7 @@ impl FileRunner<'_> {
     }
 }
 
-fn incomplete(error: StorageError) -> Incomplete {
+fn incomplete(error: &StorageError) -> Incomplete {
     match error {
         StorageError::Closed => Incomplete::Stopped,
         _ => Incomplete::Unsaved,

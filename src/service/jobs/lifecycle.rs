@@ -174,7 +174,7 @@ impl Jobs {
             let overdue = pending.due <= self.0.parts.clock.elapsed();
             pending.state_machine.take_turn(overdue, self.0.parts.clock.now())
         });
-        self.run_to_end(pending, first).await
+        Box::pin(self.run_to_end(pending, first)).await
     }
 
     /// Waits for the time `pause`, doubles `pause`, and reads a job whose run failed from disk
@@ -253,7 +253,7 @@ impl Jobs {
             let first = end(&mut pending.state_machine, inner.0.parts.clock.now());
             // The result is ignored: if the end cannot be committed, the next start of otter ends
             // the job.
-            let _ = inner.run_to_end(pending, first).await;
+            let _ = Box::pin(inner.run_to_end(pending, first)).await;
             inner.dispatch(&target);
             inner.queue_moved(&target);
         }));

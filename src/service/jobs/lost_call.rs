@@ -39,8 +39,8 @@
 //! answer                the same question                                  send again
 //!                       any other state                                    unknown
 //! ```
-//! A shutdown, a reboot and an answer have no task. The tasks of set_media and set_boot have the same
-//! method. So after the task of a lost call, the machine must show the change, or the call is
+//! A shutdown, a reboot and an answer have no task. The tasks of changes of media and of boot orders
+//! have the same method. So after the task of a lost call, the machine must show the change, or the call is
 //! resolved without this task. The success of a revert's own task counts only
 //! if the requested snapshot is current. The current snapshot does not prove a lost revert, because
 //! it may have been current before; a second revert leads to the same state.
@@ -95,7 +95,13 @@ pub fn resolve(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Resolution 
         HostCall::ConsolidateDisks if now.consolidation_needed == Some(false) => {
             Resolution::Succeeded
         }
-        HostCall::RevertToSnapshot { .. } | HostCall::ConsolidateDisks => Resolution::SendAgain,
+        HostCall::SetMedia { .. } | HostCall::SetBoot { .. } if has_change(&intent.call, now) => {
+            Resolution::Succeeded
+        }
+        HostCall::RevertToSnapshot { .. }
+        | HostCall::ConsolidateDisks
+        | HostCall::SetMedia { .. }
+        | HostCall::SetBoot { .. } => Resolution::SendAgain,
         HostCall::Reset => Resolution::Unknown(
             "a reset leaves no trace, and resetting twice is not the same as once",
         ),
@@ -109,10 +115,6 @@ pub fn resolve(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Resolution 
         HostCall::Answer { .. } => {
             Resolution::Unknown("the question is gone, and it is not known who answered it")
         }
-        HostCall::SetMedia { .. } | HostCall::SetBoot { .. } if has_change(&intent.call, now) => {
-            Resolution::Succeeded
-        }
-        HostCall::SetMedia { .. } | HostCall::SetBoot { .. } => Resolution::SendAgain,
         HostCall::CreateSnapshot { name, .. } => resolve_creation(intent, now, name),
         HostCall::RemoveSnapshot { snapshot, children } => {
             resolve_removal(intent, now, snapshot, *children)

@@ -224,7 +224,7 @@ impl GuestScreen {
     pub fn restore(&mut self, saved: &Self) {
         let version = self.version.max(saved.version) + 1;
         let medium = self.medium.take();
-        *self = Self { version, medium, ..saved.clone() };
+        *self = Self { medium, version, ..saved.clone() };
     }
 
     /// The layout of the guest's keyboard.

@@ -91,9 +91,8 @@ fn device_change(change: Element<'_>) -> Result<DeviceChange, Fault> {
     };
     let device = change.child("device");
     let device = device.ok_or_else(|| Fault::invalid_argument("spec.deviceChange.device"))?;
-    let flag = |connection: Element<'_>, name| {
-        connection.child_text(name).is_some_and(soap::is_true)
-    };
+    let flag =
+        |connection: Element<'_>, name| connection.child_text(name).is_some_and(soap::is_true);
     let connection = device.child("connectable").map(|connection| ConnectionChange {
         connected: flag(connection, "connected"),
         start_connected: flag(connection, "startConnected"),
@@ -165,9 +164,7 @@ fn cd_backing(backing: Element<'_>) -> Result<CdBacking, Fault> {
 fn card_network(backing: Element<'_>) -> Result<CardNetwork, Fault> {
     let text = |path: &[&str]| backing.descend(path).map(|found| found.text().to_owned());
     let network = match backing.type_name().unwrap_or_default() {
-        "VirtualEthernetCardNetworkBackingInfo" => {
-            text(&["deviceName"]).map(CardNetwork::Standard)
-        }
+        "VirtualEthernetCardNetworkBackingInfo" => text(&["deviceName"]).map(CardNetwork::Standard),
         "VirtualEthernetCardDistributedVirtualPortBackingInfo" => {
             text(&["port", "portgroupKey"]).map(CardNetwork::PortGroup)
         }

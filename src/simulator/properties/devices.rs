@@ -106,7 +106,7 @@ fn attached_to(machine: &Machine, controller: i32) -> Option<Value> {
     let all = first.into_iter().chain(disks).chain(drives);
     let here = all.filter(|(_, at)| *at == controller).map(|(key, _)| Value::Int(key));
     let here: Vec<Value> = here.collect();
-    (!here.is_empty()).then(|| Value::List("int", here))
+    (!here.is_empty()).then_some(Value::List("int", here))
 }
 
 /// Adds the fields that only SCSI controllers have.

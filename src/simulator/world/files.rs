@@ -386,9 +386,8 @@ impl World {
         }
         match self.entry(&parent) {
             Ok(FileEntry::Folder { .. }) => {}
-            Ok(FileEntry::File(_)) => return Err(FileProblem::NoFolder),
             Err(_) if with_parents => self.make_folder(&parent, true)?,
-            Err(_) => return Err(FileProblem::NoFolder),
+            Ok(FileEntry::File(_)) | Err(_) => return Err(FileProblem::NoFolder),
         }
         let modified = self.now.wall;
         self.files.entries.insert(path.clone(), Stored::Folder { modified });

@@ -208,7 +208,7 @@ impl World {
                 self.change_disk(draft, place, change, *bytes, path.as_deref())
             }
             DeviceSpec::Controller { kind, bus } => {
-                draft.change_controller(place, change, *kind, *bus)
+                draft.change_controller(place, change, kind, *bus)
             }
             DeviceSpec::Unknown => Err(place.fault("InvalidDeviceSpec")),
         }
@@ -273,8 +273,8 @@ impl World {
         (kind, mac_address, network): (&'static str, Option<&str>, Option<&CardNetwork>),
     ) -> Result<(), Fault> {
         let is_on = draft.machine.power == PowerState::On;
-        let unknown = |network: &&CardNetwork| self.network(network).is_none();
-        if network.filter(unknown).is_some() && change.operation != DeviceOperation::Remove {
+        let is_unknown = |network: &CardNetwork| self.network(network).is_none();
+        if network.is_some_and(is_unknown) && change.operation != DeviceOperation::Remove {
             return Err(place.fault("InvalidDeviceBacking"));
         }
         let cards = &mut draft.machine.network_cards;
@@ -511,16 +511,14 @@ impl Draft {
 
     fn path_of_new_disk(&self, given: Option<&str>) -> String {
         let base = self.machine.base_path();
-        match given.filter(|path| path.ends_with(".vmdk")) {
-            Some(path) => path.to_owned(),
-            None => {
-                let taken: Vec<&str> =
-                    self.machine.added_disks.iter().map(|disk| disk.path.as_str()).collect();
-                let names = (1..).map(|number| format!("{base}_{number}.vmdk"));
-                let mut free = names.filter(|name| !taken.contains(&name.as_str()));
-                free.next().unwrap_or_default()
-            }
+        if let Some(path) = given.and_then(|path| path.strip_suffix(".vmdk")) {
+            return format!("{path}.vmdk");
         }
+        let taken: Vec<&str> =
+            self.machine.added_disks.iter().map(|disk| disk.path.as_str()).collect();
+        let names = (1..).map(|number| format!("{base}_{number}.vmdk"));
+        let mut free = names.filter(|name| !taken.contains(&name.as_str()));
+        free.next().unwrap_or_default()
     }
 
     fn add_disk(&mut self, change: &DeviceChange, bytes: i64, path: String) {
@@ -607,5 +605,5 @@ impl Draft {
 /// The smallest key from `start` on that is free.
 fn free_key(start: i32, taken: impl Iterator<Item = i32>) -> i32 {
     let taken: Vec<i32> = taken.collect();
-    (start..).find(|key| !taken.contains(key)).unwrap_or(start)
+    (start..i32::MAX).find(|key| !taken.contains(key)).unwrap_or(start)
 }

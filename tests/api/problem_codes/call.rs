@@ -84,11 +84,10 @@ impl Operation {
         let body = match self.id.as_str() {
             "create_console_token" => Some(json!({"kind": "screen", "mode": "drive"})),
             "create_lease" => Some(json!({"select": {"name": subject}, "ttl": "1m"})),
-            "renew_lease" => Some(json!({})),
             "quarantine_machine" => Some(json!({"reason": "its disk"})),
             "answer_machine" => Some(json!({"question": "19", "choice": "4"})),
-            // The file can have any bytes.
-            "put_file" => Some(json!({})),
+            // A file can have any bytes.
+            "renew_lease" | "put_file" => Some(json!({})),
             "create_folder" => Some(json!({"path": "iso/new"})),
             "create_snapshot" => Some(json!({"name": "new"})),
             "insert_iso" => Some(json!({"iso": "[isos] iso/boot.iso"})),

@@ -74,10 +74,12 @@ mod tests {
     use crate::domain::artifact::Sha256Sum;
     use crate::domain::file_job::{FileFact, Received};
 
+    #[expect(clippy::unnecessary_wraps, reason = "the callers pass what a look found, or nothing")]
     fn file(bytes: u64) -> Option<FileFact> {
         Some(FileFact { bytes, modified_at: None, is_folder: false, is_empty: false })
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "the callers pass what a look found, or nothing")]
     fn folder() -> Option<FileFact> {
         Some(FileFact { bytes: 0, modified_at: None, is_folder: true, is_empty: true })
     }

@@ -81,7 +81,7 @@ enum State {
 enum AfterSave {
     Receive,
     Call,
-    Discard(End),
+    Discard(Box<End>),
     Publish,
 }
 
@@ -254,17 +254,14 @@ impl FileMachine {
         if let Some(end) = self.early_end() {
             return self.end(end, now);
         }
-        match &self.job.file_intent {
-            Some(FileIntent { call: call @ FileCall::MovePart { .. }, .. }) => {
-                let call = *call;
-                self.state = State::Calling;
-                FileEffect::Call(call)
-            }
-            _ => {
-                self.job.file_intent = None;
-                self.look_before(now)
-            }
+        if let Some(FileIntent { call: call @ FileCall::MovePart { .. }, .. }) =
+            self.job.file_intent
+        {
+            self.state = State::Calling;
+            return FileEffect::Call(call);
         }
+        self.job.file_intent = None;
+        self.look_before(now)
     }
 
     fn look_before(&mut self, now: Timestamp) -> FileEffect {
@@ -279,7 +276,7 @@ impl FileMachine {
                 self.state = State::Ended;
                 return FileEffect::Finish;
             }
-            AfterSave::Discard(end) => return self.discard(end),
+            AfterSave::Discard(end) => return self.discard(*end),
             AfterSave::Receive => State::Receiving,
             AfterSave::Call => State::Calling,
         };
@@ -535,7 +532,7 @@ impl FileMachine {
         match &mut self.job.file_intent {
             Some(intent) => {
                 intent.end = Some(failure);
-                self.save(AfterSave::Discard(end))
+                self.save(AfterSave::Discard(Box::new(end)))
             }
             None => self.discard(end),
         }

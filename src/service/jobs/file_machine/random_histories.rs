@@ -208,7 +208,9 @@ impl History {
                 }
                 self.target = Some(self.part.take().ok_or(HostErrorKind::NotFound)?);
             }
-            FileCall::Delete => drop(self.target.take().ok_or(HostErrorKind::NotFound)?),
+            FileCall::Delete => {
+                self.target.take().ok_or(HostErrorKind::NotFound)?;
+            }
             FileCall::CreateFolder if self.target.is_some() => {
                 return Err(HostErrorKind::FileExists);
             }

@@ -61,10 +61,12 @@ const fn called() -> FileInput {
     FileInput::Called(FileCallResult::Done)
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the callers pass what a look found, or nothing")]
 fn file(bytes: u64) -> Option<FileFact> {
     Some(FileFact { bytes, modified_at: None, is_folder: false, is_empty: false })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the callers pass what a look found, or nothing")]
 fn folder(is_empty: bool) -> Option<FileFact> {
     Some(FileFact { bytes: 0, modified_at: None, is_folder: true, is_empty })
 }
