@@ -36,6 +36,12 @@ export function relative(text, now = Date.now()) {
   return left > 0 ? `in ${seconds(left)}` : `${seconds(-left)} ago`;
 }
 
+/** A place in a queue: the API counts those before it. */
+export function ahead(position) {
+  if (position === null || position === undefined) return null;
+  return position === 0 ? "next" : `${position} before it`;
+}
+
 /** "1.5 GiB". */
 export function bytes(count) {
   if (count === null || count === undefined) return "–";

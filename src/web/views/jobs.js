@@ -3,7 +3,7 @@
 import { cancelJob } from "../actions.js";
 import { get, path } from "../api.js";
 import { resource } from "../data.js";
-import { KNOWN_KINDS, between, fileOf, jobTitle, kind, seconds } from "../format.js";
+import { KNOWN_KINDS, ahead, between, fileOf, jobTitle, kind, seconds } from "../format.js";
 import { actions, at, facts, jobLink, leaseLink, loaded, machineLink, problemView, progress, reference, section, stateBadge } from "../parts.js";
 import { mayCancel } from "../rights.js";
 import { isEndedJob, sorted, store } from "../store.js";
@@ -72,7 +72,7 @@ function show(job) {
         ["Machine", job.machine && machineLink(job.machine, job.machine_name)],
         ["File", fileOf(job)],
         ["Phase", !isEndedJob(job) && job.phase],
-        ["Place in the queue", job.position],
+        ["In the queue", ahead(job.position)],
         ["Waits for", job.blocked_by?.detail],
         ["Asked for", asked],
         ["Requested by", job.requested_by],

@@ -2,7 +2,7 @@
 
 import { get, path } from "../api.js";
 import { resource } from "../data.js";
-import { relative, words } from "../format.js";
+import { ahead, relative, words } from "../format.js";
 import { giveBack, renew, take, useSecret } from "../lease_actions.js";
 import { actions, at, facts, jobLink, leaseLink, loaded, machineLink, reference, section, stateBadge } from "../parts.js";
 import { mayEnd, mayRenew, mayTake } from "../rights.js";
@@ -51,7 +51,7 @@ const row = (lease) => [
   h("span", { class: "name" }, leaseLink(lease.id, lease.holder)),
   h("span", { class: "state" }, stateBadge(lease.state)),
   h("span", { class: "more" }, lease.machine ? machineLink(lease.machine, nameOf(lease))
-    : lease.state === "queued" ? `place ${lease.position ?? "–"}` : ""),
+    : lease.state === "queued" ? ahead(lease.position) ?? "" : ""),
   h("span", { class: "when" }, lease.end ? words(lease.end.reason) : lease.expires_at ? `ends ${relative(lease.expires_at)}` : at(lease.created_at)),
 ];
 
@@ -80,7 +80,7 @@ function show(lease) {
         ["Reference", reference(lease.reference)],
         ["Pool", lease.pool],
         ["Asks for", selectText(lease.select)],
-        ["Place in the queue", lease.position],
+        ["In the queue", ahead(lease.position)],
         ["Waits for", lease.blocked_by?.detail],
         ["Created", at(lease.created_at)],
         ["Active since", lease.active_at && at(lease.active_at)],

@@ -1,7 +1,7 @@
 // The overview: what is free, held and broken and why, who waits, what runs, and whether the host is
 // there.
 
-import { bytes, jobTitle, notFree, relative } from "../format.js";
+import { ahead, bytes, jobTitle, notFree, relative } from "../format.js";
 import { take } from "../lease_actions.js";
 import { actions, at, facts, jobLink, leaseLink, machineLink, nothing, progress, section, stateBadge } from "../parts.js";
 import { mayTake } from "../rights.js";
@@ -73,7 +73,7 @@ function few(items, show, kind) {
 
 const waitingLease = (lease) => [
   leaseLink(lease.id, lease.holder), " ", h("span", { class: "reason" },
-    `place ${lease.position ?? "–"}, since ${relative(lease.created_at)}`,
+    `${ahead(lease.position) ?? "waits"}, since ${relative(lease.created_at)}`,
     lease.blocked_by ? `: ${lease.blocked_by.detail}` : "")];
 
 const runningJob = (job) => [

@@ -35,7 +35,7 @@ export async function script(name, work) {
     await work();
     console.log(`${name}: all steps done`);
   } catch (error) {
-    console.error(`${name}: ${current ?? "the start"} failed: ${error.stack}`);
+    console.error(`${name}: ${current ?? "the start"} failed: ${error.stack} ${error.cause ?? ""}`);
     for (const [index, page] of pages.entries()) {
       await page.screenshot({ path: path.join(PICTURES, `failed-${name}-${index}.png`) }).catch(() => {});
       const text = page.locator("main, dialog").last().innerText({ timeout: 1000 }).catch(() => "");

@@ -85,7 +85,7 @@ script("operator", async () => {
     const held = await call("POST", "/v1/leases", { select: { machine: "32" }, ttl: "20m", holder: "first" });
     const waits = await call("POST", "/v1/leases", { select: { machine: "32" }, ttl: "20m", queue_for: "20m", holder: "second" });
     await show(page, "#/");
-    await shows(region(page, "Waiting"), /second place 1/);
+    await shows(region(page, "Waiting"), /second next, since/);
     await region(page, "Waiting").getByRole("link", { name: "second" }).click();
     await showsView(page, "Queued lease");
     await show(page, `#/leases/${held.id}`);

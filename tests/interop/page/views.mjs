@@ -57,6 +57,12 @@ script("views", async () => {
   };
   const picture = (name) => page.screenshot({ path: path.join(PICTURES, `${name}.png`), animations: "disabled" });
 
+  await step("axe finds what is wrong", async () => {
+    await page.evaluate(() => document.querySelector("h1").append(document.createElement("img")));
+    await assert.rejects(checkAccessibility(page, "a picture without a text"), /image-alt/);
+    await page.evaluate(() => document.querySelector("h1 img").remove());
+  });
+
   for (const colorScheme of ["light", "dark"]) {
     await page.emulateMedia({ colorScheme });
     for (const name of Object.keys(views)) {
@@ -142,6 +148,7 @@ script("views", async () => {
     await showsView(page, "ci-runner-2");
     await tabTo("Quarantine");
     await press("Space");
+    await page.getByRole("dialog", { name: "Quarantine ci-runner-2" }).waitFor();
     await page.keyboard.type("by keyboard");
     await press("Enter");
     await shows(region(page, "State"), "by keyboard");
