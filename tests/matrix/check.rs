@@ -8,6 +8,7 @@ use otter::simulator::world::{BootDevice, CardNetwork, Machine, PowerState, Worl
 use serde_json::{Value, json};
 
 use super::cell_run::{CellRun, DeliveryProof, ISO, TestBench};
+use super::expected_devices;
 use super::table::{Expected, HostEffect, Kind};
 
 /// The final states of a job.
@@ -372,7 +373,9 @@ fn expected_machine(machine: &Machine) -> Value {
         "ip_addresses": addresses,
         "tools_status": if machine.guest.tools_running { "running" } else { "not_running" },
         "network_cards": cards,
-        "serial_ports": [],
+        "serial_ports": expected_devices::serial_ports(machine),
+        "cdroms": expected_devices::drives(machine),
+        "boot": expected_devices::boot(machine),
         "snapshot_count": machine.snapshots.len(),
         "current_snapshot": machine.current_snapshot,
         "question": question,
