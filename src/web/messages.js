@@ -56,7 +56,8 @@ export async function attempt(work) {
 
 function ended(job) {
   say(`${jobTitle(job)}: ${job.state}`, job.id);
-  if (job.error) showProblem(job.error);
+  // Who cancels a job knows why it ended.
+  if (job.error && job.state !== "cancelled") showProblem(job.error);
 }
 
 onChange((kind, job) => {

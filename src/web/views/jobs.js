@@ -63,7 +63,7 @@ function jobView(id) {
 
 function show(job) {
   const { result, request } = job;
-  const asked = Object.entries(request ?? {}).filter(([, value]) => value !== null)
+  const asked = Object.entries(request ?? {}).filter(([, value]) => value !== null && value !== "")
     .map(([name, value]) => `${name.replaceAll("_", " ")}: ${value}`).join(", ");
   return h("div", { class: "columns" },
     section("state", "State",

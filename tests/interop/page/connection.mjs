@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 
 import {
-  button, checkComplaints, confirm, region, script, show, shows, showsView, startBrowser, startOtter, step, visit,
+  button, checkComplaints, confirm, fact, region, script, show, shows, showsView, startBrowser, startOtter, step, visit,
 } from "./lab.mjs";
 
 script("connection", async () => {
@@ -34,11 +34,11 @@ script("connection", async () => {
     await button(other, "Take").click();
     await confirm(other, "Take qubes-4.2-sdw-staging", { For: "30m" });
     await show(page, "#/machines/16");
-    await shows(region(page, "State"), /Held by\s*ci/);
+    await shows(fact(page), /^Held by\s*ci/);
     assert.equal(await button(page, "Power on").getAttribute("aria-disabled"), null);
     await button(page, "Power on").click();
     await confirm(page, "Power on qubes-4.2-sdw-staging?", { "Reason for the override": "the other tab is away" });
-    await shows(region(other, "State"), /Power\s*on/);
+    await shows(fact(other), /^Power\s*on$/);
 
     await step("a token that is revoked under the open page", async () => {
       await otter.token("revoke", "ci");
@@ -61,7 +61,7 @@ script("connection", async () => {
     await otter.end();
     await shows(connection, /^Connection lost\. Showing what was known at \d+:\d\d:\d\d; trying again…$/);
     // What was known is still there, also in another view.
-    await shows(region(page, "State"), /Power\s*on/);
+    await shows(fact(page), /^Power\s*on$/);
     await show(page, "#/machines");
     await page.getByRole("list", { name: "Machines" }).getByRole("link", { name: "golden-debian-12" }).waitFor();
     await show(page, "#/machines/17");
@@ -79,7 +79,7 @@ script("connection", async () => {
     await shows(region(page, "State"), "after the restart");
     // The simulated host forgot that machine 16 was powered on; the page knows too.
     await show(page, "#/machines/16");
-    await shows(region(page, "State"), /Held by\s*ci/);
+    await shows(fact(page), /^Held by\s*ci/);
   });
   checkComplaints();
 });

@@ -5,6 +5,25 @@ import assert from "node:assert/strict";
 
 import { eventually } from "./lab.mjs";
 
+/**
+ * Types lines at the first serial port of a machine that is leased and recorded, and waits until the
+ * answers are recorded.
+ *
+ * @param lines pairs of a line and a part of its answer
+ */
+export async function useRecordedPort(call, lease, headers, lines) {
+  const path = `/v1/leases/${lease.id}`;
+  const shown = () => call("GET", path);
+  await eventually("the recording to begin", async () => (await shown()).history.some(({ what }) => what.startsWith("recording:")));
+  const port = `/v1/machines/${lease.machine}/serial/ttyS0`;
+  for (const [line, answer] of lines) {
+    await call("POST", `${port}/input`, { text: `${line}\r` }, headers);
+    await call("POST", `${port}/wait?wait=60s`, { any: [{ text: answer }], since: 0 }, headers);
+  }
+  const now = new Date().toISOString();
+  await eventually("the answers to be recorded", async () => (await shown()).recording?.synced_at > now);
+}
+
 /** @returns the ids of `lease`, `failed` (a job), `text` and `cast` (artifacts) and `datastore` */
 export async function populate(otter) {
   const call = (method, target, body, headers = {}) => otter.call(method, target, { as: "olga", body, headers });
@@ -19,6 +38,7 @@ export async function populate(otter) {
     record: { screen: true, serial: ["ttyS0"] },
   }, reference);
   await state(done.id, "active");
+  await useRecordedPort(call, done, own(done), [["user", "Password:"], ["otter", "$ "], ["qvm-ls", "qvm-ls"]]);
   const stored = await fetch(`${otter.origin}/v1/leases/${done.id}/artifacts/test.log`, {
     method: "PUT", body: "test_boot ... ok\ntest_update ... FAILED: no route to host\n",
     headers: { ...own(done), Authorization: `Bearer ${otter.tokens.olga}`, "Content-Type": "text/plain" },

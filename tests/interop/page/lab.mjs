@@ -207,6 +207,9 @@ export const button = (page, name) => page.getByRole("button", { name, exact: tr
 export const region = (page, name) => page.getByRole("region", { name, exact: true });
 export const dialog = (page) => page.getByRole("dialog");
 
+/** The facts of the section "State", each with its name. */
+export const fact = (page) => region(page, "State").locator("dl > div");
+
 /** Waits until an element has a text, or texts that fit. */
 export async function shows(locator, text) {
   await locator.filter({ hasText: text }).first().waitFor();

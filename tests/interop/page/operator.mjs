@@ -5,9 +5,10 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 
 import {
-  button, checkComplaints, confirm, eventually, problem, region, says, script, show, shows, showsView, startBrowser,
+  button, checkComplaints, confirm, eventually, fact, problem, region, says, script, show, shows, showsView, startBrowser,
   startOtter, step, visit,
 } from "./lab.mjs";
+import { useRecordedPort } from "./example.mjs";
 
 const CONFIG = `
 [files]
@@ -38,12 +39,12 @@ script("operator", async () => {
   });
 
   await step("power, which asks first and names the machine", async () => {
-    for (const [name, title, after] of [["Suspend", `Suspend ${PROD}?`, /Power\s*suspended/], ["Power on", null, /Power\s*on/],
-      ["Reset", `Reset ${PROD}?`, /Power\s*on/], ["Kill", `Kill ${PROD}?`, /Power\s*off/]]) {
+    for (const [name, title, after] of [["Suspend", `Suspend ${PROD}?`, /^Power\s*suspended$/], ["Power on", null, /^Power\s*on$/],
+      ["Reset", `Reset ${PROD}?`, /^Power\s*on$/], ["Kill", `Kill ${PROD}?`, /^Power\s*off$/]]) {
       await button(page, name).click();
       if (title) await confirm(page, title);
       await says(page, new RegExp(`^(${name}|Power off) of ${PROD}: succeeded$`));
-      await shows(region(page, "State"), after);
+      await shows(fact(page), after);
     }
   });
 
@@ -64,7 +65,7 @@ script("operator", async () => {
     await shows(region(page, "Question"), "might have been moved or copied");
     await region(page, "Question").getByRole("button", { name: "I Copied It", exact: true }).click();
     await region(page, "Question").waitFor({ state: "detached" });
-    await shows(region(page, "State"), /Power\s*on/);
+    await shows(fact(page), /^Power\s*on$/);
   });
 
   await step("cancel a job that waits for others", async () => {
@@ -77,19 +78,19 @@ script("operator", async () => {
     await show(page, "#/jobs?state=queued");
     await page.getByRole("list", { name: "Jobs" }).getByRole("link", { name: "New snapshot of qubes-4.3-nightly" }).first().click();
     await showsView(page, "New snapshot of qubes-4.3-nightly");
-    await shows(region(page, "State"), /In the queue\s*(next|\d+ before it)/);
+    await shows(fact(page), /^In the queue\s*(next|\d+ before it)/);
     await button(page, "Cancel job").click();
     await confirm(page, "Cancel the job?");
-    await shows(region(page, "State"), /State\s*cancelled/);
+    await shows(fact(page), /^State\s*cancelled$/);
     assert.equal((await call("GET", `/v1/jobs/${started.at(-1).id}`)).state, "cancelled");
   });
 
   await step("follow a job to its end, with its progress and its steps", async () => {
-    const { id } = await call("POST", "/v1/machines/18/revert", { snapshot: "later 1" });
+    const { id } = await call("POST", "/v1/machines/17/revert", { snapshot: "kickstart" });
     await show(page, `#/jobs/${id}`);
-    await showsView(page, "Revert of qubes-4.3-nightly");
+    await showsView(page, `Revert of ${PROD}`);
     await page.getByRole("progressbar", { name: "Progress" }).waitFor();
-    await shows(region(page, "State"), /State\s*succeeded/);
+    await shows(fact(page), /^State\s*succeeded$/);
     await shows(page.getByRole("list", { name: "Steps" }).locator("li").first(), "succeeded");
   });
 
@@ -126,11 +127,11 @@ script("operator", async () => {
     await confirm(page, "Boot order of qubes-4.2-sdw-staging", { Order: "cdrom, disk" });
     await shows(region(page, "Drives"), "cdrom, disk");
     await button(page, "Power on").click();
-    await shows(region(page, "State"), /Power\s*on/);
+    await shows(fact(page), /^Power\s*on$/);
     await eventually("the installer", async () => (await call("GET", "/v1/machines/16/screen/text")).text.includes("installer"));
     await button(page, "Power off").click();
     await confirm(page, "Power off qubes-4.2-sdw-staging?");
-    await shows(region(page, "State"), /Power\s*off/);
+    await shows(fact(page), /^Power\s*off$/);
     await button(page, "Eject").click();
     await shows(region(page, "Drives"), "empty");
   });
@@ -212,6 +213,7 @@ async function artifacts(page, otter, call) {
     async () => (await call("GET", `/v1/leases/${lease.id}`)).state === wanted);
   await state("active");
   const own = { "Otter-Lease": `${lease.id}.${lease.secret}` };
+  await useRecordedPort(call, lease, own, [["user", "Password:"]]);
   const put = await fetch(`${otter.origin}/v1/leases/${lease.id}/artifacts/log.txt`, {
     method: "PUT", body: "<script>line</script>\n",
     headers: { ...own, Authorization: `Bearer ${otter.tokens.olga}`, "Content-Type": "text/plain" },
@@ -222,7 +224,7 @@ async function artifacts(page, otter, call) {
   await confirm(page, "Use a lease secret", { Secret: lease.secret });
   await button(page, "Give back").click();
   await confirm(page, "Give back qubes-4.2-sdw-staging?");
-  await shows(region(page, "State"), /State\s*released/);
+  await shows(fact(page), /^State\s*released$/);
   const stored = async () => (await call("GET", `/v1/artifacts?lease=${lease.id}`)).items.map(({ name }) => name);
   await eventually("the recordings", async () => (await stored()).length >= 3);
   await page.getByRole("link", { name: "Artifacts" }).last().click();
@@ -234,13 +236,14 @@ async function artifacts(page, otter, call) {
   await page.waitForFunction(() => document.querySelector("img.picture")?.naturalWidth > 0);
   await page.goBack();
   await list.getByRole("link", { name: /\.cast$/ }).first().click();
-  const slider = page.getByRole("slider", { name: "Time" });
   await button(page, "Play").click();
-  await button(page, "Pause").click();
+  await shows(page.locator("#player"), "Password:");
+  const slider = page.getByRole("slider", { name: "Time" });
   await slider.focus();
-  await page.keyboard.press("End");
-  await shows(page.locator("#player"), "login:");
   await page.keyboard.press("Home");
+  assert.equal(await slider.inputValue(), "0");
+  await page.keyboard.press("End");
+  await shows(page.locator("#player"), "Password:");
   await page.goBack();
   await list.getByRole("link", { name: "log.txt" }).click();
   await button(page, "Delete").click();

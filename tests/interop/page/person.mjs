@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 
 import {
-  button, checkComplaints, confirm, eventually, problem, region, says, script, show, shows, showsView,
+  button, checkComplaints, confirm, eventually, fact, problem, region, says, script, show, shows, showsView,
   startBrowser, startOtter, step, visit,
 } from "./lab.mjs";
 
@@ -75,7 +75,7 @@ script("person", async () => {
     await tree.getByRole("button", { name: "Revert to installed/updated/kickstart", exact: true }).click();
     await confirm(page, `Revert ${NAME} to installed/updated/kickstart?`, { Afterwards: "on" });
     await says(page, /^Revert of .*: succeeded$/);
-    await shows(region(page, "State"), /Power\s*on/);
+    await shows(fact(page), /^Power\s*on$/);
     await shows(region(page, "State"), "installed/updated/kickstart");
   });
 
@@ -208,7 +208,7 @@ script("person", async () => {
     await button(page, "Give back").click();
     await confirm(page, `Give back ${NAME}?`);
     await says(page, `${NAME} was given back`);
-    await shows(region(page, "State"), /Free\s*free/);
+    await shows(fact(page), /^Free\s*free$/);
   });
   checkComplaints();
 });
