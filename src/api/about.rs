@@ -42,6 +42,8 @@ const FEATURES: &[&str] = &[
     "screen-waits",
     "serial",
     "artifacts",
+    "files",
+    "media",
 ];
 
 /// The routes of this file.

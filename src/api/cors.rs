@@ -21,8 +21,8 @@ const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 
 /// The request headers that otter reads, except those that every page may send.
 const REQUEST_HEADERS: &str = "Authorization, Content-Type, Idempotency-Key, If-None-Match, \
-                               If-Range, Last-Event-ID, Otter-Lease, Otter-Override, \
-                               Otter-Reference, Prefer, Range";
+                               If-Range, Last-Event-ID, Otter-Content-SHA256, Otter-Lease, \
+                               Otter-Override, Otter-Reference, Prefer, Range";
 
 /// The response headers of otter, except those that every page may read.
 const RESPONSE_HEADERS: &str = "Accept-Ranges, Allow, Content-Disposition, Content-Encoding, \

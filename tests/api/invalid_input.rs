@@ -45,7 +45,7 @@ async fn unknown_objects_are_not_found() {
         "/v1/jobs/01936f5e-8c00-7000-8000-000000000001?wait=5s",
         "/problems/none",
         "/v1",
-        "/",
+        "/page/none.js",
         "/v2/machines",
     ] {
         let problem = lab.get(path).await.problem(404, "not-found");

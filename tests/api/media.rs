@@ -176,12 +176,18 @@ async fn runners_insert_only_files_below_the_roots() {
     let content = FileContent::of(b"secret");
     let private = "[isos] iso-private/b.iso".to_owned();
     guarded.lab.control().change_files(FilesChange::Put { path: private.clone(), content });
+    let ask = json!({"select": {"machine": MACHINE}, "ttl": "5m"});
+    let lease = guarded.request("runner", Method::POST, "/v1/leases").json(&ask);
+    let lease = Answer::from_request(lease).await.expect(201);
+    let shown = format!("{}.{}", lease.str("id"), lease.str("secret"));
     let call = async |role: &str, iso: &str| {
         let request = guarded.request(role, Method::PUT, &path(MACHINE, "cdrom?wait=30s"));
+        let request = request.header("otter-lease", &shown);
         Answer::from_request(request.json(&json!({"iso": iso}))).await
     };
     call("viewer", ISO).await.problem(403, "forbidden");
-    call("runner", &private).await.problem(403, "forbidden");
+    let refused = call("runner", &private).await.problem(403, "forbidden");
+    assert!(refused.str("detail").contains("files.roots"), "{}", refused.text);
     call("runner", ISO).await.expect(200);
     call("operator", &private).await.expect(200);
 }

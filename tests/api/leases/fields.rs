@@ -53,7 +53,7 @@ fn is_lease(lease: &Value, state: &str, null: &str) {
         has(line, "at what");
     }
     if !lease["prepare"].is_null() {
-        has(&lease["prepare"], "snapshot power until cidr settle");
+        has(&lease["prepare"], "snapshot iso boot power until cidr settle");
     }
     if !lease["end"].is_null() {
         has(&lease["end"], "reason by at detail");

@@ -76,7 +76,8 @@ async fn provoke(pair: &Pair) -> Answer {
         "queue-full" => return fifth_of_many(&lab, pair).await,
         "length-required" => {
             let head = head(pair);
-            let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n0\r\n\r\n");
+            let chunked =
+                format!("{head}connection: close\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n");
             return send_raw(lab.address, chunked).await;
         }
         "job-cancelled" => return cancelled(&lab, pair).await,
