@@ -15,7 +15,7 @@ export function forgetResources() {
  * Reads something once.
  *
  * @param key names it in this view
- * @param load returns a promise: `load(signal)`
+ * @param load returns a promise: `load(signal, before)`; `before` is what was read the last time
  * @returns `{data, problem, loading}`; `data` is undefined until it was read
  */
 export function resource(key, load) {
@@ -38,7 +38,7 @@ export function reload(key) {
 async function read(known) {
   known.loading = true;
   try {
-    known.data = await known.load(known.controller.signal);
+    known.data = await known.load(known.controller.signal, known.data);
     known.problem = undefined;
   } catch (error) {
     if (known.controller.signal.aborted) return;

@@ -11,8 +11,7 @@ export function pictureSection(machine) {
   const key = `picture:${machine.id}`;
   const open = h("p", {}, h("a", { href: link(["machines", machine.id, "screen"]) }, "Open the screen"));
   if (machine.power_state !== "on") return section("screen", "Screen", nothing("The machine is not on, so it shows nothing."), open);
-  const read = resource(key, async (signal) => {
-    const before = read?.data;
+  const read = resource(key, async (signal, before) => {
     const options = { lease: machine.lease?.id, query: { width: 640, max_age: "10s" } };
     const url = await ownedUrl(`${path("machines", machine.id)}/screen.png`, "image/png", signal, options);
     if (before) forgetUrl(before);

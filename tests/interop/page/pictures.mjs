@@ -30,6 +30,7 @@ script("pictures", async () => {
   await show(page, "#/machines/16");
   await showsView(page, "qubes-4.2-sdw-staging");
   await eventually("everything to be read", async () => !(await page.locator("main").innerText()).includes("Loading…"));
+  await page.waitForFunction(() => document.querySelector("img.picture")?.naturalWidth > 0);
   await page.emulateMedia({ colorScheme: "dark" });
   await picture("machine");
 });

@@ -54,6 +54,14 @@ script("views", async () => {
     }
     await eventually(`${name} to be read`, async () => !(await page.locator("main").innerText()).includes("Loading…"));
     assert.equal(await page.evaluate(() => document.querySelectorAll("h1").length), 1, name);
+    const problems = await page.locator("main .problem").allInnerTexts();
+    assert.deepEqual(name === "job" ? problems.slice(1) : problems, [], name);
+    if (name === "machine") {
+      const isShown = () => page.waitForFunction(() => document.querySelector("img.picture")?.naturalWidth > 0);
+      await isShown();
+      await button(page, "Look again").click();
+      await isShown();
+    }
   };
   const picture = (name) => page.screenshot({ path: path.join(PICTURES, `${name}.png`), animations: "disabled" });
 
