@@ -88,7 +88,7 @@ pub fn datastore(world: &World, datastore: &world::Datastore) -> Datastore {
         kind: datastore.kind.clone(),
         capacity_bytes: bytes(datastore.capacity_bytes),
         free_bytes: bytes(datastore.free_bytes),
-        free_bytes_at: None,
+        free_bytes_at: datastore.refreshed_at,
         uncommitted_bytes: bytes(datastore.uncommitted_bytes),
         accessible: datastore.accessible,
         url: Some(datastore.url.clone()),
