@@ -6,7 +6,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::wire::{File, FileList};
+use super::wire::{DatastoreFile, FileList};
 use super::{DatastorePathSegment, READS, folder_path, named_datastore};
 use crate::api::extract::Segment;
 use crate::api::openapi_parts::Problems;
@@ -49,7 +49,7 @@ pub async fn list_files(
     let version = api.services().event_stream.version();
     let datastore = named_datastore(&api, &reference)?;
     let entries = api.services().files.list(&caller, &datastore, folder.as_ref()).await?;
-    let items: Vec<File> = entries.iter().map(File::from_domain).collect();
+    let items: Vec<DatastoreFile> = entries.iter().map(DatastoreFile::from_domain).collect();
     let key = |file: &File| SortKey(file.name.clone(), String::new());
     let page = paging::page(&cursors, items, key, limit)?;
     let list = FileList {

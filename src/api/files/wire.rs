@@ -8,7 +8,7 @@ use crate::domain::file_entry::{FileEntry, FileKind};
 
 /// A file or a folder of a datastore.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct File {
+pub struct DatastoreFile {
     /// The name in its folder.
     #[schema(example = "qubes.iso")]
     pub name: String,
@@ -31,7 +31,7 @@ pub struct FileList {
     /// The path of the folder below the top folder of the datastore. Empty for the top folder.
     #[schema(example = "iso")]
     pub path: String,
-    pub items: Vec<File>,
+    pub items: Vec<DatastoreFile>,
     /// The cursor of the next page. Null if this is the last.
     #[schema(required)]
     pub next: Option<String>,
@@ -45,7 +45,7 @@ pub struct FileList {
 #[expect(dead_code, reason = "documents the body")]
 pub struct FileBytes(Vec<u8>);
 
-impl File {
+impl DatastoreFile {
     /// The JSON of an entry of a listing.
     #[must_use]
     pub fn from_domain(entry: &FileEntry) -> Self {
