@@ -20,7 +20,7 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 use super::Shared;
 use super::fault_injection::{TransferEnd, TransferMishap};
 use super::file_body::{FileBody, time_for};
-use super::server::{Body, ConnectionCut, FILE_TYPE, refuse, respond, session_cookie};
+use super::http_answer::{Body, ConnectionCut, FILE_TYPE, refuse, respond, session_cookie};
 use super::world::{FileEntry, FilePath, FileProblem, World};
 
 /// The only datacenter of the host.

@@ -13,7 +13,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::task::JoinHandle;
 
 use super::fault_injection::{TransferEnd, TransferMishap};
-use super::server::ConnectionCut;
+use super::http_answer::ConnectionCut;
 use super::world::{FileContent, FilePart};
 use crate::clock::Clock;
 

@@ -25,6 +25,7 @@ mod fault_injection;
 mod file_body;
 mod files_entry;
 mod guest_screen;
+mod http_answer;
 mod methods;
 mod pace;
 mod properties;

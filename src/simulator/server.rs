@@ -1,19 +1,17 @@
 //! The endpoint of the host: HTTP over TLS on loopback, with SOAP, consoles, pictures and files,
 //! and the planned disruptions of calls.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::{FutureExt, stream};
 use http::header::{
-    CONNECTION, CONTENT_TYPE, COOKIE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, SET_COOKIE,
-    UPGRADE, USER_AGENT, WWW_AUTHENTICATE,
+    CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, SET_COOKIE, UPGRADE,
+    USER_AGENT,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use http_body_util::{BodyExt, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -34,6 +32,9 @@ use super::console::{self, TicketAnswer};
 use super::control::Control;
 use super::datastore_files;
 use super::fault_injection::{Disruption, DownMode, TransferMishap};
+use super::http_answer::{
+    Body, COOKIE_NAME, ConnectionCut, FILE_TYPE, refuse, respond, session_cookie,
+};
 use super::methods::{self, CallContext};
 use super::soap;
 use super::{Shared, SimulatorError};
@@ -45,11 +46,6 @@ const MAX_REQUEST: usize = 16 << 20;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long the simulator keeps an idle connection. Real hosts close an idle connection earlier.
 const KEEP_ALIVE: Duration = Duration::from_hours(1);
-
-/// The type of each file on a datastore.
-pub const FILE_TYPE: &str = "application/octet-stream";
-
-const COOKIE_NAME: &str = "vmware_soap_session";
 
 /// The earlier versions of the API that the document `vimServiceVersions.xml` lists, newest first.
 const PRIOR_VERSIONS: &[&str] = &[
@@ -210,14 +206,6 @@ async fn serve_connection<S>(
         .with_upgrades()
         .await;
 }
-
-/// The error that makes the server close the connection without sending another byte.
-#[derive(Debug, thiserror::Error)]
-#[error("a planned disruption closed the connection")]
-pub struct ConnectionCut;
-
-/// The body of an answer.
-pub type Body = http_body_util::combinators::BoxBody<Bytes, ConnectionCut>;
 
 async fn answer(
     shared: Arc<Shared>,
@@ -451,29 +439,6 @@ fn respond_soap(
     response
 }
 
-/// An answer with this body.
-pub fn respond(
-    status: StatusCode,
-    content_type: &'static str,
-    body: impl Into<Bytes>,
-) -> Response<Body> {
-    let body = Full::new(body.into()).map_err(|never: Infallible| match never {});
-    let mut response = Response::new(BodyExt::boxed(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-}
-
-/// Refuses a request that is no call. A client without a session is asked to log in.
-pub fn refuse(status: StatusCode, text: &'static str) -> Response<Body> {
-    let mut response = respond(status, "text/plain", text);
-    if status == StatusCode::UNAUTHORIZED {
-        let basic = HeaderValue::from_static("Basic realm=\"VMware ESX\"");
-        response.headers_mut().insert(WWW_AUTHENTICATE, basic);
-    }
-    response
-}
-
 /// Changes the answer so that the connection is closed after half of its body.
 async fn cut_in_half(response: Response<Body>) -> Response<Body> {
     let (head, body) = response.into_parts();
@@ -482,19 +447,6 @@ async fn cut_in_half(response: Response<Body>) -> Response<Body> {
     let parts = stream::iter([Ok(Frame::data(half)), Err(ConnectionCut)]);
     let body: Pin<Box<_>> = Box::pin(parts);
     Response::from_parts(head, BodyExt::boxed(StreamBody::new(body)))
-}
-
-/// The value of the session cookie of a request, without its quotes. `None` if the request has no
-/// session cookie.
-pub fn session_cookie(headers: &HeaderMap) -> Option<String> {
-    headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(name, _)| *name == COOKIE_NAME)
-        .map(|(_, value)| value.trim().trim_matches('"').to_owned())
 }
 
 fn hex_with_colons(bytes: &[u8]) -> String {

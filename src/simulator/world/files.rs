@@ -29,9 +29,9 @@ pub struct FilePath {
 pub struct StoredFile {
     pub content: FileContent,
     pub modified: Timestamp,
-    /// Whether nobody can read the file, such as the disk of a machine that is on.
+    /// Whether no client can read the file, such as the disk of a machine that is on.
     pub is_locked: bool,
-    /// Whether nobody can replace, move or delete the file.
+    /// Whether no client can replace, move or delete the file.
     pub is_in_use: bool,
 }
 

@@ -13,6 +13,7 @@ mod file_content;
 mod files;
 mod guest;
 mod machine;
+mod machine_drives;
 mod machine_files;
 mod power;
 mod reconfigure;

@@ -70,7 +70,7 @@ pub enum DeviceOperation {
     Edit,
 }
 
-/// How a device is to be connected.
+/// How a change connects a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionChange {
     pub connected: bool,
