@@ -425,8 +425,8 @@ impl Lease {
         self.history.push(HistoryEntry { at, what: what.into() });
     }
 
-    /// What the release restores of the drive and the boot options. `None` if it leaves them as they
-    /// are, because it reverts to a snapshot, which restores them.
+    /// What the release restores of the drive and the boot options. `None` if it leaves them as
+    /// they are, because it reverts to a snapshot, which restores them.
     #[must_use]
     pub fn recorded_media(&self) -> Option<&MediaRecord> {
         self.media.as_ref().filter(|_| self.release.snapshot.is_none())

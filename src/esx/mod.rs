@@ -3,8 +3,8 @@
 //! `soap` encodes requests and parses answers, `transport` sends them, `session` and `session_loop`
 //! keep the login, `tls` and `certificate_verifiers` decide which server is trusted, `collector`
 //! follows the host and reports facts, `calls` changes machines, `console` connects to screens,
-//! `serial` to serial ports and `files` to the files of datastores, `evidence` and `machine_read` read machines directly, and `diagnosis`
-//! is `otter doctor`.
+//! `serial` to serial ports and `files` to the files of datastores, `evidence` and `machine_read`
+//! read machines directly, and `diagnosis` is `otter doctor`.
 //! `README.md` in this directory lists the facts about vim25 that this code relies on.
 
 mod barrier;

@@ -5,8 +5,8 @@
 //!                      │ none, or its choice is not offered       └─► the history of its lease
 //!                      └─► nothing: a caller answers, or the preparation fails after its grace
 //! ```
-//! One rule is built in: if a job takes a disc out of a drive that the guest has locked, the host asks
-//! whether it shall override the lock, and the answer is yes.
+//! One rule is built in: if a job takes a disc out of a drive that the guest has locked, the host
+//! asks whether it shall override the lock, and the answer is yes.
 //!
 //! otter starts one job for each question, and remembers the questions for which it did. A host may
 //! use the id of a question again once the question is answered. So otter forgets a question when

@@ -317,19 +317,19 @@ async fn a_file_in_use_resets_its_writer_and_a_locked_disk_refuses_its_reader() 
     assert_eq!((disk.status, disk.length), (200, Some(200 * GIB)));
     assert_eq!(lab.run_task("PowerOnVM_Task", "16", "").await.0, "success");
     assert_eq!(lab.folder(Method::GET, flat).await.status, 500);
-    let beside = |name: &str| format!("qubes-4.2-sdw-staging/{name}?dsName=datastore1");
-    let log = lab.folder(Method::GET, &beside("vmware.log")).await;
+    let own = |name: &str| format!("qubes-4.2-sdw-staging/{name}?dsName=datastore1");
+    let log = lab.folder(Method::GET, &own("vmware.log")).await;
     let log = String::from_utf8(log.body).unwrap();
     assert!(log.contains("Log for VMware ESX") && log.contains("PowerOn"), "{log}");
-    let nvram = lab.folder(Method::GET, &beside("qubes-4.2-sdw-staging.nvram")).await;
+    let nvram = lab.folder(Method::GET, &own("qubes-4.2-sdw-staging.nvram")).await;
     assert_eq!((nvram.status, nvram.body.len(), &nvram.body[..4]), (200, 270_840, &b"MRVN"[..]));
-    let config = lab.folder(Method::GET, &beside("qubes-4.2-sdw-staging.vmx")).await;
+    let config = lab.folder(Method::GET, &own("qubes-4.2-sdw-staging.vmx")).await;
     let config = String::from_utf8(config.body).unwrap();
     assert!(config.contains("displayName = \"qubes-4.2-sdw-staging\""), "{config}");
     for name in ["qubes-4.2-sdw-staging.vmx", "vmware.log"] {
-        let sent = lab.request(Method::PUT, &beside(name)).body(vec![1; 4 << 20]).send().await;
+        let sent = lab.request(Method::PUT, &own(name)).body(vec![1; 4 << 20]).send().await;
         assert!(sent.is_err(), "{name}");
-        assert_eq!(lab.folder(Method::DELETE, &beside(name)).await.status, 500, "{name}");
+        assert_eq!(lab.folder(Method::DELETE, &own(name)).await.status, 500, "{name}");
     }
     lab.put_by_admin(ISO, 3);
     let lock = |locked| FilesChange::Lock { path: ISO.to_owned(), locked };

@@ -44,8 +44,8 @@ pub struct Job {
     pub phase: String,
     /// The steps of the job: its calls to the host and its waits.
     pub steps: Vec<JobStep>,
-    /// The number of jobs before this one in the queue of the machine or file. Null if the job is not
-    /// queued.
+    /// The number of jobs before this one in the queue of the machine or file. Null if the job is
+    /// not queued.
     #[schema(required)]
     pub position: Option<u32>,
     /// The obstacle that blocks the job. Null if there is none.
@@ -224,7 +224,8 @@ pub struct JobBlocker {
 /// The result of a job that succeeded.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct JobResult {
-    /// Whether the job changed the machine or the file. False if it already had the requested state.
+    /// Whether the job changed the machine or the file. False if it already had the requested
+    /// state.
     pub changed: bool,
     /// The id of the snapshot that the job created, reverted to or renamed.
     #[schema(required)]

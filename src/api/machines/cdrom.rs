@@ -30,8 +30,8 @@ pub struct CdromRequest {
 /// Put an ISO into the CD drive of a machine
 ///
 /// Starts a job. The ISO is in the first drive of the machine from now on, and at each power-on. An
-/// ISO that was in the drive is taken out, even if the guest has locked the drive: otter answers the
-/// host's question about that with yes. If the drive has the ISO already, the job succeeds with
+/// ISO that was in the drive is taken out, even if the guest has locked the drive: otter answers
+/// the host's question about that with yes. If the drive has the ISO already, the job succeeds with
 /// `result.changed` false.
 #[utoipa::path(
     put,

@@ -39,11 +39,11 @@
 //! answer                the same question                                  send again
 //!                       any other state                                    unknown
 //! ```
-//! A shutdown, a reboot and an answer have no task. The tasks of changes of media and of boot orders
-//! have the same method. So after the task of a lost call, the machine must show the change, or the call is
-//! resolved without this task. The success of a revert's own task counts only
-//! if the requested snapshot is current. The current snapshot does not prove a lost revert, because
-//! it may have been current before; a second revert leads to the same state.
+//! A shutdown, a reboot and an answer have no task. The tasks of changes of media and of boot
+//! orders have the same method. So after the task of a lost call, the machine must show the change,
+//! or the call is resolved without this task. The success of a revert's own task counts only if the
+//! requested snapshot is current. The current snapshot does not prove a lost revert, because it may
+//! have been current before; a second revert leads to the same state.
 
 use crate::domain::call::{Evidence, HostCall, RecentTask, SnapshotEvidence};
 use crate::domain::ids::{SnapshotId, TaskId};

@@ -517,9 +517,9 @@ impl FileMachine {
         self.end(End::Unknown(failure), now)
     }
 
-    /// Ends the job. An upload that may have a part file removes it first. If the intent of its move
-    /// is committed, the end is committed before: without the part file, the target would seem to be
-    /// what was sent.
+    /// Ends the job. An upload that may have a part file removes it first. If the intent of its
+    /// move is committed, the end is committed before: without the part file, the target would
+    /// seem to be what was sent.
     fn end(&mut self, end: End, now: Timestamp) -> FileEffect {
         if !self.has_transfer() {
             return self.close(end, now);

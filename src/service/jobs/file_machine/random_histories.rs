@@ -4,14 +4,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::file_job::{FileFact, FileTarget, UploadRequest};
-use crate::domain::file_path::FilePath;
-use crate::domain::ids::DatastoreId;
-use crate::domain::job::JobTarget;
+use crate::domain::file_job::{FileFact, UploadRequest};
 use crate::domain::origin::Actor;
 use crate::hypervisor::HostErrorKind;
 use crate::service::jobs::lost_call::MAX_SENDS;
-use crate::service::jobs::samples::{self, start};
+use crate::service::jobs::samples::{file_job, start};
 
 /// The length of the body of an upload.
 const SENT: u64 = 5;
@@ -63,17 +60,7 @@ fn host_failure(kind: HostErrorKind) -> HostFailure {
 
 impl History {
     fn new(request: JobRequest, initial: Option<Entry>, decisions: Vec<u8>) -> Self {
-        let target = FileTarget {
-            datastore: DatastoreId::from_backend("ds-1"),
-            datastore_name: "isos".to_owned(),
-            path: FilePath::parse("iso/qubes.iso").unwrap(),
-        };
-        let job = Job {
-            state: JobState::Running,
-            target_name: target.text(),
-            target: JobTarget::File(target),
-            ..samples::job(request)
-        };
+        let job = file_job(request);
         Self {
             stored: job.clone(),
             job,

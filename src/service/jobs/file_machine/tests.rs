@@ -3,32 +3,14 @@
 
 use super::*;
 use crate::domain::artifact::Sha256Sum;
-use crate::domain::file_job::{FileFact, FileTarget, UploadRequest};
-use crate::domain::file_path::FilePath;
-use crate::domain::ids::DatastoreId;
-use crate::domain::job::JobTarget;
+use crate::domain::file_job::{FileFact, UploadRequest};
 use crate::domain::origin::Actor;
 use crate::hypervisor::HostErrorKind;
 use crate::service::jobs::lost_call::MAX_SENDS;
-use crate::service::jobs::samples::{self, start};
+use crate::service::jobs::samples::{file_job, start};
 
 const SETTLE: Duration = Duration::from_secs(30);
 const BYTES: u64 = 5;
-
-fn job(request: JobRequest) -> Job {
-    let target = FileTarget {
-        datastore: DatastoreId::from_backend("ds-1"),
-        datastore_name: "isos".to_owned(),
-        path: FilePath::parse("iso/qubes.iso").unwrap(),
-    };
-    Job {
-        state: JobState::Running,
-        started_at: Some(start()),
-        target_name: target.text(),
-        target: JobTarget::File(target),
-        ..samples::job(request)
-    }
-}
 
 fn upload() -> JobRequest {
     JobRequest::UploadFile(UploadRequest { bytes: BYTES, replace: false, sha256: None })
@@ -86,7 +68,7 @@ fn unreadable() -> FileInput {
 /// Runs a job with these inputs. An effect that only waits, commits, discards or records is
 /// answered without an input of the list. Returns the job and the calls that were made.
 fn run(request: JobRequest, inputs: &[FileInput]) -> (Job, Vec<&'static str>) {
-    let (machine, effect) = FileMachine::new(job(request), SETTLE, start());
+    let (machine, effect) = FileMachine::new(file_job(request), SETTLE, start());
     run_on(machine, effect, inputs)
 }
 
@@ -263,7 +245,7 @@ fn the_result_of_an_upload_has_what_was_sent() {
 /// stored it.
 fn upload_at(number: usize) -> (FileMachine, FileEffect, Job) {
     let mut inputs = [received(false), called()].into_iter();
-    let fresh = job(upload());
+    let fresh = file_job(upload());
     let (mut machine, mut effect) = FileMachine::new(fresh.clone(), SETTLE, start());
     let mut stored = fresh;
     for _ in 0..number {
@@ -340,7 +322,7 @@ fn a_cancelled_upload_discards_its_part_file_until_the_move_is_sent() {
 #[test]
 fn the_deadline_ends_a_job_that_waits_for_the_host() {
     let deadline = Interrupt::Deadline { question: false };
-    let (mut machine, _) = FileMachine::new(job(JobRequest::DeleteFile), SETTLE, start());
+    let (mut machine, _) = FileMachine::new(file_job(JobRequest::DeleteFile), SETTLE, start());
     assert_eq!(machine.step(FileInput::Done, start()), FileEffect::Look);
     assert_eq!(machine.step(unreadable(), start()), FileEffect::AwaitHost(RETRY_PAUSE));
     let effect = machine.interrupt(&deadline, start()).unwrap();
@@ -351,7 +333,7 @@ fn the_deadline_ends_a_job_that_waits_for_the_host() {
 
 #[test]
 fn after_the_grace_a_lost_call_is_unknown() {
-    let (mut machine, _) = FileMachine::new(job(JobRequest::CreateFolder), SETTLE, start());
+    let (mut machine, _) = FileMachine::new(file_job(JobRequest::CreateFolder), SETTLE, start());
     machine.step(FileInput::Done, start());
     assert_eq!(machine.step(saw(None), start()), FileEffect::Save);
     assert_eq!(machine.step(FileInput::Done, start()), FileEffect::Call(FileCall::CreateFolder));
