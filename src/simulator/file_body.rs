@@ -27,6 +27,8 @@ pub struct FileBody {
     left: u64,
     sent: u64,
     mishap: TransferMishap,
+    /// Whether the server had the time to send what it has, before the connection is cut.
+    is_flushed: bool,
     clock: Clock,
     /// The next frame, while it is read from a file of this computer or held back by a rate.
     next: Option<JoinHandle<io::Result<Bytes>>>,
@@ -41,7 +43,8 @@ impl FileBody {
         mishap: TransferMishap,
         clock: Clock,
     ) -> Self {
-        Self { content, offset, left: length, sent: 0, mishap, clock, next: None }
+        let is_flushed = false;
+        Self { content, offset, left: length, sent: 0, mishap, is_flushed, clock, next: None }
     }
 
     /// The number of bytes until the planned end of the transfer. `None` if none is planned.
@@ -83,6 +86,12 @@ impl Body for FileBody {
         if until_end == Some(0) {
             return match self.mishap.end {
                 Some((_, TransferEnd::Stall)) => Poll::Pending,
+                // At an error, a server drops what it has not sent. It sends while it waits.
+                _ if !self.is_flushed => {
+                    self.is_flushed = true;
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                }
                 _ => Poll::Ready(Some(Err(ConnectionCut))),
             };
         }

@@ -37,7 +37,8 @@ async fn each_role_has_its_rights() {
     }
     call("viewer", Method::POST, &format!("{ISOS}/refresh")).await.problem(403, "forbidden");
     assert_eq!(on_host(&guarded.lab), before);
-    call("runner", Method::PUT, &new).await.expect(200);
+    let empty = guarded.request("runner", Method::PUT, &new).header("content-length", "0");
+    Answer::from_request(empty).await.expect(200);
     let deletion = format!("{new}&wait=30s");
     call("runner", Method::DELETE, &deletion).await.expect(200);
     assert_eq!(on_host(&guarded.lab), before);

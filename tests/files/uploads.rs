@@ -30,7 +30,8 @@ async fn a_file_is_uploaded_by_a_job() {
     assert_eq!(listed["id"], job.json["id"]);
     assert!(lab.get(&file("iso/a.iso")).await.expect(200).bytes == bytes);
     // An empty file is a file.
-    put(&lab, "iso/empty", "").await.expect(200);
+    let empty = lab.request(Method::PUT, &file("iso/empty")).header("content-length", "0");
+    Answer::from_request(empty).await.expect(200);
     assert_eq!(bytes_on_host(&lab, "iso/empty").unwrap(), b"");
 }
 
@@ -86,7 +87,10 @@ async fn an_upload_without_a_length_is_refused() {
     let lab = Lab::start().await;
     let before = on_host(&lab);
     let head = format!("PUT {} HTTP/1.1\r\nhost: localhost", file("iso/a.iso"));
-    let chunked = format!("{head}\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n0\r\n\r\n");
+    let chunked = format!(
+        "{head}\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n\
+         3\r\none\r\n0\r\n\r\n"
+    );
     send_raw(lab.address, chunked).await.problem(411, "length-required");
     assert_eq!(on_host(&lab), before);
 }
@@ -109,6 +113,18 @@ async fn a_target_that_cannot_take_the_file_leaves_nothing() {
     put(&lab, "iso/large.iso", "four").await.problem(507, "insufficient-resources");
     until_on_host(&lab, &before).await;
     put(&lab, "iso/small.iso", "sma").await.expect(200);
+}
+
+/// The write shows whether there is room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_measurement_without_a_result_does_not_refuse_the_file() {
+    let lab = Lab::start().await;
+    let (status, content_type) = (200, "text/xml");
+    let nothing = Disruption::Answer { status, content_type, body: String::new() };
+    lab.control().disrupt_next("RefreshDatastore", nothing);
+    put(&lab, "iso/a.iso", "first").await.expect(200);
+    assert_eq!(lab.control().calls("RefreshDatastore"), 1);
+    assert_eq!(bytes_on_host(&lab, "iso/a.iso").unwrap(), b"first");
 }
 
 #[tokio::test(flavor = "multi_thread")]

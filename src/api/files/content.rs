@@ -1,11 +1,14 @@
 //! `GET /v1/datastores/{datastore}/file`
 
 use std::convert::Infallible;
+use std::io;
 
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, State};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::TryStreamExt;
 use http::HeaderMap;
 use http::header::CONTENT_RANGE;
 use http::request::Parts;
@@ -105,12 +108,19 @@ pub async fn get_file(
             attachment(length).respond_with(Body::empty(), None)
         }
         FileRead::Bytes { length, part, body } => {
-            attachment(length).respond_with(Body::from_stream(body), part)
+            attachment(length).respond_with(Body::from_stream(body.or_else(cut)), part)
         }
         FileRead::Outside(length) => return Ok(outside(length)),
     };
     set_state_headers(&api, &version, &mut response);
     Ok(response)
+}
+
+/// Ends a body that failed. The server drops what it has not sent when it gets the error, so it
+/// gets the time to send that first.
+async fn cut(error: io::Error) -> io::Result<Bytes> {
+    tokio::task::yield_now().await;
+    Err(error)
 }
 
 /// The answer to a request for a part that the file does not have.

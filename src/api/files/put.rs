@@ -125,11 +125,11 @@ async fn upload(
 ) -> Result<Response, Failure> {
     let path = file_path("path", query.path.as_deref())?;
     let replace = query.replace.is_some_and(Parsed::value);
-    let (bytes, sha256) = (content_length(headers)?, announced_sum(headers)?);
     let version = api.services().event_stream.version();
     let datastore = named_datastore(api, reference)?;
     let (files, jobs) = (&api.services().files, &api.services().jobs);
     let target = files.check_change(&datastore, &path, Change::Upload { replace })?;
+    let (bytes, sha256) = (content_length(headers)?, announced_sum(headers)?);
     let request = JobRequest::UploadFile(UploadRequest { bytes, replace, sha256 });
     let credential = LeaseCredential::Absent;
     let requester = Requester { caller: caller.clone(), credential, override_reason: None };

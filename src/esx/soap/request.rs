@@ -328,9 +328,8 @@ pub fn search_datastore(browser: &Reference, folder: &str, name: Option<&str>) -
     call.text("fileType", "true").text("fileSize", "true");
     call.text("modification", "true").text("fileOwner", "false");
     call.writer.end();
-    if let Some(name) = name {
-        call.text("matchPattern", name);
-    }
+    // Without a pattern, some hosts list nothing.
+    call.text("matchPattern", name.unwrap_or("*"));
     call.writer.end();
     call.finish()
 }

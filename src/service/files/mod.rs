@@ -340,7 +340,8 @@ impl Files {
         Ok(earlier.map(|earlier| earlier.sha256))
     }
 
-    /// Checks that a datastore has room for a file.
+    /// Checks that a datastore has room for a file. Accepts the file if the answer of the host to
+    /// the measurement makes no sense.
     ///
     /// # Errors
     /// `insufficient-resources`; `host-rejected` if the datastore is not accessible.
@@ -350,7 +351,15 @@ impl Files {
         datastore: &DatastoreId,
         bytes: u64,
     ) -> Result<(), Failure> {
-        let space = host.measure(datastore).await.map_err(|error| failure_of(&error))?;
+        let space = match host.measure(datastore).await {
+            Ok(space) => space,
+            // Without a number, the write shows whether there is room.
+            Err(error) if error.kind == HostErrorKind::Protocol => {
+                tracing::warn!(%datastore, %error, "the host did not measure a datastore");
+                return Ok(());
+            }
+            Err(error) => return Err(failure_of(&error)),
+        };
         if !space.accessible {
             return Err(inaccessible(&datastore.to_string()));
         }
