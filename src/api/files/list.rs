@@ -50,7 +50,7 @@ pub async fn list_files(
     let datastore = named_datastore(&api, &reference)?;
     let entries = api.services().files.list(&caller, &datastore, folder.as_ref()).await?;
     let items: Vec<DatastoreFile> = entries.iter().map(DatastoreFile::from_domain).collect();
-    let key = |file: &File| SortKey(file.name.clone(), String::new());
+    let key = |file: &DatastoreFile| SortKey(file.name.clone(), String::new());
     let page = paging::page(&cursors, items, key, limit)?;
     let list = FileList {
         path: folder.as_ref().map(FilePath::to_string).unwrap_or_default(),
