@@ -294,6 +294,7 @@ pub fn expected_inventory(world: &World) -> Value {
                 "type": datastore.kind,
                 "capacity_bytes": datastore.capacity_bytes,
                 "free_bytes": datastore.free_bytes,
+                "free_bytes_at": datastore.refreshed_at.map(|at| at.to_string()),
                 "uncommitted_bytes": datastore.uncommitted_bytes,
                 "accessible": datastore.accessible,
                 "url": datastore.url,
