@@ -5,8 +5,9 @@
 import { showsView, show, startBrowser, visit } from "../interop/page/lab.mjs";
 
 const [origin, seconds] = [process.argv[2], Number(process.argv[3])];
-/** Changes in a second. */
+/** Changes in a second, and how many may be without an answer. */
 const RATE = 100;
+const MAX_OPEN = 32;
 const CATEGORIES = ["disabled-by-default-devtools.timeline", "devtools.timeline"];
 
 const VIEWS = {
@@ -24,7 +25,9 @@ const VIEWS = {
 /** Quarantines machines, and clears them, in turn: each call is one event. */
 function changes(ids) {
   const made = { count: 0, problem: null };
+  let open = 0;
   const change = async (turn) => {
+    open += 1;
     const id = ids[turn % ids.length];
     const isSet = Math.floor(turn / ids.length) % 2 === 0;
     try {
@@ -37,12 +40,14 @@ function changes(ids) {
     } catch (error) {
       made.problem = String(error);
     }
+    open -= 1;
   };
   const began = performance.now();
   let next = 0;
   // A timer is late now and then, so the time counts, not the ticks.
   const timer = setInterval(() => {
-    for (; next < ((performance.now() - began) / 1000) * RATE; next += 1) change(next);
+    const due = ((performance.now() - began) / 1000) * RATE;
+    for (; next < due && open < MAX_OPEN; next += 1) change(next);
   }, 1000 / RATE);
   return { made, stop: () => clearInterval(timer) };
 }
