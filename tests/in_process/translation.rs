@@ -68,7 +68,7 @@ pub fn machine(world: &World, machine: &world::Machine) -> Machine {
             .iter()
             .enumerate()
             .filter(|_| config)
-            .map(|(at, drive)| cd_drive(at, drive))
+            .map(|(at, drive)| cd_drive(machine, at, drive))
             .collect(),
         boot: if config { boot(&machine.boot) } else { BootOptions::default() },
         disk_keys: if config { machine.disk_keys() } else { Vec::new() },
@@ -318,14 +318,14 @@ fn call_kind(operation: &Operation) -> Option<CallKind> {
     })
 }
 
-fn cd_drive(at: usize, drive: &world::CdDrive) -> CdDrive {
+fn cd_drive(machine: &world::Machine, at: usize, drive: &world::CdDrive) -> CdDrive {
     CdDrive {
         key: drive.key,
         label: format!("CD/DVD drive {}", at + 1),
         controller: Some(drive.controller),
         unit: Some(drive.unit),
         iso: drive.iso().map(str::to_owned),
-        connected: drive.connected,
+        connected: drive.connected && machine.power == world::PowerState::On,
         connects_at_power_on: drive.start_connected,
     }
 }

@@ -154,7 +154,7 @@ fn cd_drive(world: &World, machine: &Machine, at: usize, drive: &CdDrive) -> Obj
     let connectable = Object::new("VirtualDeviceConnectInfo")
         .with("startConnected", drive.start_connected)
         .with("allowGuestControl", drive.allows_guest_control)
-        .with("connected", drive.connected)
+        .with("connected", drive.connected && machine.power == PowerState::On)
         .with("status", status);
     Object::new("VirtualCdrom")
         .with("key", drive.key)

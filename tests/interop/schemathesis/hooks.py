@@ -334,7 +334,7 @@ def before_load_schema(context, raw_schema):
                     schema.update(pattern=MAC)
                 elif name == "cidr":
                     schema.update(pattern=CIDR)
-                elif name == "path":
+                elif name == "path" and "items" in schema:
                     schema["items"]["enum"] = PROPERTIES
                 elif name == "outcome" and path == "/v1/leases/{lease}":
                     schema["enum"] = ["succeeded", "failed"]
