@@ -254,6 +254,7 @@ SERIAL = {
 
 SEGMENT = "[A-Za-z0-9][A-Za-z0-9_-]{0,20}"
 FILE_PATH = f"^{SEGMENT}(/{SEGMENT}){{0,3}}$"
+FOLDER_PATH = f"^({SEGMENT}(/{SEGMENT}){{0,3}})?$"
 ISO = {"pattern": rf"^\[isos\] {SEGMENT}(/{SEGMENT}){{0,3}}$"}
 FILES = {
     "FolderRequest": {"path": {"pattern": FILE_PATH}},
@@ -351,7 +352,9 @@ def before_load_schema(context, raw_schema):
                 elif name == "cidr":
                     schema.update(pattern=CIDR)
                 elif name == "path" and path.startswith("/v1/datastores"):
-                    schema.update(pattern=FILE_PATH)
+                    # The top folder has the empty path.
+                    is_list = path.endswith("/files")
+                    schema.update(pattern=FOLDER_PATH if is_list else FILE_PATH)
                 elif name == "path":
                     schema["items"]["enum"] = PROPERTIES
                 elif name == "outcome" and path == "/v1/leases/{lease}":
@@ -395,6 +398,7 @@ def before_load_schema(context, raw_schema):
 
 SCREEN = "/v1/machines/{machine}/screen"
 SERIAL_PORTS = "/v1/machines/{machine}/serial"
+WAITLESS = ("/quarantine", "/artifacts/{artifact}")
 READS_TEXT = ("/screen/text", "/screen/wait")
 TEXTS = itertools.count()
 
@@ -407,7 +411,7 @@ def before_call(context, case, kwargs):
     # `use_after_free` requires that the object is gone after a DELETE. A DELETE that waits answers
     # 200 after the removal.
     stateful = case.meta is not None and case.meta.phase.name.value == "stateful"
-    waits = case.method == "DELETE" and not case.operation.path.endswith("/quarantine")
+    waits = case.method == "DELETE" and not case.operation.path.endswith(WAITLESS)
     if waits and stateful and "wait" not in (case.query or {}):
         case.query = {**(case.query or {}), "wait": "10s"}
     # What follows a port without `wait` does not end, either.
@@ -463,6 +467,7 @@ REFUSED_WITH_REASON = {
     "nothing-matched": "last_match needs an earlier condition that found something",
     "too-many-images": "four images in all conditions together: a rule about all of them",
     "not-on-screen": "the machine has the size of the screen",
+    "no-character": "which characters count as white space is no schema",
     "too-long": "all events, or all bytes, together take at most http.max_wait",
     "follow-not-with-this": "only for format=raw: no schema describes two parameters together",
     "not-kept": "which offsets otter keeps depends on the serial port",
@@ -496,6 +501,7 @@ OWN_CODES = [
     (f"{EVENT}/click/last_match", "not-with-this", "nothing-matched"),
     (f"({EVENT}/until)?/any", "out-of-range", "too-many-images"),
     (f"{EVENT}/(move|click|drag|scroll)", "out-of-range", "not-on-screen"),
+    (f"({EVENT}/until)?/any/[0-9]+/text", "empty", "no-character"),
     # Too many images in all events have the same pointer and code.
     ("/events|/text|/base64", "out-of-range", "too-long"),
     ("follow", "not-with-this", "follow-not-with-this"),
