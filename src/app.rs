@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::Context;
 use rustix::process::{Resource, getrlimit};
 use secrecy::SecretString;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::listener::Listener;
@@ -25,7 +26,10 @@ use crate::api::{ApiState, HttpSettings, connections};
 use crate::clock::Clock;
 use crate::config::{self, Config, Host, Listen};
 use crate::domain::answers::AnswerRules;
+use crate::domain::file_path::DatastorePath;
+use crate::domain::host_url;
 use crate::domain::machine_pattern::MachinePattern;
+use crate::domain::network::Network;
 use crate::domain::pool::Pools;
 use crate::domain::socket_access::SocketAccess;
 use crate::domain::verify::Verify;
@@ -34,9 +38,12 @@ use crate::esx::{EsxHypervisor, EsxOptions};
 use crate::fail_points::fail_point;
 use crate::hypervisor::{Hypervisor, Observer};
 use crate::service::Services;
+use crate::service::artifacts::{ArtifactFolder, ArtifactSettings, Artifacts, ArtifactsParts};
 use crate::service::audit::Audit;
 use crate::service::callers::Callers;
 use crate::service::event_stream::{EventStream, EventStreamSettings};
+use crate::service::files::rules::FileRules;
+use crate::service::files::{Files, FilesParts};
 use crate::service::hosts::Hosts;
 use crate::service::inventory::Inventory;
 use crate::service::jobs::{Deadlines, JobSettings, Jobs, JobsParts};
@@ -45,8 +52,13 @@ use crate::service::leases::published::PublishedLeases;
 use crate::service::leases::{Leases, LeasesParts};
 use crate::service::live_settings::{LiveSettings, ReloadableSettings};
 use crate::service::machines::{Machines, Protection};
+use crate::service::overrides::Overrides;
 use crate::service::patterns::PatternWatch;
 use crate::service::questions::QuestionWatch;
+use crate::service::recordings::last_picture::{LastPictureParts, LastPictureTaker};
+use crate::service::recordings::pauses::RecordingPauses;
+use crate::service::recordings::status::RecordingStatuses;
+use crate::service::recordings::{Recordings, RecordingsParts};
 use crate::service::retention;
 use crate::service::screens::input_call::InputCallsParts;
 use crate::service::screens::input_calls::InputCalls;
@@ -54,11 +66,14 @@ use crate::service::screens::input_lane::InputLanes;
 use crate::service::screens::input_record::InputRecords;
 use crate::service::screens::last_pictures::LastPictures;
 use crate::service::screens::ocr::Ocr;
-use crate::service::screens::overrides::Overrides;
 use crate::service::screens::wait::{ScreenWaits, ScreenWaitsParts};
 use crate::service::screens::{ScreenSettings, Screens, ScreensParts};
+use crate::service::serial::input_call::SerialInputsParts;
+use crate::service::serial::input_calls::SerialInputs;
+use crate::service::serial::{Serial, SerialParts, SerialSettings};
 use crate::service::snapshots::{SnapshotProtection, SnapshotSettings};
 use crate::service::storage_watch::StorageWatch;
+use crate::service::visibility::Visibility;
 use crate::storage::{AuditRetention, RecordRetention, Retention, Storage};
 use crate::store::Store;
 use crate::supervisor::{PassedSocket, Shutdown, Signals, Supervisor};
@@ -99,12 +114,26 @@ pub struct Settings {
     /// The rules that answer the questions of all machines. The rules of pools take precedence.
     pub answers: AnswerRules,
     pub screens: ScreenSettings,
+    /// [`App::bind`] sets the folder, and what follows from the other settings.
+    pub serial: SerialSettings,
+    pub serial_listener: SerialListener,
+    pub artifacts: ArtifactSettings,
+    pub files: FileRules,
     pub http: HttpSettings,
     pub event_stream: EventStreamSettings,
     /// How long tasks have time to finish in a shutdown, before they are dropped.
     pub grace: Duration,
     /// Warnings about the configuration. Each is one sentence.
     pub warnings: Vec<String>,
+}
+
+/// Where otter listens for machines that dial it for their serial ports, and from where.
+#[derive(Clone, Debug, Default)]
+pub struct SerialListener {
+    /// `None`: it does not listen.
+    pub listen: Option<SocketAddr>,
+    /// Empty: the addresses of the host's API.
+    pub allowed_peers: Vec<Network>,
 }
 
 impl Settings {
@@ -147,6 +176,9 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
         answers,
         pools,
         screens,
+        serial,
+        artifacts,
+        files,
         audit,
         state,
         log,
@@ -179,6 +211,7 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
     options.connect_timeout = esx.connect_timeout;
     options.read_timeout = esx.read_timeout;
     options.answer_limit = esx.answer_limit;
+    options.tty.clone_from(&serial.tty);
     let config::Deadlines { power, guest, create, revert, remove, prepare } = jobs.deadlines;
     Ok(Settings {
         state_dir,
@@ -213,20 +246,37 @@ pub fn settings(config: Config, simulated: Option<SimulatedHost>) -> anyhow::Res
         pools: Pools(pools),
         answers,
         screens: screen_settings(screens),
+        serial: serial_settings(&serial),
+        serial_listener: SerialListener {
+            listen: serial.listen,
+            allowed_peers: serial.allowed_peers,
+        },
+        artifacts: artifact_settings(&artifacts),
+        files: FileRules { roots: file_roots(files, is_simulated) },
         listen: http.listen.clone(),
         socket_access: SocketAccess { mode: http.socket_mode, group: http.socket_group.clone() },
         passed_sockets: Vec::new(),
-        tls: http
-            .tls_certificate
-            .clone()
-            .zip(http.tls_key.clone())
-            .map(|(certificate, key)| TlsFiles { certificate, key }),
+        tls: tls_files(&http),
         http: http_settings(http, log.access, options.verify != Verify::Off),
         event_stream: EventStreamSettings::default(),
         esx: options,
         grace: GRACE,
         warnings,
     })
+}
+
+fn tls_files(http: &config::Http) -> Option<TlsFiles> {
+    let certificate = http.tls_certificate.clone()?;
+    http.tls_key.clone().map(|key| TlsFiles { certificate, key })
+}
+
+/// The folders below which otter writes files. A simulated host has a datastore for that.
+fn file_roots(files: config::Files, is_simulated: bool) -> Vec<DatastorePath> {
+    let config::Files { mut roots } = files;
+    if is_simulated && roots.is_empty() {
+        roots.push(DatastorePath { datastore: "isos".to_owned(), path: None });
+    }
+    roots
 }
 
 fn http_settings(http: config::Http, access_log: bool, tls_verified: bool) -> HttpSettings {
@@ -253,6 +303,26 @@ fn http_settings(http: config::Http, access_log: bool, tls_verified: bool) -> Ht
 fn screen_settings(screens: config::Screens) -> ScreenSettings {
     let config::Screens { idle, max_open, max_viewers, ocr_command } = screens;
     ScreenSettings { idle, max_open, max_viewers, ocr_command }
+}
+
+fn serial_settings(serial: &config::Serial) -> SerialSettings {
+    SerialSettings {
+        log_bytes: serial.log_bytes,
+        retention: days(serial.retention_days),
+        max_open: serial.max_open,
+        ..SerialSettings::default()
+    }
+}
+
+/// The port of the host's API. The URL was checked before.
+fn api_port(url: &str) -> u16 {
+    let url = host_url::normalize(url).ok().and_then(|url| reqwest::Url::parse(&url).ok());
+    url.and_then(|url| url.port_or_known_default()).unwrap_or(443)
+}
+
+fn artifact_settings(artifacts: &config::Artifacts) -> ArtifactSettings {
+    let config::Artifacts { max_bytes, max_total, retention_days, recording_bytes } = *artifacts;
+    ArtifactSettings { max_bytes, max_total, retention: days(retention_days), recording_bytes }
 }
 
 /// The waits for screens.
@@ -325,7 +395,12 @@ pub struct App {
     supervisor: Supervisor,
     store: Store,
     services: Services,
+    recordings: Arc<Recordings>,
+    folder: ArtifactFolder,
     listeners: Vec<Listener>,
+    /// Accepts machines that dial otter for their serial ports, from these networks.
+    serial_listener: Option<TcpListener>,
+    serial_peers: Vec<Network>,
     live: LiveSettings,
     tls: Option<Tls>,
     http: HttpSettings,
@@ -369,6 +444,11 @@ impl App {
             leases,
             retention,
             screens,
+            serial,
+            serial_listener: SerialListener { listen: serial_listen, allowed_peers: serial_peers },
+            artifacts,
+            files,
+            esx,
             mut http,
             event_stream,
             grace,
@@ -387,6 +467,10 @@ impl App {
         let listeners = bind_listeners(&listen, &socket_access, &passed_sockets).await?;
         let listeners = with_tls(listeners, tls.as_ref());
         http.scheme = scheme_of(&listeners);
+        let serial_listener = match serial_listen {
+            Some(address) => Some(bind_serial(address).await?),
+            None => None,
+        };
         let event_stream = EventStream::with_settings(&clock, &event_stream);
         let inventory = Arc::new(Inventory::new(clock.clone(), event_stream.clone(), guest_settle));
         let published_leases = Arc::new(PublishedLeases::default());
@@ -403,6 +487,55 @@ impl App {
             settings: screens,
         }));
         let screen_waits = Arc::new(screen_waits(&screens, &inventory, &published_leases, &clock));
+        let serial = Arc::new(Serial::new(SerialParts {
+            hosts: hosts.clone(),
+            inventory: Arc::clone(&inventory),
+            leases: Arc::clone(&published_leases),
+            live: live.clone(),
+            screens: Arc::clone(&screens),
+            storage: Arc::new(store.clone()),
+            audit: Arc::clone(&audit),
+            supervisor: supervisor.clone(),
+            clock: clock.clone(),
+            metrics: metrics.serial().clone(),
+            settings: SerialSettings {
+                directory: state_dir.as_ref().map(|directory| directory.join("serial")),
+                listens: serial_listener.is_some(),
+                api_port: api_port(&esx.url),
+                ..serial
+            },
+        }));
+        let folder = ArtifactFolder::new(state_dir.as_deref(), &clock);
+        let artifacts = Artifacts::open(ArtifactsParts {
+            store: Arc::new(store.clone()),
+            leases: Arc::clone(&published_leases),
+            visibility: Visibility::new(Arc::clone(&inventory), live.clone()),
+            clock: clock.clone(),
+            metrics: metrics.artifacts().clone(),
+            settings: artifacts,
+            folder: folder.clone(),
+        });
+        let artifacts = Arc::new(artifacts.await?);
+        let files = Files::open(FilesParts {
+            hosts: hosts.clone(),
+            inventory: Arc::clone(&inventory),
+            store: Arc::new(store.clone()),
+            clock: clock.clone(),
+            rules: files,
+        });
+        let files = Arc::new(files.await?);
+        let pauses = RecordingPauses::new(clock.clone());
+        let recording_statuses = RecordingStatuses::default();
+        let last_pictures = LastPictureTaker::new(LastPictureParts {
+            screens: Arc::clone(&screens),
+            waits: Arc::clone(&screen_waits),
+            inventory: Arc::clone(&inventory),
+            artifacts: Arc::clone(&artifacts),
+            pauses: pauses.clone(),
+            statuses: recording_statuses.clone(),
+            supervisor: supervisor.clone(),
+            clock: clock.clone(),
+        });
         let jobs = Jobs::new(JobsParts {
             store: Arc::clone(&storage),
             hosts: hosts.clone(),
@@ -415,6 +548,8 @@ impl App {
             authorizer: Arc::clone(&published_leases) as _,
             snapshots: Arc::new(SnapshotProtection::new(live.clone(), Arc::clone(&storage))),
             screens: Arc::clone(&screen_waits) as _,
+            serial: Arc::clone(&serial) as _,
+            files: Arc::clone(&files) as _,
         });
         let patterns =
             PatternWatch::new(live.clone(), Arc::clone(&inventory), event_stream.clone());
@@ -434,14 +569,17 @@ impl App {
             inventory: Arc::clone(&inventory),
             jobs: jobs.clone(),
             machines: Arc::clone(&machines),
-            published: published_leases,
+            published: Arc::clone(&published_leases),
             settings: live.clone(),
             rules: leases,
             secrets,
             supervisor: supervisor.clone(),
             metrics: metrics.clone(),
+            recordings: recording_statuses.clone(),
+            before_release: Arc::new(last_pictures),
         })
         .await?;
+        let input_records = Arc::new(InputRecords::new(Arc::clone(&storage), input_key));
         let overrides = Arc::new(Overrides::new(
             leases.clone(),
             Arc::clone(&audit),
@@ -454,11 +592,36 @@ impl App {
             inventory: Arc::clone(&inventory),
             callers: Arc::clone(&callers),
             overrides: Arc::clone(&overrides),
-            records: InputRecords::new(Arc::clone(&storage), input_key),
+            records: Arc::clone(&input_records),
             lanes: InputLanes::default(),
+            pauses: pauses.clone(),
             supervisor: supervisor.clone(),
             clock: clock.clone(),
         }));
+        let serial_inputs = Arc::new(SerialInputs::new(SerialInputsParts {
+            serial: Arc::clone(&serial),
+            callers: Arc::clone(&callers),
+            overrides: Arc::clone(&overrides),
+            records: input_records,
+            pauses: pauses.clone(),
+        }));
+        let recordings = Recordings::open(RecordingsParts {
+            leases: leases.clone(),
+            published: published_leases,
+            store: Arc::clone(&storage),
+            screens: Arc::clone(&screens),
+            serial: Arc::clone(&serial),
+            inventory: Arc::clone(&inventory),
+            artifacts: Arc::clone(&artifacts),
+            pauses,
+            statuses: recording_statuses,
+            audit: Arc::clone(&audit),
+            supervisor: supervisor.clone(),
+            clock: clock.clone(),
+            metrics: metrics.artifacts().clone(),
+            folder: folder.recordings(),
+        });
+        let recordings = Arc::new(recordings.await?);
         let services = Services {
             callers,
             event_stream,
@@ -469,10 +632,14 @@ impl App {
             leases,
             storage: StorageWatch::new(storage, clock.clone()),
             audit,
+            artifacts,
+            files,
             screens,
             screen_waits,
             overrides,
             inputs,
+            serial,
+            serial_inputs,
             hosts,
         };
         sample_metrics(&metrics, &services, &store, &clock);
@@ -481,7 +648,11 @@ impl App {
             supervisor,
             store,
             services,
+            recordings,
+            folder,
             listeners,
+            serial_listener,
+            serial_peers,
             live,
             tls,
             http,
@@ -502,6 +673,13 @@ impl App {
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.listeners.iter().find_map(Listener::address)
+    }
+
+    /// The address on which otter listens for machines that dial it for their serial ports. `None`
+    /// if it does not.
+    #[must_use]
+    pub fn serial_address(&self) -> Option<SocketAddr> {
+        self.serial_listener.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
     /// The store. Tests use it to count SQL statements.
@@ -546,8 +724,22 @@ impl App {
     /// Fails if the unfinished jobs cannot be read from the store.
     pub async fn run(self, signals: Signals) -> anyhow::Result<Shutdown> {
         let service = self.service()?;
-        let Self { clock, supervisor, store, services, listeners, live, http, retention, .. } =
-            self;
+        let Self {
+            clock,
+            supervisor,
+            store,
+            services,
+            recordings,
+            folder,
+            listeners,
+            serial_listener,
+            serial_peers,
+            live,
+            http,
+            metrics,
+            retention,
+            ..
+        } = self;
         let (purged, purge_clock): (Arc<dyn Storage>, _) = (Arc::new(store.clone()), clock.clone());
         // The store stops last, because the other services commit to it until they end. The audit
         // stops just before the store, because it counts refused calls until then.
@@ -594,6 +786,19 @@ impl App {
         let questions = QuestionWatch::new(live, &services, clock.clone());
         supervisor.spawn("questions", |stop| questions.run(stop));
         supervisor.spawn("leases", |stop| services.leases.clone().run(stop));
+        let artifacts = Arc::clone(&services.artifacts);
+        supervisor.spawn("artifacts", |stop| artifacts.run(stop));
+        let (files, jobs) = (Arc::clone(&services.files), services.jobs.clone());
+        supervisor.spawn("files", |stop| files.run(jobs, stop));
+        supervisor.spawn("recordings", |stop| recordings.run(stop));
+        let serial = Arc::clone(&services.serial);
+        if let Some(listener) = serial_listener {
+            let (host, directory) = (Arc::clone(services.hosts.only()), Arc::clone(&serial));
+            supervisor.spawn("serial listener", |stop| async move {
+                host.accept_serial(listener, serial_peers, directory, stop).await;
+            });
+        }
+        supervisor.spawn("serial ports", |stop| serial.keep(stop));
         supervisor.spawn("deadlines", |stop| services.jobs.clone().expire(stop));
         supervisor.spawn("wall clock", |stop| services.jobs.clone().follow_wall_clock(stop));
         supervisor.spawn("storage", |stop| services.storage.clone().watch(stop));
@@ -603,7 +808,10 @@ impl App {
         let own = supervisor.clone();
         supervisor.spawn("http", |stop| serve(listeners, service, http, clock, own, stop));
         supervisor.ready();
-        Ok(supervisor.run(signals).await)
+        let shutdown = supervisor.run(signals).await;
+        metrics.forget_sample();
+        folder.remove_if_temporary();
+        Ok(shutdown)
     }
 }
 
@@ -628,6 +836,11 @@ async fn bind_listeners(
         listeners.push(taken.with_context(context)?);
     }
     Ok(listeners)
+}
+
+async fn bind_serial(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let bound = TcpListener::bind(address).await;
+    bound.with_context(|| format!("cannot listen on {address} (serial.listen)"))
 }
 
 /// Adds TLS to the listeners on TCP, if a certificate is configured.

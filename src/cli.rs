@@ -1,15 +1,17 @@
 //! The command line: parses the arguments and runs the subcommand that they name.
 //!
 //! Exit codes: 0 success, 1 failure, 2 wrong command line, 78 wrong configuration (`EX_CONFIG`).
-//! The subcommand `run` has exit codes of its own (`run/exit.rs`). The subcommand `check-config`
-//! exits with the code with which `serve` would fail.
+//! The subcommands `run`, `release` and `files` have exit codes of their own (`run/exit.rs`). The
+//! subcommand `check-config` exits with the code with which `serve` would fail.
 
 mod check_host;
 mod doctor;
 mod doctor_console;
+mod files;
 mod host_session;
 mod run;
 mod screen;
+mod serial;
 mod server;
 mod store;
 mod token;
@@ -26,8 +28,10 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use secrecy::SecretString;
 
+use self::files::FilesCommand;
 use self::run::{Exit, ReleaseCommand, RunCommand};
 use self::screen::ScreenCommand;
+use self::serial::SerialCommand;
 use self::server::CallArguments;
 use self::store::StoreCommand;
 use self::token::TokenCommand;
@@ -75,6 +79,10 @@ enum Subcommands {
     /// user of this computer can connect. On a machine that is leased, this needs the lease
     /// (--lease).
     Vnc(Box<VncCommand>),
+    /// Open a terminal on a serial port of a machine, print its output, or wait for a text in it.
+    Serial(Box<SerialCommand>),
+    /// List, download, upload and delete files on the datastores of the host.
+    Files(FilesCommand),
     /// Create, list, rotate and revoke the tokens that identify callers.
     Token(TokenCommand),
     /// Back up, restore, check and compact the state directory.
@@ -183,6 +191,10 @@ struct ScenarioArgs {
         value_parser = clap::value_parser!(u32).range(1..=10_000)
     )]
     machines: Option<u32>,
+    /// A directory with files of the simulated datastores: DIR/<datastore>/<path>. The simulator
+    /// only reads it.
+    #[arg(long, value_name = "DIR")]
+    files: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -226,12 +238,14 @@ impl Command {
         })
     }
 
-    /// Whether the command line names the subcommand `run` or `release`. The rest of the command
-    /// line may be wrong.
+    /// Whether the command line names a subcommand with the exit codes of `run`. The rest of the
+    /// command line may be wrong.
     fn is_run() -> bool {
         let matches = Self::command().ignore_errors(true).try_get_matches();
         matches.is_ok_and(|matches| {
-            matches.subcommand_name().is_some_and(|name| ["run", "release"].contains(&name))
+            matches
+                .subcommand_name()
+                .is_some_and(|name| ["run", "release", "files"].contains(&name))
         })
     }
 }
@@ -251,6 +265,8 @@ pub fn run(command: Command) -> ExitCode {
         Subcommands::Screen(command) => on_runtime(screen::screen(*command)),
         Subcommands::Type(command) => on_runtime(type_keys::type_keys(*command)),
         Subcommands::Vnc(command) => on_runtime(vnc::vnc(*command)),
+        Subcommands::Serial(command) => on_runtime(serial::serial(*command)),
+        Subcommands::Files(command) => files::files(&command),
         Subcommands::Token(command) => on_runtime(token::token(command)),
         Subcommands::Store(command) => on_runtime(store::store(command)),
         Subcommands::Simulate(simulate) => on_runtime(self::simulate(simulate)),
@@ -274,7 +290,8 @@ fn on_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::R
 async fn serve(args: ServeArgs, passed_sockets: Vec<PassedSocket>) -> anyhow::Result<ExitCode> {
     let ServeArgs { simulate, scenario, config_args } = args;
     if !simulate && scenario.is_given() {
-        let wrong = "--scenario and --machines describe the simulated host: add --simulate\n";
+        let wrong =
+            "--scenario, --machines and --files describe the simulated host: add --simulate\n";
         Command::command().error(clap::error::ErrorKind::MissingRequiredArgument, wrong).print()?;
         return Ok(ExitCode::from(2));
     }
@@ -301,6 +318,10 @@ async fn serve(args: ServeArgs, passed_sockets: Vec<PassedSocket>) -> anyhow::Re
     let state = settings.state_dir.clone();
     let password = host.is_none().then(|| settings.esx.password.clone());
     let app = App::bind(settings, clock).await?;
+    if let Some(simulator) = &simulated {
+        // Simulated machines cannot resolve the name by which otter's host knows otter.
+        simulator.control().set_concentrator(app.serial_address());
+    }
     let read = move || {
         let LoadedConfig { config, values } = config_args.read_with_values()?;
         let log_level = config.log.level.clone();
@@ -424,14 +445,18 @@ fn pace(text: &str) -> Result<f64, String> {
 
 impl ScenarioArgs {
     const fn is_given(&self) -> bool {
-        self.scenario.is_some() || self.machines.is_some()
+        self.scenario.is_some() || self.machines.is_some() || self.files.is_some()
     }
 
     async fn load(&self) -> anyhow::Result<Scenario> {
-        Ok(match (&self.scenario, self.machines) {
+        let scenario = match (&self.scenario, self.machines) {
             (Some(file), _) => Scenario::from_file(file).await?,
             (None, Some(machines)) => Scenario::generated(usize::try_from(machines)?),
             (None, None) => Scenario::lab()?,
+        };
+        Ok(match &self.files {
+            Some(directory) => scenario.with_files(directory.clone()).await?,
+            None => scenario,
         })
     }
 }
@@ -471,7 +496,7 @@ fn start_message(bound: &[String], state: Option<&Path>) -> String {
     let first = bound.first().map_or("", String::as_str);
     let (curl, browser) = match first.strip_prefix("unix:") {
         Some(path) => (format!("curl -s --unix-socket {path} http://localhost"), String::new()),
-        None => (format!("curl -s {first}"), format!("In a browser: {first}/docs\n")),
+        None => (format!("curl -s {first}"), format!("In a browser: {first}/\n")),
     };
     let bound = bound.join(" and ");
     let state = state.map_or_else(
@@ -504,7 +529,7 @@ mod tests {
     fn the_start_message_names_what_works_where_it_listens() {
         let tcp = start_message(&["http://127.0.0.1:8080".to_owned()], None);
         assert!(tcp.contains("\n  curl -s http://127.0.0.1:8080/v1/machines\n"), "{tcp}");
-        assert!(tcp.ends_with("\nIn a browser: http://127.0.0.1:8080/docs\n"), "{tcp}");
+        assert!(tcp.ends_with("\nIn a browser: http://127.0.0.1:8080/\n"), "{tcp}");
         assert!(tcp.contains("is kept in memory"), "{tcp}");
         let both = ["unix:/run/otter.sock".to_owned(), "http://[::1]:80".to_owned()];
         let unix = start_message(&both, Some(Path::new("/var/lib/otter")));

@@ -3,11 +3,13 @@
 #![cfg(test)] // by which clippy knows that helpers, too, may unwrap
 
 mod api;
+mod artifacts;
 #[cfg(feature = "interop")]
 mod bench;
 mod conformance;
 mod daemon;
 mod esx;
+mod files;
 mod fuzz;
 mod harness;
 mod house;
@@ -20,6 +22,7 @@ mod matrix;
 mod mistakes;
 mod openapi;
 mod screens;
+mod serial;
 mod simulation;
 mod simulator;
 mod storage;

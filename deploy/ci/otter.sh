@@ -10,6 +10,8 @@
 #                          NAME=value for each
 #   otter.sh give-back     gives back the machine that this token took with this OTTER_KEY, even if
 #                          `take` was interrupted. Fails if the token took no machine with the key
+#   otter.sh artifacts DIR stores what otter recorded and what the test stored in a directory, and
+#                          prints the address where people find it. Call it after give-back
 #
 # Environment variables:
 #   OTTER_URL        the address of otter
@@ -17,6 +19,9 @@
 #   OTTER_SELECT     the selection of the machine, as in POST /v1/leases: {"pool": "qubes"}
 #   OTTER_PREPARE    the preparation of the machine: {"snapshot": "kickstart", "power": "on"}. The
 #                    default is the preparation of the pool
+#   OTTER_RECORD     what otter records: {"screen": true, "serial": ["*"]}. The default is what the
+#                    pool sets
+#   OTTER_ARTIFACTS  a directory in which `run` stores what otter recorded, at the end
 #   OTTER_TTL        the duration of the lease: 600, 600s, 10m or 1h30m; 10m by default. Only `run`
 #                    renews the lease
 #   OTTER_QUEUE_FOR  the longest wait for a machine, or for a limit of the token; 30m by default
@@ -40,14 +45,15 @@ main() {
   verb=${1:-}
   [ $# = 0 ] || shift
   case $verb in
-    run | take | give-back) ;;
-    *) fail 64 'otter.sh run COMMAND…, otter.sh take or otter.sh give-back' ;;
+    run | take | give-back | artifacts) ;;
+    *) fail 64 'otter.sh run COMMAND…, otter.sh take, otter.sh give-back or otter.sh artifacts DIR' ;;
   esac
   read_variables
   case $verb in
     run) [ -n "$key" ] || key=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n') && run "$@" ;;
     take) holder="otter.sh $key" && take && wait_until_active && print_variables ;;
     give-back) holder="otter.sh $key" && find_and_give_back ;;
+    artifacts) holder="otter.sh $key" && find_lease && fetch_artifacts "${1:-}" ;;
   esac
 }
 
@@ -110,11 +116,13 @@ EOF
 # A repetition with the same key returns the same lease, so that a lost answer leaks no machine.
 take() {
   body=$(jq -cn --argjson select "$select" --argjson prepare "${OTTER_PREPARE:-null}" \
+    --argjson record "${OTTER_RECORD:-null}" \
     --arg ttl "$ttl" --arg queue "$queue_for" --arg holder "$holder" \
     '{select: $select, ttl: $ttl, queue_for: $queue}
       + if $prepare then {prepare: $prepare} else {} end
+      + if $record then {record: $record} else {} end
       + if $holder != "" then {holder: $holder} else {} end') ||
-    fail 64 'OTTER_SELECT or OTTER_PREPARE is not JSON'
+    fail 64 'OTTER_SELECT, OTTER_PREPARE or OTTER_RECORD is not JSON'
   call_with_retries POST /leases -H "Idempotency-Key: otter.sh/$key" \
     -H 'Content-Type: application/json' -d "$body" ||
     { asked=''; fail_with_answer; }
@@ -199,6 +207,53 @@ find_and_give_back() {
   esac
 }
 
+# Finds the newest lease of this token with the key, whatever its state is.
+find_lease() {
+  call_with_retries GET /about || fail_with_answer
+  me=$(field '.caller.name // ""')
+  named="limit=1000&holder=$(printf %s "$holder" | jq -Rrs @uri)"
+  call_with_retries GET "/leases?$named" || fail_with_answer
+  lease=$(field '[.items[] | select(.requested_by == $me) | .id][0] // ""')
+  [ -n "$lease" ] ||
+    fail 64 "nothing was taken with the key $key, so there are no artifacts"
+}
+
+# Stores the artifacts of the lease in a directory, once otter has made them.
+fetch_artifacts() {
+  directory=$1
+  [ -n "$directory" ] || fail 64 'otter.sh artifacts needs a directory'
+  wait_for_recording
+  call_with_retries GET "/artifacts?lease=$lease&limit=1000" || fail_with_answer
+  files=$(field '.items[] | "\(.id) \(.name)"')
+  mkdir -p "$directory"
+  lost=''
+  while read -r id name; do
+    # The name decides where the file is written, so it is not trusted.
+    case $name in '' | .* | *[!A-Za-z0-9._-]*) continue ;; esac
+    download "/artifacts/$id/content" "$directory/$name" || lost="$lost $name"
+  done <<EOF
+$files
+EOF
+  printf 'artifacts: %s\n' "$url/v1/artifacts?lease=$lease"
+  [ -z "$lost" ] || fail 69 "these artifacts could not be stored:$lost"
+}
+
+# A lease that is still active was kept, and its recording goes on.
+wait_for_recording() {
+  give_up=$(($(date +%s) + 300))
+  while :; do
+    call_with_retries GET "/leases/$lease" || fail_with_answer
+    case $(field .state) in
+      active) return ;;
+      releasing) ;;
+      *) [ "$(field '.recording | type')" = object ] || return 0 ;;
+    esac
+    [ "$(date +%s)" -lt "$give_up" ] ||
+      fail 75 'otter has not finished the recording in time; its artifacts come later'
+    sleep 1
+  done
+}
+
 give_back() {
   call_with_retries DELETE "/leases/$lease" || fail_with_answer
 }
@@ -222,6 +277,9 @@ finish() {
   # If the request was interrupted before its answer, a repetition finds the lease to give back.
   if [ -n "$asked" ]; then (retry_limit=10 && take && retry_limit=60 && give_back) || :; fi
   if [ -n "$lease" ]; then (give_back) || :; fi
+  if [ -n "$lease" ] && [ -n "${OTTER_ARTIFACTS:-}" ]; then
+    (fetch_artifacts "$OTTER_ARTIFACTS" >&2) || :
+  fi
   exit "$status"
 }
 
@@ -259,12 +317,24 @@ call_with_retries() {
 call() {
   method=$1 path=$2
   shift 2
-  {
-    [ -z "${OTTER_TOKEN:-}" ] || printf 'header = "Authorization: Bearer %s"\n' "$OTTER_TOKEN"
-    [ -z "$credential" ] || printf 'header = "Otter-Lease: %s"\n' "$credential"
-    [ -z "${OTTER_REFERENCE:-}" ] || printf 'header = "Otter-Reference: %s"\n' "$OTTER_REFERENCE"
-  } | curl -si --fail-with-body --connect-timeout 10 --max-time 60 -K - \
+  headers | curl -si --fail-with-body --connect-timeout 10 --max-time 60 -K - \
     -X "$method" "$@" "$url/v1$path"
+}
+
+# Stores the bytes at a path in a file. A file that is cut does not get its name.
+download() {
+  if headers | curl -sf --connect-timeout 10 --max-time 600 -K - -o "$2.part" "$url/v1$1"; then
+    mv "$2.part" "$2"
+  else
+    rm -f "$2.part"
+    return 1
+  fi
+}
+
+headers() {
+  [ -z "${OTTER_TOKEN:-}" ] || printf 'header = "Authorization: Bearer %s"\n' "$OTTER_TOKEN"
+  [ -z "$credential" ] || printf 'header = "Otter-Lease: %s"\n' "$credential"
+  [ -z "${OTTER_REFERENCE:-}" ] || printf 'header = "Otter-Reference: %s"\n' "$OTTER_REFERENCE"
 }
 
 # Applies a jq filter to the body, which is one line of JSON after the headers. Prints nothing if

@@ -40,6 +40,10 @@ const FEATURES: &[&str] = &[
     "screens",
     "screen-input",
     "screen-waits",
+    "serial",
+    "artifacts",
+    "files",
+    "media",
 ];
 
 /// The routes of this file.

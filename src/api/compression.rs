@@ -8,8 +8,8 @@ use std::future::ready;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, VARY};
-use http::{HeaderMap, HeaderValue};
+use http::header::{ACCEPT_ENCODING, CONTENT_DISPOSITION, CONTENT_ENCODING, VARY};
+use http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version};
 use tower::{Layer, Service, service_fn};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
@@ -22,7 +22,9 @@ pub struct AcceptedEncodings(HeaderMap);
 pub fn accepted_encodings(headers: &HeaderMap) -> Option<AcceptedEncodings> {
     headers.contains_key(ACCEPT_ENCODING).then(|| {
         let values = headers.get_all(ACCEPT_ENCODING).into_iter();
-        AcceptedEncodings(values.map(|value| (ACCEPT_ENCODING, value.clone())).collect())
+        // Copies: parts of the head of the request would keep its whole buffer while a call waits.
+        let copies = values.filter_map(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
+        AcceptedEncodings(copies.map(|value| (ACCEPT_ENCODING, value)).collect())
     })
 }
 
@@ -60,8 +62,13 @@ pub fn name_varying_encoding(mut response: Response) -> Response {
 
 /// Selects the responses to compress. Excludes NDJSON streams of events, because a compressor
 /// delays events. The default predicate of `CompressionLayer` already excludes server-sent events.
+/// Also excludes files, of which a client can ask for parts.
 fn is_compressible() -> impl Predicate {
-    DefaultPredicate::new().and(NotForContentType::const_new(super::events::NDJSON))
+    DefaultPredicate::new().and(NotForContentType::const_new(super::events::NDJSON)).and(is_no_file)
+}
+
+fn is_no_file(_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions) -> bool {
+    !headers.contains_key(CONTENT_DISPOSITION)
 }
 
 fn varies_by_encoding(headers: &HeaderMap) -> bool {

@@ -3,7 +3,9 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
+};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::entity_tag::is_named;
@@ -30,9 +32,11 @@ pub fn answer(client_tags: Option<&HeaderValue>, mut response: Response) -> Resp
     if let Some(weak) = weak.and_then(|weak| HeaderValue::try_from(weak).ok()) {
         response.headers_mut().insert(ETAG, weak);
     }
-    if is_known && response.status() == StatusCode::OK {
+    // A condition comes before a range: the client has the bytes of every part.
+    let has_object = matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+    if is_known && has_object {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
-        for describes_body in [CONTENT_LENGTH, CONTENT_TYPE, CONTENT_ENCODING] {
+        for describes_body in [CONTENT_LENGTH, CONTENT_TYPE, CONTENT_ENCODING, CONTENT_RANGE] {
             response.headers_mut().remove(describes_body);
         }
         *response.body_mut() = Body::empty();

@@ -21,13 +21,16 @@ const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 
 /// The request headers that otter reads, except those that every page may send.
 const REQUEST_HEADERS: &str = "Authorization, Content-Type, Idempotency-Key, If-None-Match, \
-                               Last-Event-ID, Otter-Lease, Otter-Override, Otter-Reference, Prefer";
+                               If-Range, Last-Event-ID, Otter-Content-SHA256, Otter-Lease, \
+                               Otter-Override, Otter-Reference, Prefer, Range";
 
 /// The response headers of otter, except those that every page may read.
-const RESPONSE_HEADERS: &str = "Allow, Content-Encoding, Date, ETag, Idempotent-Replayed, \
-                                Location, Otter-Lease-Expires, Otter-Matches, Otter-Stale, \
-                                Otter-Version, Otter-Wait, Preference-Applied, Retry-After, \
-                                WWW-Authenticate, X-Request-Id";
+const RESPONSE_HEADERS: &str = "Accept-Ranges, Allow, Content-Disposition, Content-Encoding, \
+                                Content-Range, Date, ETag, Idempotent-Replayed, Location, \
+                                Otter-Lease-Expires, Otter-Matches, Otter-Screen-Changed, \
+                                Otter-Serial-First, Otter-Serial-Next, Otter-Stale, Otter-Version, \
+                                Otter-Wait, Preference-Applied, Retry-After, WWW-Authenticate, \
+                                X-Request-Id";
 
 /// The number of seconds for which a browser may cache a preflight. otter checks each request
 /// again.

@@ -3,6 +3,7 @@
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
+use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -39,9 +40,14 @@ pub struct Datastore {
     pub kind: String,
     #[schema(required)]
     pub capacity_bytes: Option<u64>,
-    /// The free space of the datastore. Hosts update this value rarely.
+    /// The free space of the datastore. Hosts measure it rarely; POST
+    /// `/v1/datastores/{datastore}/refresh` makes the host measure it.
     #[schema(required)]
     pub free_bytes: Option<u64>,
+    /// When the host measured the free space, by the clock of the host. Null if the host does not
+    /// say it.
+    #[schema(required)]
+    pub free_bytes_at: Option<Timestamp>,
     /// The space by which the thin-provisioned disks on the datastore can still grow.
     #[schema(required)]
     pub uncommitted_bytes: Option<u64>,
@@ -143,6 +149,7 @@ impl Datastore {
             kind,
             capacity_bytes,
             free_bytes,
+            free_bytes_at,
             uncommitted_bytes,
             accessible,
             url,
@@ -154,6 +161,7 @@ impl Datastore {
             kind: kind.clone(),
             capacity_bytes: *capacity_bytes,
             free_bytes: *free_bytes,
+            free_bytes_at: *free_bytes_at,
             uncommitted_bytes: *uncommitted_bytes,
             accessible: *accessible,
             url: url.clone(),

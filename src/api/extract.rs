@@ -4,6 +4,7 @@
 mod json;
 mod parameter;
 mod query;
+mod strict_value;
 
 use std::borrow::Cow;
 
@@ -120,6 +121,19 @@ async fn read_limited(mut body: axum::body::Body, limit: usize) -> Result<Bytes,
     Ok(bytes.freeze())
 }
 
+/// The number of bytes that the body of a request announces.
+///
+/// # Errors
+/// `length-required` if it announces none.
+pub fn content_length(headers: &HeaderMap) -> Result<u64, Failure> {
+    let length = header(headers, "content-length")?;
+    length.and_then(|length| length.parse().ok()).ok_or_else(|| {
+        let detail = "The request does not say how many bytes it has; send Content-Length, and no \
+                      chunked body.";
+        Failure::new(FailureKind::LengthRequired, detail)
+    })
+}
+
 /// The value of a header. `None` if the request does not have it.
 ///
 /// # Errors
@@ -223,7 +237,10 @@ fn nearest<'k>(given: &str, known: &'k [String]) -> Option<&'k String> {
     }
     let (distance, word) =
         known.iter().map(|word| (strsim::damerau_levenshtein(given, word), word)).min()?;
-    (distance <= word.len().div_ceil(2)).then_some(word)
+    // One mistake in a short word, and one more for each three letters. With more, the two words
+    // have little in common, and the list of the known words helps better.
+    let letters = word.chars().count().min(given.chars().count());
+    (distance <= (letters + 1) / 3).then_some(word)
 }
 
 fn pointer(field: &str) -> String {
@@ -238,4 +255,28 @@ fn undecodable_path() -> Failure {
         "not-utf-8",
         "The path is not UTF-8 after its percent-escapes are decoded.".to_owned(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_word_with_few_mistakes_is_suggested() {
+        for (given, known, suggested) in [
+            ("nmae", "name", true),
+            ("wiat", "wait", true),
+            ("Limit", "limit", true),
+            ("acton", "action", true),
+            ("status", "state", true),
+            ("snapshto_nam", "snapshot_name", true),
+            ("port", "force", false),
+            ("wait", "wake", false),
+            ("mac", "any", false),
+            ("x", "ip", false),
+        ] {
+            let known = [known.to_owned()];
+            assert_eq!(nearest(given, &known).is_some(), suggested, "{given} {known:?}");
+        }
+    }
 }

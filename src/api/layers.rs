@@ -6,6 +6,7 @@
 //! routes for each request.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::response::Response;
 use futures_util::FutureExt;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use tower::Service;
 
@@ -28,7 +29,7 @@ use super::operations::{Operation, Operations};
 use super::problem::{FailedResponse, respond};
 use super::request_checks::RequestChecks;
 use super::respond::set;
-use super::roles::{Guard, Identified};
+use super::roles::{Access, Guard, Identified};
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::origin::{RequestId, RequestOrigin};
@@ -54,10 +55,15 @@ pub struct Layers {
     pub access_log: bool,
 }
 
+/// In the extensions of a request whose body the client does not read, because it is a HEAD. The
+/// handler of the GET can leave out what only the body needs.
+#[derive(Clone, Copy, Debug)]
+pub struct OnlyHead;
+
 /// A request that has not reached its handler yet, and what is already known about it.
 struct Arrived<'a> {
     /// Whether the request has a valid path prefix, under which a proxy serves otter.
-    prefix_check: Result<(), Failure>,
+    prefix_check: Result<(), Box<Failure>>,
     operation: &'a Operation,
     origin: RequestOrigin,
     page: Option<&'a ListedOrigin>,
@@ -71,7 +77,11 @@ impl Layers {
     /// # Parameters
     /// - `prefix_check`: whether the request has a valid path prefix, under which a proxy serves
     ///   otter.
-    pub async fn answer(&self, prefix_check: Result<(), Failure>, request: Request) -> Response {
+    pub async fn answer(
+        &self,
+        prefix_check: Result<(), Box<Failure>>,
+        request: Request,
+    ) -> Response {
         let started = self.clock.elapsed();
         let request_id = RequestId::new(self.clock.uuid());
         let mut id = [0; RequestId::LENGTH];
@@ -80,8 +90,11 @@ impl Layers {
         let address = client_address(peer, request.headers(), &self.trusted_proxies);
         let origin = RequestOrigin { address, request_id: Some(request_id) };
         let audited = refusals::AuditedRequest::new(origin, request.headers());
-        let (method, uri) = (request.method().clone(), request.uri().clone());
-        let operation = self.operations.find(&method, uri.path());
+        let method = request.method().clone();
+        let operation = self.operations.find(&method, request.uri().path());
+        // A copy: a part of the URI would keep the buffer with the whole head of the request, 8
+        // KiB, as long as the call waits.
+        let path = shown_path(request.uri());
         let page = self.checks.cors.listed_origin(request.headers());
         let mut caller = None;
         let arrived = Arrived { prefix_check, operation, origin, page: page.as_ref(), request };
@@ -89,7 +102,6 @@ impl Layers {
         let answered = run.await.unwrap_or_else(|_| {
             // The panic hook has already logged the message and the place of the panic, so this
             // line only says which request panicked.
-            let path = shown_path(&uri);
             tracing::error!(request_id = id, %method, path, "the request panicked");
             Err(Failure::new(FailureKind::Internal, "a handler panicked"))
         });
@@ -118,10 +130,10 @@ impl Layers {
         self.checks.cors.set_headers(page, &mut response);
         let took = self.clock.elapsed().saturating_sub(started);
         operation.metrics.record(response.status().as_u16(), took);
-        log(&method, &uri, &response, took, id);
+        log(&method, &path, &response, took, id);
         if self.access_log {
             let (caller, status) = (caller.as_ref(), response.status());
-            access_log::write(&origin, caller, &method, &shown_path(&uri), status, took);
+            access_log::write(&origin, caller, &method, &path, status, took);
         }
         response
     }
@@ -136,8 +148,9 @@ impl Layers {
         Arrived { prefix_check, operation, origin, page, mut request }: Arrived<'_>,
         known_caller: &mut Option<Caller>,
     ) -> Result<Response, Failure> {
-        prefix_check?;
-        self.checks.check(&request, self.guard.requires_tokens())?;
+        prefix_check.map_err(|failure| *failure)?;
+        let takes_any_type = matches!(operation.access, Access::Upload(_));
+        self.checks.check(&request, self.guard.requires_tokens(), takes_any_type)?;
         if page.is_some()
             && let Some(preflight) = cors::preflight(request.method(), request.headers())
         {
@@ -155,7 +168,8 @@ impl Layers {
         if let Some(console) = console {
             request.extensions_mut().insert(console);
         }
-        let answering = self.route(request);
+        // Pinned here, as a future that is passed on takes its memory once more.
+        let answering = pin!(self.route(request));
         if is_watching { Ok(answering.await) } else { self.guard.run(credential, answering).await }
     }
 
@@ -167,6 +181,9 @@ impl Layers {
         // on the body of the response to the same GET.
         if *request.method() == Method::HEAD {
             *request.method_mut() = Method::GET;
+            request.extensions_mut().insert(OnlyHead);
+            // Only a GET asks for a part.
+            request.headers_mut().remove(RANGE);
         }
         let Ok(response) = self.router.clone().call(request).await;
         let response = match accepted {
@@ -203,23 +220,23 @@ fn problem(failure: &Failure, id: &str, original: &Response) -> Response {
     response
 }
 
-fn log(method: &Method, uri: &Uri, response: &Response, took: Duration, id: &str) {
+fn log(method: &Method, path: &str, response: &Response, took: Duration, id: &str) {
     let status = response.status().as_u16();
     let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     // A 504 is not logged as a warning: a wait that timed out is normal for clients that wait
     // repeatedly.
     if response.status().is_server_error() && response.status() != StatusCode::GATEWAY_TIMEOUT {
-        let path = shown_path(uri);
         tracing::warn!(%method, path, status, milliseconds, request_id = id, "request");
     } else {
-        let path = || shown_path(uri);
-        tracing::debug!(%method, path = path(), status, milliseconds, request_id = id, "request");
+        tracing::debug!(%method, path, status, milliseconds, request_id = id, "request");
     }
 }
 
 /// The beginning of a path, for the log.
 fn shown_path(uri: &Uri) -> String {
-    uri.path().chars().take(200).collect()
+    let path = uri.path();
+    let end = path.char_indices().nth(200).map_or(path.len(), |(end, _)| end);
+    path[..end].to_owned()
 }
 
 #[cfg(test)]
@@ -231,7 +248,7 @@ mod tests {
 
     use super::*;
     use crate::api::cors::Cors;
-    use crate::api::roles::{Access, AccessTable};
+    use crate::api::roles::AccessTable;
     use crate::domain::web_origin::Scheme;
     use crate::service::callers::Callers;
     use crate::storage::Storage;

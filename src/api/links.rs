@@ -11,7 +11,7 @@ use hyper::body::{Frame, SizeHint};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::domain::base_path::BasePath;
-use crate::domain::ids::{JobId, LeaseId, MachineId, ScreenPictureId};
+use crate::domain::ids::{ArtifactId, JobId, LeaseId, MachineId, ScreenPictureId};
 use crate::domain::names::escape_vim;
 
 tokio::task_local! {
@@ -75,7 +75,31 @@ pub fn screen_picture(id: ScreenPictureId) -> String {
     path(&format!("/v1/screen-pictures/{id}"))
 }
 
-/// The links of a lease: `self`, `wait`, `renew`, and `machine` and `job` if it has them.
+/// The path of the list of the artifacts of a lease.
+#[must_use]
+pub fn artifacts_of(lease: LeaseId) -> String {
+    path(&format!("/v1/artifacts?lease={lease}"))
+}
+
+/// The links of an artifact: `self`, `content`, `lease`, and `machine` if its lease has one.
+#[must_use]
+pub fn for_artifact(
+    id: ArtifactId,
+    of: LeaseId,
+    machine_id: Option<&MachineId>,
+) -> BTreeMap<String, String> {
+    let artifact = path(&format!("/v1/artifacts/{id}"));
+    let mut links = BTreeMap::from([
+        ("content".to_owned(), format!("{artifact}/content")),
+        ("lease".to_owned(), lease(of)),
+        ("self".to_owned(), artifact),
+    ]);
+    links.extend(machine_id.map(|machine_id| ("machine".to_owned(), machine(machine_id))));
+    links
+}
+
+/// The links of a lease: `self`, `wait`, `renew`, `artifacts`, and `machine` and `job` if it has
+/// them.
 #[must_use]
 pub fn for_lease(
     id: LeaseId,
@@ -84,6 +108,7 @@ pub fn for_lease(
 ) -> BTreeMap<String, String> {
     let lease = lease(id);
     let mut links = BTreeMap::from([
+        ("artifacts".to_owned(), artifacts_of(id)),
         ("wait".to_owned(), format!("{lease}/wait")),
         ("renew".to_owned(), format!("{lease}/renew")),
         ("self".to_owned(), lease),

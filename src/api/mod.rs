@@ -3,10 +3,13 @@
 
 mod about;
 mod access_log;
+mod artifacts;
+mod attachment;
 mod audit;
 mod base_path;
 mod client_address;
 mod compression;
+mod condition_fields;
 mod conditional;
 pub mod connections;
 mod content_coding;
@@ -16,6 +19,7 @@ pub mod document;
 mod entity_tag;
 mod events;
 mod extract;
+mod files;
 mod hyper_errors;
 mod jobs;
 mod layers;
@@ -37,9 +41,14 @@ mod request_checks;
 mod respond;
 mod roles;
 mod screens;
+mod secret_body;
+mod serial;
 pub mod serve;
 mod start_job;
 pub mod tls;
+mod web_docs;
+mod web_file;
+mod web_page;
 mod websocket;
 
 use std::sync::Arc;
@@ -138,13 +147,19 @@ pub struct HttpSettings {
         (name = "machines", description = "Virtual machines, read from memory"),
         (name = "snapshots", description = "Snapshots of machines"),
         (name = "datastores", description = "Datastores that hold the files of machines"),
+        (name = "files", description = "Files on datastores: ISOs that machines boot from, and \
+            what machines write. otter writes only below the folders of `files.roots`, and never \
+            inside of the folder of a machine"),
         (name = "jobs", description = "Operations on machines, each from acceptance to its end"),
         (name = "leases", description = "Exclusive use of a machine for a limited time"),
+        (name = "artifacts", description = "Files that belong to leases, such as recordings"),
         (name = "screens", description = "What machines show, and their keyboard and mouse. \
             Operators look, and the holder of the machine's lease: with `Otter-Lease`, or with \
             the token that created it. Others look at a machine without a lease in a pool with \
             `screens = \"public\"`; if otter has no tokens, everybody looks. Only operators look \
             at a protected machine. Typing needs the right to change the machine"),
+        (name = "serial", description = "Serial ports of machines: their output and input. Who may \
+            look at the screen of a machine may read them, and who may type may write to them"),
         (name = "events", description = "A stream of all changes"),
         (name = "audit", description = "The record of who did what, for admins"),
         (name = "about", description = "This otter and its host"),
@@ -256,13 +271,18 @@ fn routes() -> Routes {
     Routes::with_document(ApiDoc::openapi())
         .merge(machines::routes())
         .merge(datastores::routes())
+        .merge(files::routes())
         .merge(jobs::routes())
         .merge(events::routes())
         .merge(leases::routes())
+        .merge(artifacts::routes())
         .merge(screens::routes())
+        .merge(serial::routes())
         .merge(audit::routes())
         .merge(about::routes())
         .merge(pages::routes())
+        .merge(web_page::routes())
+        .merge(web_docs::routes())
         .merge(metrics::routes())
 }
 
@@ -286,13 +306,17 @@ impl Entrance {
                 let response = links::under(base.clone(), answered).await;
                 response.map(|body| Body::new(LinkedBody::new(body, base)))
             }
-            Err(failure) => Box::pin(self.answer_own(Err(failure), request)).await,
+            Err(failure) => Box::pin(self.answer_own(Err(Box::new(failure)), request)).await,
         }
     }
 
     /// Answers a request whose URI no longer has the base path, the path under which its client
     /// reaches otter.
-    async fn answer_own(&self, prefix_check: Result<(), Failure>, request: Request) -> Response {
+    async fn answer_own(
+        &self,
+        prefix_check: Result<(), Box<Failure>>,
+        request: Request,
+    ) -> Response {
         // The lease is read outside of the authentication, so that the response to a request that
         // authentication rejects also shows when the lease expires.
         let lease = lease_authorization::valid_lease(&self.api, request.headers());

@@ -131,6 +131,9 @@ pub const START: &[&str] = &[
 /// and kill.
 pub const BLOCKED_BY_QUESTION: &[&str] = &["question-pending"];
 
+/// The additional codes of operations on the CD drive of a machine.
+pub const NEEDS_DRIVE: &[&str] = &["no-drive"];
+
 /// The codes of operations that read one machine.
 pub const READ_MACHINE: &[&str] =
     &["invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading"];

@@ -1,4 +1,4 @@
-//! The OpenAPI documents and the HTML pages: `/openapi.json`, `/openapi-3.0.json`, `/docs` and
+//! The OpenAPI documents and the pages of problems: `/openapi.json`, `/openapi-3.0.json` and
 //! `/problems`.
 
 use std::sync::LazyLock;
@@ -8,7 +8,7 @@ use axum::routing::get;
 use http::header::CONTENT_SECURITY_POLICY;
 
 use super::document::page::HtmlPage;
-use super::document::{docs, problems, v3_0};
+use super::document::{problems, v3_0};
 use super::extract::{NoParameters, Query, Segment};
 use super::links;
 use super::problem::{self, ApiError};
@@ -34,11 +34,6 @@ pub fn routes() -> Routes {
             None,
             "/openapi-3.0.json",
             get(|_: Query<NoParameters>| async { document(&V3_0) }),
-        )
-        .undocumented(
-            None,
-            "/docs",
-            get(|_: Query<NoParameters>| async { page_response(docs::page().clone()) }),
         )
         .undocumented(
             None,

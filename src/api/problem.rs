@@ -101,6 +101,21 @@ const TABLE: &[ProblemRow] = &[
         "The machine's power state does not allow this operation, or makes the condition \
          impossible.",
         "Change the power state first: POST /v1/machines/{machine}/power."),
+    row(Kind::NoDrive, Status::CONFLICT, Retry::No, "The machine has no CD drive",
+        "The machine has no CD drive into which otter could put an ISO.",
+        "Add a CD drive to the machine, or lease another one."),
+    row(Kind::ArtifactExists, Status::CONFLICT, Retry::No, "The artifact exists",
+        "The lease has an artifact with this name and other bytes.",
+        "Choose another name, or delete the artifact first."),
+    row(Kind::FileExists, Status::CONFLICT, Retry::No, "The file exists",
+        "The datastore has a file or a folder with this name.",
+        "Choose another name, or replace the file: `replace=true`."),
+    row(Kind::FileInUse, Status::CONFLICT, Retry::No, "The file is in use",
+        "The file is in a drive of a machine, or the host has locked it.",
+        "Eject it first: DELETE /v1/machines/{machine}/cdrom."),
+    row(Kind::FolderNotEmpty, Status::CONFLICT, Retry::No, "The folder is not empty",
+        "The folder has files or folders. otter deletes only empty folders.",
+        "Delete what is in it first: GET /v1/datastores/{datastore}/files lists it."),
     row(Kind::MachineBusy, Status::CONFLICT, Retry::No, "The machine is busy",
         "Another task of the host kept the machine busy until the job's deadline.",
         "Wait for that task or kill the machine, then start again."),
@@ -145,9 +160,13 @@ const TABLE: &[ProblemRow] = &[
          otter could not confirm that it stored the job or the lease.",
         "Check the machine, and the job or the lease that `links` names, then decide. A revert to \
          a snapshot restores a known state."),
+    row(Kind::LengthRequired, Status::LENGTH_REQUIRED, Retry::No, "The length is missing",
+        "The request has a file as its body and no `Content-Length`, so otter cannot tell whether \
+         all of it arrived.",
+        "Send `Content-Length`. curl does so for a file: `curl -T FILE URL`."),
     row(Kind::PayloadTooLarge, Status::PAYLOAD_TOO_LARGE, Retry::No, "The body is too large",
         "The body is larger than otter accepts.",
-        "Send a smaller body."),
+        "Send a smaller body, or raise `http.body_limit`, or `artifacts.max_bytes` for artifacts."),
     row(Kind::UriTooLong, Status::URI_TOO_LONG, Retry::No, "The URL is too long",
         "The path and query are longer than otter accepts.",
         "Use shorter names, or ids."),
@@ -156,6 +175,11 @@ const TABLE: &[ProblemRow] = &[
          or a request without a body has another `Content-Type`.",
         "Send `Content-Type: application/json` with a body, and no `Content-Type` without one. Do \
          not send `Content-Encoding`."),
+    row(Kind::OffsetOutOfRange, Status::RANGE_NOT_SATISFIABLE, Retry::No,
+        "The part is out of range",
+        "The part that the request wants has no byte that otter has; the detail says which bytes \
+         there are.",
+        "Ask for a part of these bytes."),
     row(Kind::HeadersTooLarge, Status::REQUEST_HEADER_FIELDS_TOO_LARGE, Retry::No,
         "The headers are too large",
         "The request has more or longer headers than otter accepts.",
@@ -165,11 +189,13 @@ const TABLE: &[ProblemRow] = &[
         "The same `Idempotency-Key` was used before with another body or query.",
         "Use a new key for a new request."),
     row(Kind::InputInterrupted, Status::CONFLICT, Retry::No, "The input was interrupted",
-        "The machine got a part of the input: the connection to its screen ended, the machine was \
-         turned off, suspended or reverted, the right to drive ended, a condition of `until` did \
-         not become true, the client hung up, or otter stopped. `sent` says what the machine got; \
-         it is null if otter died in between. otter types no key twice.",
-        "Look at the screen, then decide what to type. Do not repeat the call."),
+        "The machine got a part of the input: the connection to its screen or serial port ended, \
+         the machine was turned off, suspended or reverted, the right to drive ended, a condition \
+         of `until` or `wait_for` did not become true, the client hung up, or otter stopped. \
+         `sent` says what the machine got; it is null if otter died in between. otter sends \
+         nothing twice.",
+        "Look at the screen or the output of the port, then decide what to send. Do not repeat the \
+         call."),
     row(Kind::HostRejected, Status::UNPROCESSABLE_ENTITY, Retry::No, "The host refused",
         "ESX refused the operation; `fault` has the reason.",
         "Read `fault` and remove the cause."),
@@ -183,7 +209,8 @@ const TABLE: &[ProblemRow] = &[
         "Assign a licence that allows the API."),
     row(Kind::MachineLeased, Status::LOCKED, Retry::No, "Another caller leases the machine",
         "The machine is leased. To change it, send the lease: `Otter-Lease: <id>.<secret>`.",
-        "Wait until the machine is free, or lease another one: POST /v1/leases."),
+        "Wait until the machine is free, or lease another one: POST /v1/leases. An operator may \
+         override the lease: `Otter-Override: <reason>`."),
     row(Kind::LeaseEnded, Status::LOCKED, Retry::No, "The lease has ended",
         "The lease in the request has ended. The request had no effect.",
         "Request a new lease: POST /v1/leases."),
@@ -194,13 +221,18 @@ const TABLE: &[ProblemRow] = &[
         "One viewer at a time may type and click, and another one does. GET \
          /v1/machines/{machine}/screen names it as `driver`.",
         "Look without driving (`mode=view`), or take over with `force=true`."),
+    row(Kind::SerialBusy, Status::CONFLICT, Retry::No, "Another client writes to the serial port",
+        "One client at a time may write to a serial port, and another one does. GET \
+         /v1/machines/{machine}/serial names it as `writer`.",
+        "Read without writing, or take over: open the stream with `mode=drive` and `force=true`."),
     row(Kind::UpgradeRequired, Status::UPGRADE_REQUIRED, Retry::No, "This path is a WebSocket",
         "The path serves WebSockets (RFC 6455), and the request is a plain GET or has another \
          version of the protocol.",
         "Open it with a client for WebSockets, with the subprotocol `binary`."),
     row(Kind::QueueFull, Status::TOO_MANY_REQUESTS, Retry::After, "The queue is full",
         "Too many jobs are queued for this machine, for this token or in total, or too many leases \
-         are queued, or eight calls wait to send input to this machine.",
+         are queued, or eight calls wait to send input to this machine, or 16 transfers of files \
+         wait.",
         "Try again after `Retry-After`."),
     row(Kind::TooManyRequests, Status::TOO_MANY_REQUESTS, Retry::After,
         "The token's limit is reached",
@@ -236,16 +268,20 @@ const TABLE: &[ProblemRow] = &[
         "Free space on the disk of the state directory; otter then continues by itself. GET \
          /readyz says why."),
     row(Kind::TooManyConsoles, Status::SERVICE_UNAVAILABLE, Retry::After,
-        "Too many screens are open",
-        "The screens of `screens.max_open` machines are in use at the same time, or the machine \
-         has `screens.max_viewers` viewers, or otter serves 256 of them.",
-        "Try again after `Retry-After`, or close viewers and waits. Pictures need no viewer."),
+        "Too many consoles are open",
+        "The screens of `screens.max_open` machines or `serial.max_open` serial ports are in use \
+         at the same time, a machine has as many viewers or streams as it may, a token has 64 \
+         viewers, or otter serves 256 viewers.",
+        "Try again after `Retry-After`, or close viewers, streams and waits. Pictures need no \
+         viewer."),
     row(Kind::ConsoleUnavailable, Status::SERVICE_UNAVAILABLE, Retry::After,
-        "The screen cannot be reached",
+        "The console cannot be reached",
         "The host does not open a console of the machine, or the console does not answer. A \
-         machine that was just powered on has none for some seconds.",
+         machine that was just powered on has none for some seconds. Or otter has no connection to \
+         the serial port; the detail says why.",
         "Try again after `Retry-After`. The detail has the host's reason: it may limit the \
-         consoles of a machine, or the account lacks VirtualMachine.Interact.ConsoleInteract."),
+         consoles of a machine, or the account lacks VirtualMachine.Interact.ConsoleInteract. A \
+         serial port takes one client at a time."),
     row(Kind::TooManyWaits, Status::SERVICE_UNAVAILABLE, Retry::After, "Too many calls are waiting",
         "The number of waiting calls has reached `http.max_waits`, or the waits for screens use \
          all the memory for their images.",
@@ -262,9 +298,11 @@ const TABLE: &[ProblemRow] = &[
          possible.",
         "Check the machine, then start again, with a longer `deadline` if necessary."),
     row(Kind::InsufficientResources, Status::INSUFFICIENT_STORAGE, Retry::No,
-        "The host lacks resources",
-        "The host does not have enough memory, disk or another resource; `fault` says which.",
-        "Free resources, for example power other machines off."),
+        "Resources are missing",
+        "The host does not have enough memory, disk or another resource; the detail or `fault` \
+         says which. Or \
+         the artifacts of otter have reached `artifacts.max_total`.",
+        "Free resources: power other machines off, or delete artifacts."),
 ];
 
 /// An invalid part of a request, or the failure of the job that the request started.
@@ -309,10 +347,11 @@ pub struct HostFault {
 /// The part of a call of input that a machine got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct InputSent {
-    /// The number of events that were done completely, from the first one on.
+    /// The number of events that were done completely, from the first one on. The input for a
+    /// serial port is one event.
     #[schema(example = 2)]
     pub events: u32,
-    /// The number of characters of `text` that were typed.
+    /// The number of characters of `text` that were typed, or of bytes that a serial port got.
     #[schema(example = 5)]
     pub characters: u32,
 }
@@ -376,8 +415,8 @@ pub struct Problem {
     /// For `input-interrupted`: what the machine got. Null if it is not known, and for other codes.
     #[schema(required)]
     pub sent: Option<InputSent>,
-    /// For waits for a screen that timed out: the last text on the screen, at most 2,000
-    /// characters. Null if no text was read, and for other problems.
+    /// For waits for a screen or a serial port that timed out: the last text on the screen or from
+    /// the port, at most 2,000 characters. Null if there was none, and for other problems.
     #[schema(required)]
     pub seen: Option<String>,
 }

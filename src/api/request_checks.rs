@@ -1,5 +1,6 @@
 //! Checks of every request before it reaches a route: its size, its `Host`, that no web page of
-//! another server sent it, and that its body is JSON without a content encoding.
+//! another server sent it, that its body has no content encoding, and that it is JSON, unless the
+//! operation takes a file.
 //!
 //! While no token exists, every caller is an admin. Then otter also refuses a `Host` that is not
 //! loopback, which prevents DNS rebinding, and requests through a proxy, whose clients can be on
@@ -41,12 +42,20 @@ impl RequestChecks {
     /// Checks a request.
     ///
     /// # Parameters
+    /// - `takes_any_type`: whether the body is a file of any type, and not JSON.
+    ///
+    /// # Parameters
     /// - `needs_token`: whether callers need tokens.
     ///
     /// # Errors
     /// `uri-too-long`, `headers-too-large`, `invalid-request` for the `Host`, `forbidden` for a
     /// foreign host, a proxy or another web page, `unsupported-media-type`.
-    pub fn check(&self, request: &Request, needs_token: bool) -> Result<(), Failure> {
+    pub fn check(
+        &self,
+        request: &Request,
+        needs_token: bool,
+        takes_any_type: bool,
+    ) -> Result<(), Failure> {
         check_size(request)?;
         let host = host_of(request)?;
         if !needs_token {
@@ -57,7 +66,8 @@ impl RequestChecks {
             self.check_web_page(request.headers(), host.as_ref())?;
         }
         check_is_not_encoded(request.headers())?;
-        if request.method().is_safe() { Ok(()) } else { check_media_type(request.headers()) }
+        let has_json = !request.method().is_safe() && !takes_any_type;
+        if has_json { check_media_type(request.headers()) } else { Ok(()) }
     }
 
     /// Refuses a request that a web page of another server sent. A browser lets a page send a POST

@@ -39,6 +39,8 @@ pub enum Access {
     /// As [`Access::AtLeast`], or a console token, which the client offers as the subprotocol of a
     /// WebSocket: a browser cannot send a token with one.
     Console(Role),
+    /// As [`Access::AtLeast`]. The body of the request is a file of any type.
+    Upload(Role),
 }
 
 /// The name of the security scheme in the OpenAPI document.
@@ -85,6 +87,11 @@ impl Routes {
     /// token.
     pub fn console(self, least: Role, operations: UtoipaMethodRouter<ApiState>) -> Self {
         self.operations(Access::Console(least), operations)
+    }
+
+    /// Adds operations that take a file of any type, for callers with this role or a higher one.
+    pub fn upload(self, least: Role, operations: UtoipaMethodRouter<ApiState>) -> Self {
+        self.operations(Access::Upload(least), operations)
     }
 
     /// Adds operations that require no token.
@@ -156,7 +163,10 @@ fn document_access(operation: &mut Operation, access: Access) {
     let mut added = ALL_OPERATIONS.to_vec();
     operation.security = Some(match access {
         Access::Open => Vec::new(),
-        Access::AtLeast(role) | Access::Watching(role) | Access::Console(role) => {
+        Access::AtLeast(role)
+        | Access::Watching(role)
+        | Access::Console(role)
+        | Access::Upload(role) => {
             extensions.insert("x-otter-role".to_owned(), json!(role.as_str()));
             added.extend(AUTHENTICATED);
             // The security scheme is optional in the document, because no token is required while
@@ -232,7 +242,9 @@ impl Guard {
     ) -> Result<Option<Identified>, Failure> {
         let (least, grant) = match access {
             Access::Open => return Ok(None),
-            Access::AtLeast(least) | Access::Watching(least) => (least, None),
+            Access::AtLeast(least) | Access::Watching(least) | Access::Upload(least) => {
+                (least, None)
+            }
             Access::Console(least) => (least, self.redeem(headers)?),
         };
         let (caller, credential) = if let Some(grant) = &grant {

@@ -28,7 +28,7 @@ use tower::Service;
 
 use super::HttpSettings;
 use super::client_address::Peer;
-use super::connections::{Admission, Admitted, AnswerBody, ConnectionSlot, Connections};
+use super::connections::{Admission, Admitted, AnswerBody, ConnectionSlot, Connections, InFlight};
 use super::hyper_errors::HyperErrorReplacer;
 use super::listener::{Accepted, Listener, Stream};
 use super::read_limits::{LimitedStream, ReadLimits};
@@ -307,20 +307,7 @@ async fn serve_one(
         });
         request.extensions_mut().insert(peer);
         let announced = announced.clone().filter(|_| keeps_connection(&request));
-        let stopping = stopping.clone();
-        let answer = service.clone().call(request);
-        async move {
-            // Fails if otter has selected the connection for closing. The request had no effect
-            // then, so the client may repeat it.
-            let in_flight = in_flight.ok_or(io::ErrorKind::ConnectionAborted)?;
-            let Ok(mut answer) = answer.await;
-            if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-                in_flight.mark_upgraded();
-            } else if let Some(announced) = announced.filter(|_| !stopping.is_cancelled()) {
-                announce(announced, answer.headers_mut());
-            }
-            Ok::<_, io::Error>(answer.map(|body| AnswerBody::new(body, in_flight)))
-        }
+        answer(service.clone(), request, in_flight, announced, stopping.clone())
     });
     let mut connection = std::pin::pin!(
         http1::Builder::new()
@@ -362,6 +349,33 @@ async fn serve_one(
     }
 }
 
+/// Answers a request. The service is called in here: a future that is called outside and passed in
+/// would take its memory twice, as an argument and where it is awaited.
+///
+/// # Parameters
+/// - `in_flight`: `None` if otter has selected the connection for closing.
+/// - `announced`: the value of `Keep-Alive`. `None` if the client closes the connection.
+///
+/// # Errors
+/// Fails if the connection was selected for closing. The request had no effect then, so the client
+/// may repeat it.
+async fn answer(
+    mut service: impl HttpService,
+    request: Request,
+    in_flight: Option<InFlight>,
+    announced: Option<HeaderValue>,
+    stopping: CancellationToken,
+) -> io::Result<http::Response<AnswerBody>> {
+    let in_flight = in_flight.ok_or(io::ErrorKind::ConnectionAborted)?;
+    let Ok(mut answer) = service.call(request).await;
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        in_flight.mark_upgraded();
+    } else if let Some(announced) = announced.filter(|_| !stopping.is_cancelled()) {
+        announce(announced, answer.headers_mut());
+    }
+    Ok(answer.map(|body| AnswerBody::new(body, in_flight)))
+}
+
 /// Whether a client keeps the connection open after its request (RFC 9112, section 9.3). A client
 /// of HTTP/1.0 closes the connection unless its request says otherwise, and gets no `Keep-Alive`.
 fn keeps_connection<B>(request: &http::Request<B>) -> bool {
@@ -399,6 +413,20 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+
+    #[test]
+    fn an_answer_takes_the_memory_of_its_service_once() {
+        const LARGE: usize = 8 * 1024;
+        let service = tower::service_fn(|_: Request| async {
+            let kept = [0_u8; LARGE];
+            std::future::pending::<()>().await;
+            Ok::<_, Infallible>(Response::new(Body::from(kept.to_vec())))
+        });
+        let request = Request::new(Body::empty());
+        let answer = answer(service, request, None, None, CancellationToken::new());
+        let size = size_of_val(&answer);
+        assert!((LARGE..LARGE * 3 / 2).contains(&size), "{size} bytes");
+    }
 
     #[test]
     fn a_warning_comes_once_a_minute_with_its_count() {

@@ -30,13 +30,14 @@ use super::problem::{self, ApiError};
 use super::roles::read_caller;
 use super::{links, respond};
 use crate::domain::failure::{Failure, FailureKind, InputError};
+use crate::domain::file_job::FileTarget;
 use crate::domain::ids::JobId;
 use crate::domain::job::{JobRequest, JobState};
 use crate::service::callers::Caller;
 use crate::service::event_stream::Version;
 use crate::service::idempotency::{Claimed, mismatch};
 use crate::service::jobs::authorization::{LeaseCredential, Requester};
-use crate::service::jobs::{JobView, NewJob};
+use crate::service::jobs::{JobView, NewFileJob, NewJob};
 use crate::service::machines::MachineView;
 use crate::storage::IdempotencyKey;
 
@@ -93,11 +94,18 @@ impl StartedJob {
     }
 }
 
+/// The job that a call asks for.
+enum Plan {
+    OnMachine(MachineView, JobRequest),
+    OnFile(FileTarget, JobRequest),
+}
+
 /// A call that was checked and has not started anything yet.
 enum PreparedStart {
     /// The call repeats an earlier call, which started this job.
     Replay(JobId),
     New(Box<NewJob>),
+    NewOnFile(Box<NewFileJob>),
 }
 
 /// The extractor for handlers that start a job. `T` is the type of the body, and `Q` has the
@@ -189,6 +197,31 @@ impl JobStart {
         api: &ApiState,
         plan: impl FnOnce(&Self) -> Result<(MachineView, JobRequest), Failure>,
     ) -> Result<Response, Failure> {
+        let plan =
+            |start: &Self| plan(start).map(|(machine, request)| Plan::OnMachine(machine, request));
+        self.run_plan(api, plan).await
+    }
+
+    /// As [`JobStart::run`], for a job on a file of a datastore.
+    ///
+    /// # Errors
+    /// The errors of `plan` and of [`Jobs::start_file`](crate::service::jobs::Jobs::start_file);
+    /// `idempotency-mismatch`; `too-many-waits`, in which case nothing was started.
+    pub async fn run_on_file(
+        self,
+        api: &ApiState,
+        plan: impl FnOnce(&Self) -> Result<(FileTarget, JobRequest), Failure>,
+    ) -> Result<Response, Failure> {
+        let plan =
+            |start: &Self| plan(start).map(|(target, request)| Plan::OnFile(target, request));
+        self.run_plan(api, plan).await
+    }
+
+    async fn run_plan(
+        self,
+        api: &ApiState,
+        plan: impl FnOnce(&Self) -> Result<Plan, Failure>,
+    ) -> Result<Response, Failure> {
         let prepared = self.prepare(api, plan).await?;
         let permit = self.acquire_permit(api)?;
         let started = self.start_prepared(api, prepared).await?;
@@ -206,6 +239,8 @@ impl JobStart {
         api: &ApiState,
         plan: impl FnOnce(&Self) -> Result<(MachineView, JobRequest), Failure>,
     ) -> Result<StartedJob, Failure> {
+        let plan =
+            |start: &Self| plan(start).map(|(machine, request)| Plan::OnMachine(machine, request));
         let prepared = self.prepare(api, plan).await?;
         self.start_prepared(api, prepared).await
     }
@@ -218,7 +253,7 @@ impl JobStart {
     async fn prepare(
         &self,
         api: &ApiState,
-        plan: impl FnOnce(&Self) -> Result<(MachineView, JobRequest), Failure>,
+        plan: impl FnOnce(&Self) -> Result<Plan, Failure>,
     ) -> Result<PreparedStart, Failure> {
         let (mut claim, mut used_for_invisible) = (None, None);
         if let Some(key) = &self.key {
@@ -230,19 +265,27 @@ impl JobStart {
                 Claimed::Used(_) => used_for_invisible = Some(key),
             }
         }
-        let (machine, request) = plan(self)?;
-        api.services().machines.may_change(&machine)?;
+        let plan = plan(self)?;
+        if let Plan::OnMachine(machine, _) = &plan {
+            api.services().machines.may_change(machine)?;
+        }
         if let Some(key) = used_for_invisible {
             return Err(mismatch(&key.key));
         }
-        Ok(PreparedStart::New(Box::new(NewJob {
-            machine: machine.machine,
-            request,
-            requester: self.requester.clone(),
-            reference: self.reference.clone(),
-            deadline: self.deadline,
-            key: claim,
-        })))
+        let (requester, reference) = (self.requester.clone(), self.reference.clone());
+        let (deadline, key) = (self.deadline, claim);
+        Ok(match plan {
+            Plan::OnMachine(machine, request) => {
+                let machine = machine.machine;
+                let new = NewJob { machine, request, requester, reference, deadline, key };
+                PreparedStart::New(Box::new(new))
+            }
+            Plan::OnFile(target, request) => {
+                let id = api.services().jobs.new_id();
+                let new = NewFileJob { id, target, request, requester, reference, deadline, key };
+                PreparedStart::NewOnFile(Box::new(new))
+            }
+        })
     }
 
     async fn start_prepared(
@@ -252,6 +295,9 @@ impl JobStart {
     ) -> Result<StartedJob, Failure> {
         let new = match prepared {
             PreparedStart::Replay(job) => return Ok(StartedJob::Replayed(job)),
+            PreparedStart::NewOnFile(new) => {
+                return Ok(StartedJob::New(api.services().jobs.start_file(*new).await?));
+            }
             PreparedStart::New(new) => *new,
         };
         let machine = Arc::clone(&new.machine);

@@ -9,10 +9,12 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderMap, HeaderValue};
+use tokio_tungstenite::tungstenite;
 
 use super::extract::failure_at;
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
+use crate::service::screens::viewer_end::ViewerEnd;
 
 /// The subprotocol of every `WebSocket` of otter.
 const BINARY: &str = "binary";
@@ -35,6 +37,17 @@ const CLOSE_ANSWERED: Duration = Duration::from_secs(1);
 /// The longest reason of a close message, in bytes (RFC 6455, section 5.5).
 const MAX_REASON: usize = 123;
 
+/// The code of the close message after a message that is too large (RFC 6455, section 7.4.1).
+const TOO_LARGE: u16 = 1009;
+
+/// Whether a WebSocket cannot be read because the client sent a message that is too large.
+#[must_use]
+pub fn is_too_large(error: axum::Error) -> bool {
+    let error = error.into_inner();
+    let error = error.downcast_ref::<tungstenite::Error>();
+    matches!(error, Some(tungstenite::Error::Capacity(_)))
+}
+
 /// The console token among the subprotocols that a request offers. `None` if it offers none.
 ///
 /// # Errors
@@ -52,12 +65,16 @@ pub fn console_token(headers: &HeaderMap) -> Result<Option<&str>, Failure> {
 /// Checks that a request opens a WebSocket with the subprotocol `binary`. A client that offers no
 /// subprotocol gets none.
 ///
+/// # Parameters
+/// - `instead`: a sentence that says what a plain GET may want.
+///
 /// # Errors
 /// `upgrade-required`, `invalid-request` if `Sec-WebSocket-Key` is missing or if only other
 /// subprotocols are offered.
 pub fn check(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     headers: &HeaderMap,
+    instead: &str,
 ) -> Result<WebSocketUpgrade, Failure> {
     let mut upgrade = upgrade.map_err(|rejection| {
         if let WebSocketUpgradeRejection::WebSocketKeyHeaderMissing(_) = rejection {
@@ -68,9 +85,10 @@ pub fn check(
                 "The header Sec-WebSocket-Key is missing.".to_owned(),
             )
         } else {
-            let detail = "This path is a WebSocket (RFC 6455, version 13): open it with a \
-                          WebSocket client and the subprotocol binary. For one picture: GET \
-                          /v1/machines/{machine}/screen.png.";
+            let detail = format!(
+                "This path is a WebSocket (RFC 6455, version 13): open it with a WebSocket client \
+                 and the subprotocol binary. {instead}"
+            );
             Failure::new(FailureKind::UpgradeRequired, detail)
         }
     })?;
@@ -106,11 +124,35 @@ pub async fn close(
             () = clock.sleep(CLOSE_SENT) => return,
         }
     }
+    if close.is_some_and(|(code, _)| code == TOO_LARGE) {
+        // The rest of the message is not read. A connection that is closed over unread bytes is
+        // reset, and the reset must not overtake the close message.
+        clock.sleep(CLOSE_ANSWERED).await;
+        return;
+    }
     let answered = async { while let Some(Ok(_)) = stream.next().await {} };
     tokio::select! {
         biased;
         () = answered => {}
         () = clock.sleep(CLOSE_ANSWERED) => {}
+    }
+}
+
+/// The code of the close message. `None` if there is no one to send it to.
+#[must_use]
+pub const fn close_code(end: &ViewerEnd) -> Option<u16> {
+    match end {
+        ViewerEnd::Left | ViewerEnd::Silent => None,
+        // RFC 6455, section 7.4.1: a protocol error, a message that is too large, and an error of
+        // the server.
+        ViewerEnd::Protocol(_) => Some(1002),
+        ViewerEnd::TooLarge => Some(TOO_LARGE),
+        ViewerEnd::Failed(_) => Some(1011),
+        ViewerEnd::TokenRefused => Some(4401),
+        ViewerEnd::RightEnded(_) | ViewerEnd::MachineGone => Some(4403),
+        ViewerEnd::TakenOver => Some(4409),
+        ViewerEnd::LeaseEnded(_) => Some(4423),
+        ViewerEnd::ShuttingDown => Some(4503),
     }
 }
 

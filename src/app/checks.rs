@@ -65,8 +65,17 @@ impl CheckedSettings {
 /// Every reason why otter cannot start, each with what the operator can do. The error is a
 /// [`ConfigError`] if one of the reasons is a wrong setting of the host.
 pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
-    let Settings { listen, socket_access, passed_sockets, tls, state_dir, esx, warnings, .. } =
-        settings;
+    let Settings {
+        listen,
+        socket_access,
+        passed_sockets,
+        serial_listener,
+        tls,
+        state_dir,
+        esx,
+        warnings,
+        ..
+    } = settings;
     let (mut warnings, mut problems) = (warnings.clone(), Vec::new());
     let wrong_settings = esx.check().err().map(wrong_host_settings);
     let mut require = |checked: anyhow::Result<()>| problems.extend(checked.err());
@@ -112,6 +121,9 @@ pub async fn check(settings: &Settings) -> anyhow::Result<CheckedSettings> {
             Vec::new()
         }
     };
+    if let Some(address) = serial_listener.listen {
+        require(require_bindable(address));
+    }
     let makes_socket = passed_sockets.is_empty() && matches!(listen, Listen::Unix(_));
     if !makes_socket && *socket_access != SocketAccess::default() {
         let why = if passed_sockets.is_empty() {

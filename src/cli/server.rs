@@ -1,5 +1,5 @@
-//! The otter that `otter screen`, `otter type` and `otter vnc` call, with the lease that they work
-//! with.
+//! The otter that `otter screen`, `otter type`, `otter vnc` and `otter serial` call, with the lease
+//! that they work with.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{RequestBuilder, Upgraded};
 use secrecy::SecretString;
 
-use super::run::{self, Answer, NoAnswer, OtterClient, ServerArguments};
+use super::run::{self, Answer, NoAnswer, OtterClient, Pieces, ServerArguments};
 
 /// The largest answer, in bytes: a PNG of a large screen.
 const ANSWER_LIMIT: usize = 64 << 20;
@@ -77,6 +77,18 @@ impl OtterCalls {
     pub async fn answer(request: RequestBuilder, timeout: Duration) -> anyhow::Result<Answer> {
         let answered = OtterClient::answer_up_to(request, timeout, ANSWER_LIMIT).await;
         answered.map_err(|NoAnswer { reason, .. }| anyhow!("otter gave no answer: {reason}"))
+    }
+
+    /// Opens an answer whose body is read piece by piece.
+    ///
+    /// # Errors
+    /// No answer came, or the answer is a problem.
+    pub async fn open(request: RequestBuilder) -> anyhow::Result<Pieces> {
+        match OtterClient::open(request).await {
+            Ok(Ok(pieces)) => Ok(pieces),
+            Ok(Err(refused)) => bail!(refused.failure()),
+            Err(NoAnswer { reason, .. }) => bail!("otter gave no answer: {reason}"),
+        }
     }
 
     /// Opens a WebSocket.

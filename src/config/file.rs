@@ -16,15 +16,16 @@ use toml::de::{DeTable, DeValue};
 use super::changes::ConfigValues;
 use super::problem::ConfigProblem;
 use super::sections::{
-    Audit, Config, ConfigDraft, Deadlines, Esx, Http, Jobs, Leases, Log, Machines, Password,
-    Screens, Snapshots, State,
+    Artifacts, Audit, Config, ConfigDraft, Deadlines, Esx, Files, Http, Jobs, Leases, Log,
+    Machines, Password, Screens, Serial, Snapshots, State,
 };
 use super::values;
 use crate::domain::answers::AnswerRules;
 use crate::domain::duration;
 use crate::domain::lease::{Prepare, Readiness, Release};
-use crate::domain::pool::{Pool, RunningLimits, ScreenAccess};
+use crate::domain::pool::{Pool, RunningLimits, ScreenAccess, SerialAccess};
 use crate::domain::power::PowerState;
+use crate::domain::recording::{PortChoice, Record};
 
 /// The range of deadlines that callers and operators can set.
 const DEADLINES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(7 * 24);
@@ -81,6 +82,9 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
         answers,
         pools,
         screens,
+        serial,
+        artifacts,
+        files,
         audit,
         state,
         log,
@@ -134,6 +138,14 @@ fn sections(mut root: Table<'_>, draft: &mut ConfigDraft) {
     table.set("ocr_command", ocr_command, command);
     table.finish();
 
+    serial_section(root.table("serial"), serial);
+    artifacts_section(root.table("artifacts"), artifacts);
+
+    let Files { roots } = files;
+    let mut table = root.table("files");
+    table.set("roots", roots, parsed_list);
+    table.finish();
+
     let Audit { retention_days, max_bytes } = audit;
     let mut table = root.table("audit");
     table.set("retention_days", retention_days, days);
@@ -172,6 +184,33 @@ fn leases_section(mut table: Table<'_>, leases: &mut Leases) {
     table.set("quarantine_retry", quarantine_retry, any_duration);
     table.set("question_grace", question_grace, timeout);
     table.set("retention_days", retention_days, days);
+    table.finish();
+}
+
+fn serial_section(mut table: Table<'_>, serial: &mut Serial) {
+    let Serial { listen, allowed_peers, log_bytes, retention_days, max_open, tty } = serial;
+    table.set("listen", listen, |value| {
+        let expected = || "expected an address and a port, such as 10.0.0.5:13370".to_owned();
+        text(value)?.parse().map(Some).map_err(|_| expected())
+    });
+    table.set("allowed_peers", allowed_peers, parsed_list);
+    table.set("log_bytes", log_bytes, log_size);
+    table.set("retention_days", retention_days, days);
+    table.set("max_open", max_open, count);
+    table.set("tty", tty, |value| {
+        let tty = text(value)?;
+        let is_path = tty.starts_with('/');
+        is_path.then(|| tty.to_owned()).ok_or_else(|| "expected a path, such as /dev/ttyS".into())
+    });
+    table.finish();
+}
+
+fn artifacts_section(mut table: Table<'_>, artifacts: &mut Artifacts) {
+    let Artifacts { max_bytes, max_total, retention_days, recording_bytes } = artifacts;
+    table.set("max_bytes", max_bytes, bytes);
+    table.set("max_total", max_total, bytes);
+    table.set("retention_days", retention_days, days);
+    table.set("recording_bytes", recording_bytes, bytes);
     table.finish();
 }
 
@@ -228,6 +267,11 @@ fn pool_section(table: &mut Table<'_>) -> Pool {
         "public" => Ok(ScreenAccess::Public),
         _ => Err("expected lease or public".to_owned()),
     });
+    table.set("serial", &mut pool.serial, |value| match text(value)? {
+        "lease" => Ok(SerialAccess::Lease),
+        "always" => Ok(SerialAccess::Always),
+        _ => Err("expected lease or always".to_owned()),
+    });
     running_limits(table, &mut pool.limits);
     let present = table.has("prepare");
     let mut inner = table.table("prepare");
@@ -262,6 +306,13 @@ fn pool_section(table: &mut Table<'_>) -> Pool {
     inner.set("snapshot", &mut release.snapshot, |value| values::not_empty(text(value)?).map(Some));
     inner.finish();
     pool.release = present.then_some(release);
+    let present = table.has("record");
+    let mut inner = table.table("record");
+    let mut record = Record::default();
+    inner.set("screen", &mut record.screen, boolean);
+    inner.set("serial", &mut record.serial, port_choices);
+    inner.finish();
+    pool.record = present.then_some(record);
     pool.answers = answer_rules(table.table("answers"));
     pool
 }
@@ -560,6 +611,12 @@ fn parsed_list<T: FromStr<Err: Display>>(value: &DeValue<'_>) -> Result<Vec<T>, 
     texts(value)?.into_iter().map(parse).collect()
 }
 
+fn port_choices(value: &DeValue<'_>) -> Result<Vec<PortChoice>, String> {
+    let parse =
+        |text: String| PortChoice::parse(&text).map_err(|error| format!("{text:?} {error}"));
+    texts(value)?.into_iter().map(parse).collect()
+}
+
 fn integer<T: TryFrom<i64>>(value: &DeValue<'_>, range: RangeInclusive<i64>) -> Result<T, String> {
     let expected = || format!("expected a number from {} to {}", range.start(), range.end());
     let integer =
@@ -579,9 +636,20 @@ fn days(value: &DeValue<'_>) -> Result<u32, String> {
     integer(value, 1..=36_500)
 }
 
+/// Reads a size in bytes.
+fn bytes(value: &DeValue<'_>) -> Result<u64, String> {
+    integer(value, 1..=i64::MAX)
+}
+
 /// Reads the maximum size of the audit. The smallest allowed size has room for the refused calls of
 /// one minute.
 fn audit_bytes(value: &DeValue<'_>) -> Result<u64, String> {
+    integer(value, 1_048_576..=i64::MAX)
+}
+
+/// Reads the maximum size of the output of a serial port. The smallest allowed size is what otter
+/// keeps in memory.
+fn log_size(value: &DeValue<'_>) -> Result<u64, String> {
     integer(value, 1_048_576..=i64::MAX)
 }
 

@@ -26,8 +26,8 @@ use secrecy::SecretString;
 pub use changes::ConfigValues;
 pub use problem::{ConfigError, ConfigProblem};
 pub use sections::{
-    Config, DEFAULT_STATE_DIR, Deadlines, Esx, Host, Http, Jobs, Leases, Log, Machines, Screens,
-    Snapshots, State,
+    Artifacts, Config, DEFAULT_STATE_DIR, Deadlines, Esx, Files, Host, Http, Jobs, Leases, Log,
+    Machines, Screens, Serial, Snapshots, State,
 };
 pub use values::{InvalidValue, Listen, LogFormat};
 

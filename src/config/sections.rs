@@ -1,6 +1,7 @@
 //! The settings of each section of the configuration, with their defaults.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,8 +10,10 @@ use secrecy::SecretString;
 use super::{ConfigError, ConfigProblem, Listen, LogFormat};
 use crate::domain::answers::AnswerRules;
 use crate::domain::base_path::BasePath;
+use crate::domain::file_path::DatastorePath;
 use crate::domain::host_limits::HostLimits;
 use crate::domain::machine_pattern::MachinePattern;
+use crate::domain::network::Network;
 use crate::domain::pool::{Pool, RunningLimits};
 use crate::domain::proxy_url::ProxyUrl;
 use crate::domain::socket_access::{SocketGroup, SocketMode};
@@ -37,6 +40,9 @@ pub struct Config {
     /// `[pools.<name>]`: the pools of machines.
     pub pools: BTreeMap<String, Pool>,
     pub screens: Screens,
+    pub serial: Serial,
+    pub artifacts: Artifacts,
+    pub files: Files,
     pub audit: Audit,
     pub state: State,
     pub log: Log,
@@ -213,6 +219,67 @@ impl Default for Screens {
             ocr_command: vec!["tesseract".to_owned()],
         }
     }
+}
+
+/// `[serial]`: the connections to serial ports, and what is kept of their output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serial {
+    /// Where otter listens for machines that dial it for their serial ports. `None`: it does not.
+    pub listen: Option<SocketAddr>,
+    /// The networks from which machines may dial. Empty: the addresses of `esx.url`.
+    pub allowed_peers: Vec<Network>,
+    /// The maximum size of the output of one port in files, in bytes.
+    pub log_bytes: u64,
+    /// How long the output of a port that is not used is kept in files.
+    pub retention_days: u32,
+    /// The maximum number of ports that otter is connected to at the same time.
+    pub max_open: usize,
+    /// The beginning of the names of the serial devices of the machine that otter runs in.
+    pub tty: String,
+}
+
+impl Default for Serial {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            allowed_peers: Vec::new(),
+            log_bytes: 16 * 1024 * 1024,
+            retention_days: 14,
+            max_open: 512,
+            tty: "/dev/ttyS".to_owned(),
+        }
+    }
+}
+
+/// `[artifacts]`: the files that belong to leases, and the recordings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Artifacts {
+    /// The maximum size of one artifact in bytes.
+    pub max_bytes: u64,
+    /// The maximum size of all artifacts together in bytes. If it is reached, the oldest artifacts
+    /// of ended leases are deleted.
+    pub max_total: u64,
+    pub retention_days: u32,
+    /// The maximum size of one recording in bytes: of the screen, or of one serial port.
+    pub recording_bytes: u64,
+}
+
+impl Default for Artifacts {
+    fn default() -> Self {
+        Self {
+            max_bytes: 1024 * 1024 * 1024,
+            max_total: 20 * 1024 * 1024 * 1024,
+            retention_days: 14,
+            recording_bytes: 256 * 1024 * 1024,
+        }
+    }
+}
+
+/// `[files]`: the files on datastores.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    /// The folders below which otter writes files, and below which runners read them.
+    pub roots: Vec<DatastorePath>,
 }
 
 /// `[audit]`: the retention of the audit.

@@ -13,7 +13,8 @@ use tempfile::NamedTempFile;
 use super::*;
 use crate::domain::answers::AnswerRules;
 use crate::domain::lease::Readiness;
-use crate::domain::pool::{Pool, RunningLimits, ScreenAccess};
+use crate::domain::pool::{Pool, RunningLimits, ScreenAccess, SerialAccess};
+use crate::domain::recording::{PortChoice, Record};
 use crate::domain::verify::Verify;
 
 const ANNOTATED: &str = include_str!("../../config/otter.toml");
@@ -470,7 +471,9 @@ machines = ["qubes-*", "17"]
 max_ttl = "2h"
 may_keep_power = true
 screens = "public"
+serial = "always"
 release = { power = "keep", snapshot = "base" }
+record = { screen = true, serial = ["ttyS0"] }
 [pools.qubes.prepare]
 snapshot = "base/kickstart"
 power = "on"
@@ -489,8 +492,12 @@ settle = "90s"
         (Some(Readiness::Address), Some(Duration::from_secs(90)))
     );
     assert_eq!(prepare.cidr, Some("10.0.0.0/8".parse().unwrap()));
+    assert_eq!(
+        pool.record,
+        Some(Record { screen: true, serial: vec![PortChoice::parse("ttyS0").unwrap()] })
+    );
     assert!(pool.may_keep_power && pool.release.as_ref().unwrap().keep_power);
-    assert_eq!(pool.screens, ScreenAccess::Public);
+    assert_eq!((pool.screens, pool.serial), (ScreenAccess::Public, SerialAccess::Always));
     assert_eq!(config.pools["plain"], Pool::default());
     let config = loaded("[pools.a]\nprepare = { until = \"screen:Log In, please\" }\n");
     let until = config.pools["a"].prepare.as_ref().unwrap().until.as_ref().unwrap();
@@ -508,6 +515,15 @@ settle = "90s"
         ("[esx]\nmax_memory_bytes = \"64 GiB\"\n", "expected a number from 1"),
         ("[pools.qubes]\nmax_running = -1\n", "expected a number from 1"),
         ("[pools.qubes]\nscreens = \"all\"\n", "expected lease or public"),
+        ("[pools.qubes.record]\nserial = [\"com1\"]\n", "is not *, ttyS with a number"),
+        ("[pools.qubes]\nserial = \"never\"\n", "expected lease or always"),
+        ("[serial]\nlisten = \"13370\"\n", "expected an address and a port"),
+        ("[serial]\nallowed_peers = [\"host\"]\n", "write an IP network"),
+        ("[serial]\nlog_bytes = 1000\n", "expected a number from 1048576"),
+        ("[serial]\ntty = \"ttyS\"\n", "expected a path"),
+        ("[artifacts]\nmax_total = 0\n", "expected a number from 1"),
+        ("[files]\nroots = [\"iso\"]\n", "the name of a datastore in brackets"),
+        ("[files]\nroots = [\"[isos] ../vm\"]\n", "otter follows neither"),
         ("[screens]\nmax_open = 0\n", "expected a number from 1"),
         ("[screens]\nocr_command = []\n", "expected the name of a program"),
         ("[pools.qubes]\nmax_memory = 1\n", "did you mean pools.qubes.max_memory_bytes?"),
@@ -520,8 +536,8 @@ settle = "90s"
     assert!(messages.iter().any(|line| line.contains("pools.qubes.prepare.power")), "{messages:?}");
     for (prepare, message) in [
         ("until = \"ip\", cidr = \"ten\"", "cidr: write an IP network"),
-        ("until = \"screen: \"", "until: the text has no text after screen:"),
-        ("until = \"tool\"", "until: the text is not one of power_state:on, ip, tools and"),
+        ("until = \"screen: \"", "until: the text has no text after the colon"),
+        ("until = \"tool\"", "until: the text is not one of power_state:on, ip, tools, screen:"),
         ("until = \"tools\", cidr = \"10.0.0.0/8\"", "cidr: it is the network of the address"),
         ("cidr = \"10.0.0.0/8\"", "set until to ip"),
         ("until = \"ip\", cdir = \"10.0.0.0/8\"", "did you mean pools.qubes.prepare.cidr?"),

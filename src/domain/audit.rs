@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::artifact::Artifact;
 use super::failure::{Failure, FailureKind};
 use super::ids::{JobId, LeaseId, MachineId};
 use super::job::{Job, JobState};
@@ -76,6 +77,18 @@ stable_words! {
         DriverStarted = "screen.driver_started",
         /// The detail says why, and counts the keys and the pointer events.
         DriverEnded = "screen.driver_ended",
+        /// A call sent input to a serial port. The detail has the port and the number of bytes.
+        SerialInput = "serial.input",
+        /// A stream began to write to a serial port.
+        SerialWriterStarted = "serial.writer_started",
+        /// The detail says why, and counts the bytes.
+        SerialWriterEnded = "serial.writer_ended",
+        /// The detail has the name and the size of the artifact.
+        ArtifactStored = "artifact.stored",
+        ArtifactDeleted = "artifact.deleted",
+        RecordingStarted = "recording.started",
+        /// The detail says why the recording ended.
+        RecordingEnded = "recording.ended",
         RequestRefused = "request.refused",
         TokenCreated = "token.created",
         TokenRevoked = "token.revoked",
@@ -269,6 +282,20 @@ impl AuditRecord {
             reference: lease.reference.clone(),
             ..self
         }
+    }
+
+    /// Adds an artifact with its name and its size, its lease, and the machine of the lease.
+    #[must_use]
+    pub fn with_artifact(self, artifact: &Artifact) -> Self {
+        let Artifact { name, lease, machine, machine_name, reference, bytes, .. } = artifact;
+        let machine_name = || machine_name.clone().unwrap_or_default();
+        Self {
+            machine: machine.as_ref().map(|machine| (machine.id.clone(), machine_name())),
+            lease: Some(*lease),
+            reference: reference.clone(),
+            ..self
+        }
+        .with_detail(format!("{name}, {bytes} bytes"))
     }
 
     /// Adds the code and the detail of a failure, if the action failed.

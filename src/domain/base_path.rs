@@ -6,8 +6,17 @@ use std::sync::Arc;
 
 /// The first segments of otter's own paths. A base path that begins with one of these segments
 /// would be ambiguous, so it is refused.
-const OWN_SEGMENTS: [&str; 8] =
-    ["v1", "docs", "problems", "openapi.json", "openapi-3.0.json", "metrics", "healthz", "readyz"];
+const OWN_SEGMENTS: [&str; 9] = [
+    "v1",
+    "page",
+    "docs",
+    "problems",
+    "openapi.json",
+    "openapi-3.0.json",
+    "metrics",
+    "healthz",
+    "readyz",
+];
 
 /// The path under which clients reach otter, for example `/otter` or `/`. Clones share the text in
 /// memory.
@@ -124,7 +133,7 @@ mod tests {
         ] {
             assert_eq!(text.parse::<BasePath>(), Err(InvalidBasePath::Malformed), "{text}");
         }
-        for text in ["/v1", "/docs/x", "/healthz", "/problems"] {
+        for text in ["/v1", "/page", "/docs/x", "/healthz", "/problems"] {
             assert!(matches!(text.parse::<BasePath>(), Err(InvalidBasePath::Own(_))), "{text}");
         }
     }

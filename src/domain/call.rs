@@ -3,6 +3,7 @@
 
 use super::ids::{QuestionId, SnapshotId, TaskId};
 use super::machine::MachineIdentity;
+use super::media::{BootMedia, BootOptions, CdDrive};
 use super::power::PowerState;
 
 /// One host call that changes a machine. A job makes one such call, or several one after the other.
@@ -40,6 +41,10 @@ pub enum HostCall {
     /// `RenameSnapshot`. The host makes no task for this call. A `None` leaves the name or the
     /// description unchanged.
     RenameSnapshot { snapshot: SnapshotId, name: Option<String>, description: Option<String> },
+    /// Makes a CD drive of the machine as `drive` says (`ReconfigVM_Task`).
+    SetMedia { drive: CdDrive },
+    /// Sets the boot order and the boot delay (`ReconfigVM_Task`).
+    SetBoot { boot: BootOptions },
 }
 
 /// The method of a host call, without its parameters. It is also known of a task that a call
@@ -59,6 +64,8 @@ pub enum CallKind {
     RemoveAllSnapshots,
     ConsolidateDisks,
     RenameSnapshot,
+    SetMedia,
+    SetBoot,
 }
 
 impl HostCall {
@@ -79,6 +86,8 @@ impl HostCall {
             Self::RemoveAllSnapshots => CallKind::RemoveAllSnapshots,
             Self::ConsolidateDisks => CallKind::ConsolidateDisks,
             Self::RenameSnapshot { .. } => CallKind::RenameSnapshot,
+            Self::SetMedia { .. } => CallKind::SetMedia,
+            Self::SetBoot { .. } => CallKind::SetBoot,
         }
     }
 }
@@ -99,7 +108,17 @@ impl CallKind {
         Self::RemoveAllSnapshots,
         Self::ConsolidateDisks,
         Self::RenameSnapshot,
+        Self::SetMedia,
+        Self::SetBoot,
     ];
+
+    /// Whether a task of a call of this kind can be the task of a call of the other kind. A task
+    /// does not say what its `ReconfigVM_Task` changed.
+    #[must_use]
+    pub fn shares_task_with(self, other: Self) -> bool {
+        let reconfigures = |kind| matches!(kind, Self::SetMedia | Self::SetBoot);
+        self == other || (reconfigures(self) && reconfigures(other))
+    }
 
     /// Whether the guest carries out the operation after the host has answered the call. Only the
     /// state of the machine shows when the guest is done.
@@ -125,6 +144,8 @@ impl CallKind {
             Self::RemoveAllSnapshots => "remove_all_snapshots",
             Self::ConsolidateDisks => "consolidate_disks",
             Self::RenameSnapshot => "rename_snapshot",
+            Self::SetMedia => "set_media",
+            Self::SetBoot => "set_boot",
         }
     }
 
@@ -154,6 +175,9 @@ pub struct Evidence {
     /// The tasks in the machine's property `recentTask`: running tasks, and tasks that ended
     /// recently.
     pub recent_tasks: Vec<RecentTask>,
+    /// The drives and the boot options, as the inventory shows them after a barrier. Empty unless
+    /// the job reads or changes them, and in evidence that was recorded before a call.
+    pub media: BootMedia,
 }
 
 /// A snapshot of a machine as evidence, read directly from the host.
@@ -215,10 +239,12 @@ impl Evidence {
         below
     }
 
-    /// The evidence without the names and descriptions of snapshots. otter records evidence in this
-    /// form before a call, because the texts can be long and prove nothing.
+    /// The evidence without the names and descriptions of snapshots, and without drives and boot
+    /// options. otter records evidence in this form before a call, because the texts can be long
+    /// and prove nothing.
     #[must_use]
     pub fn without_texts(mut self) -> Self {
+        self.media = BootMedia::default();
         for snapshot in &mut self.snapshots {
             snapshot.name = String::new();
             snapshot.description = String::new();

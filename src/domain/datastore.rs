@@ -1,5 +1,7 @@
 //! A datastore of the host.
 
+use jiff::Timestamp;
+
 use super::ids::DatastoreId;
 
 /// One datastore, as the host last reported it. The free space can be old, because hosts refresh it
@@ -12,6 +14,8 @@ pub struct Datastore {
     pub kind: String,
     pub capacity_bytes: Option<u64>,
     pub free_bytes: Option<u64>,
+    /// When the host measured the free space, by its own clock. `None` if the host does not say it.
+    pub free_bytes_at: Option<Timestamp>,
     pub uncommitted_bytes: Option<u64>,
     pub accessible: bool,
     pub url: Option<String>,

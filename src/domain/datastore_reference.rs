@@ -89,6 +89,7 @@ mod tests {
             kind: "VMFS".to_owned(),
             capacity_bytes: None,
             free_bytes: None,
+            free_bytes_at: None,
             uncommitted_bytes: None,
             accessible: true,
             url: url.map(str::to_owned),

@@ -48,6 +48,15 @@ failure_kinds! {
     RequestTimeout = "request-timeout",
     AmbiguousName = "ambiguous-name",
     InvalidPowerState = "invalid-power-state",
+    /// The machine has no CD drive.
+    NoDrive = "no-drive",
+    /// The lease has another artifact with this name.
+    ArtifactExists = "artifact-exists",
+    /// An upload found a file under its target name.
+    FileExists = "file-exists",
+    /// A machine or the host uses the file.
+    FileInUse = "file-in-use",
+    FolderNotEmpty = "folder-not-empty",
     MachineBusy = "machine-busy",
     MachineGone = "machine-gone",
     SelfProtection = "self-protection",
@@ -64,9 +73,13 @@ failure_kinds! {
     JobStillRunning = "job-still-running",
     /// The answer of the host was lost, or the store did not confirm a commit.
     OutcomeUnknown = "outcome-unknown",
+    /// The request has a body, and does not say how long it is.
+    LengthRequired = "length-required",
     PayloadTooLarge = "payload-too-large",
     UriTooLong = "uri-too-long",
     UnsupportedMediaType = "unsupported-media-type",
+    /// The asked part lies outside of the bytes that there are.
+    OffsetOutOfRange = "offset-out-of-range",
     HeadersTooLarge = "headers-too-large",
     IdempotencyMismatch = "idempotency-mismatch",
     /// Input to a machine ended after its first key. A repeat could type keys twice.
@@ -85,6 +98,8 @@ failure_kinds! {
     LeaseNotActive = "lease-not-active",
     /// Another viewer drives the screen of the machine.
     ConsoleBusy = "console-busy",
+    /// Another call or stream writes to the serial port.
+    SerialBusy = "serial-busy",
     /// The path serves only `WebSocket` connections.
     UpgradeRequired = "upgrade-required",
     QueueFull = "queue-full",
@@ -102,9 +117,10 @@ failure_kinds! {
     InventoryLoading = "inventory-loading",
     /// The store cannot write: its disk is full or read-only.
     StorageUnavailable = "storage-unavailable",
-    /// The screens of `screens.max_open` machines are in use.
+    /// As many screens, serial ports, viewers or streams as allowed are in use.
     TooManyConsoles = "too-many-consoles",
-    /// The host gives otter no console of the machine, or the console does not answer.
+    /// The host gives otter no console of the machine, or the console does not answer. Or otter has
+    /// no connection to a serial port.
     ConsoleUnavailable = "console-unavailable",
     TooManyWaits = "too-many-waits",
     ShuttingDown = "shutting-down",
@@ -154,14 +170,15 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
     /// What an interrupted call of input sent. `None` for other failures, and if it is not known.
     pub sent: Option<SentInput>,
-    /// What a wait for a screen saw last. `None` for other failures.
+    /// What a wait for a screen or a serial port saw last. `None` for other failures.
     pub seen: Option<Box<SeenScreen>>,
 }
 
-/// What a wait for a screen saw last. A log must not show it, so `Debug` does not either.
+/// What a wait for a screen or a serial port saw last. A log must not show it, so `Debug` does not
+/// either.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SeenScreen {
-    /// The last text on the screen. `None` if no text was read.
+    /// The last text on the screen or from the port. `None` if no text was read.
     pub text: Option<String>,
     /// The picture that otter keeps for an hour. `None` if there was none.
     pub picture: Option<ScreenPictureId>,
@@ -236,7 +253,7 @@ impl Failure {
         self
     }
 
-    /// Adds what a wait for a screen saw last.
+    /// Adds what a wait saw last.
     #[must_use]
     pub fn with_seen(mut self, seen: SeenScreen) -> Self {
         self.seen = Some(Box::new(seen));

@@ -171,6 +171,13 @@ const fn from_kind(kind: FailureKind) -> FaultOrigin {
         | FailureKind::LeaseFailed
         | FailureKind::JobFailed
         | FailureKind::JobStillRunning
+        | FailureKind::ArtifactExists
+        | FailureKind::NoDrive
+        | FailureKind::FileExists
+        | FailureKind::FileInUse
+        | FailureKind::FolderNotEmpty
+        | FailureKind::LengthRequired
+        | FailureKind::OffsetOutOfRange
         | FailureKind::PayloadTooLarge
         | FailureKind::UriTooLong
         | FailureKind::UnsupportedMediaType
@@ -178,6 +185,7 @@ const fn from_kind(kind: FailureKind) -> FaultOrigin {
         | FailureKind::IdempotencyMismatch
         | FailureKind::InputInterrupted
         | FailureKind::ConsoleBusy
+        | FailureKind::SerialBusy
         | FailureKind::UpgradeRequired
         | FailureKind::MachineLeased
         | FailureKind::LeaseEnded

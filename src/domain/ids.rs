@@ -148,3 +148,7 @@ uuid_id!(
     /// The id of a picture of a screen that otter keeps for a while.
     ScreenPictureId
 );
+uuid_id!(
+    /// The id of an artifact. Ids sort by the time at which the artifacts were stored.
+    ArtifactId
+);

@@ -40,9 +40,11 @@ const WHEEL_DOWN: u8 = 1 << 4;
 /// What a call of input sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SentInput {
-    /// The number of events that were done completely, from the first one on.
+    /// The number of events that were done completely, from the first one on. The input of a call
+    /// for a serial port is one event.
     pub events: u32,
-    /// The number of characters of texts that were typed completely.
+    /// The number of characters of texts that were typed completely, or of bytes that a serial port
+    /// got.
     pub characters: u32,
 }
 
@@ -146,9 +148,9 @@ impl Button {
     }
 }
 
-/// One message to the machine.
+/// One message of input to the screen of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InputMessage {
+pub enum ScreenInput {
     Key {
         keysym: Keysym,
         down: bool,
@@ -160,7 +162,7 @@ pub enum InputMessage {
     },
 }
 
-impl InputMessage {
+impl ScreenInput {
     /// Whether it presses a key or a button.
     #[must_use]
     pub const fn presses(self) -> bool {
@@ -175,13 +177,13 @@ impl InputMessage {
 /// by the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputStroke {
-    pub messages: Vec<InputMessage>,
+    pub messages: Vec<ScreenInput>,
     /// The characters of a text that are typed completely with this stroke.
     pub characters: u32,
 }
 
 impl InputStroke {
-    const fn new(messages: Vec<InputMessage>) -> Self {
+    const fn new(messages: Vec<ScreenInput>) -> Self {
         Self { messages, characters: 0 }
     }
 }
@@ -209,7 +211,7 @@ pub fn character_strokes(layout: Layout, character: char, held: &HeldKeys) -> Ve
 #[must_use]
 pub fn key_stroke(stroke: &Stroke, held: &HeldKeys) -> InputStroke {
     let events = stroke.events().into_iter().filter(|(keysym, _)| !held.has_key(*keysym));
-    InputStroke::new(events.map(|(keysym, down)| InputMessage::Key { keysym, down }).collect())
+    InputStroke::new(events.map(|(keysym, down)| ScreenInput::Key { keysym, down }).collect())
 }
 
 /// The strokes of a movement, a click, a drag or a turn of the wheel.
@@ -263,8 +265,8 @@ fn drag_strokes(from: Point, to: Point) -> Vec<InputStroke> {
     [arrive, press].into_iter().chain(way).chain([release]).collect()
 }
 
-const fn pointer(buttons: u8, at: Point) -> InputMessage {
-    InputMessage::Pointer { buttons, at }
+const fn pointer(buttons: u8, at: Point) -> ScreenInput {
+    ScreenInput::Pointer { buttons, at }
 }
 
 impl ClickTarget {
@@ -355,25 +357,25 @@ impl HeldKeys {
     }
 
     /// Records messages that the machine may have got.
-    pub fn record(&mut self, messages: &[InputMessage]) {
+    pub fn record(&mut self, messages: &[ScreenInput]) {
         for message in messages {
             match *message {
-                InputMessage::Key { keysym, down } => {
+                ScreenInput::Key { keysym, down } => {
                     self.keys.retain(|held| *held != keysym);
                     if down {
                         self.keys.push(keysym);
                     }
                 }
-                InputMessage::Pointer { buttons, at } => (self.buttons, self.at) = (buttons, at),
+                ScreenInput::Pointer { buttons, at } => (self.buttons, self.at) = (buttons, at),
             }
         }
     }
 
     /// The messages that release everything, the last key first.
     #[must_use]
-    pub fn releases(&self) -> Vec<InputMessage> {
+    pub fn releases(&self) -> Vec<ScreenInput> {
         let keys = self.keys.iter().rev();
-        let keys = keys.map(|keysym| InputMessage::Key { keysym: *keysym, down: false });
+        let keys = keys.map(|keysym| ScreenInput::Key { keysym: *keysym, down: false });
         let buttons = (self.buttons != 0).then(|| pointer(0, self.at));
         keys.chain(buttons).collect()
     }
@@ -385,18 +387,18 @@ mod tests {
 
     type Event = InputEvent<()>;
 
-    fn keys(messages: &[InputMessage]) -> Vec<(Keysym, bool)> {
-        let key = |message: &InputMessage| match message {
-            InputMessage::Key { keysym, down } => Some((*keysym, *down)),
-            InputMessage::Pointer { .. } => None,
+    fn keys(messages: &[ScreenInput]) -> Vec<(Keysym, bool)> {
+        let key = |message: &ScreenInput| match message {
+            ScreenInput::Key { keysym, down } => Some((*keysym, *down)),
+            ScreenInput::Pointer { .. } => None,
         };
         messages.iter().filter_map(key).collect()
     }
 
     fn pointers(strokes: &[InputStroke]) -> Vec<(u8, u16, u16)> {
-        let of = |message: &InputMessage| match *message {
-            InputMessage::Pointer { buttons, at } => Some((buttons, at.x, at.y)),
-            InputMessage::Key { .. } => None,
+        let of = |message: &ScreenInput| match *message {
+            ScreenInput::Pointer { buttons, at } => Some((buttons, at.x, at.y)),
+            ScreenInput::Key { .. } => None,
         };
         strokes.iter().flat_map(|stroke| &stroke.messages).filter_map(of).collect()
     }
@@ -422,7 +424,7 @@ mod tests {
         let mut held = HeldKeys::default();
         let combination: Stroke = "shift-f10".parse().unwrap();
         let shift = combination.modifiers[0];
-        let down = InputMessage::Key { keysym: shift, down: true };
+        let down = ScreenInput::Key { keysym: shift, down: true };
         assert_eq!(key_stroke(&combination, &held).messages.len(), 4);
         held.record(&[down]);
         let with_held = key_stroke(&combination, &held);
@@ -438,10 +440,10 @@ mod tests {
         let mut held = HeldKeys::default();
         let at = Point { x: 3, y: 4 };
         for keysym in [Keysym(1), Keysym(2)] {
-            held.record(&[InputMessage::Key { keysym, down: true }]);
+            held.record(&[ScreenInput::Key { keysym, down: true }]);
         }
         held.record(&[pointer(1, at)]);
-        let key = |number| InputMessage::Key { keysym: Keysym(number), down: false };
+        let key = |number| ScreenInput::Key { keysym: Keysym(number), down: false };
         assert_eq!(held.releases(), [key(2), key(1), pointer(0, at)]);
     }
 

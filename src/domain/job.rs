@@ -23,9 +23,12 @@ use jiff::Timestamp;
 use super::access::Authority;
 use super::call::{CallKind, Evidence, HostCall};
 use super::failure::Failure;
+use super::file_job::{FileCall, FileIntent, FileResult, FileTarget, UploadRequest};
+use super::file_path::FilePath;
 use super::ids::{DatastoreId, JobId, LeaseId, MachineId, QuestionId, SnapshotId, TaskId};
 use super::lease::{Readiness, ReadinessKind};
 use super::machine::MachineIdentity;
+use super::media::{BootRequest, MediaRecord};
 use super::network::Network;
 use super::origin::{Actor, RequestOrigin};
 use super::power::PowerState;
@@ -85,11 +88,28 @@ pub enum JobRequest {
         name: Option<String>,
         description: Option<String>,
     },
+    /// Puts an ISO into the first CD drive of the machine, or takes out what is in there.
+    SetMedia {
+        /// The path with the name of its datastore, `[isos] qubes.iso`. `None` means nothing.
+        iso: Option<String>,
+    },
+    /// Sets what the machine boots from.
+    SetBoot(BootRequest),
+    /// Writes the body of a call into a file.
+    UploadFile(UploadRequest),
+    /// Deletes a file or an empty folder.
+    DeleteFile,
+    CreateFolder,
     /// Prepares a machine for its lease.
     Prepare {
         /// The snapshot to which the machine is reverted, and the path that the snapshot had when
         /// the job was accepted. `None` means no revert.
         snapshot: Option<(SnapshotId, String)>,
+        /// The ISO that is put into the first CD drive, as in [`Self::SetMedia`]. `None` leaves the
+        /// drive as it is.
+        iso: Option<String>,
+        /// `None` leaves the boot options as they are.
+        boot: Option<BootRequest>,
         power: Option<PowerState>,
         until: Option<Readiness>,
         /// The network in which the guest's address must be, if the preparation waits for an
@@ -105,6 +125,9 @@ pub enum JobRequest {
         /// The snapshot to which the machine is reverted, and the path that the snapshot had when
         /// the job was accepted. `None` means no revert.
         snapshot: Option<(SnapshotId, String)>,
+        /// What the CD drive and the boot options were before the lease. `None` leaves them as they
+        /// are: nothing changed them, or the revert restores them.
+        media: Option<MediaRecord>,
     },
 }
 
@@ -113,6 +136,8 @@ pub enum JobRequest {
 pub enum JobTarget {
     Machine(MachineIdentity),
     Datastore(DatastoreId),
+    /// A file or folder of a datastore.
+    File(FileTarget),
     /// The host itself, if the job works on no machine and no datastore.
     Host,
 }
@@ -123,6 +148,7 @@ pub enum JobTarget {
 pub enum TargetId {
     Machine(MachineId),
     Datastore(DatastoreId),
+    File(DatastoreId, FilePath),
     Host,
 }
 
@@ -133,6 +159,9 @@ impl JobTarget {
         match self {
             Self::Machine(machine) => TargetId::Machine(machine.id.clone()),
             Self::Datastore(datastore) => TargetId::Datastore(datastore.clone()),
+            Self::File(FileTarget { datastore, datastore_name: _, path }) => {
+                TargetId::File(datastore.clone(), path.clone())
+            }
             Self::Host => TargetId::Host,
         }
     }
@@ -142,7 +171,16 @@ impl JobTarget {
     pub const fn machine(&self) -> Option<&MachineIdentity> {
         match self {
             Self::Machine(machine) => Some(machine),
-            Self::Datastore(_) | Self::Host => None,
+            Self::Datastore(_) | Self::File(_) | Self::Host => None,
+        }
+    }
+
+    /// The target file. `None` if the target is not a file.
+    #[must_use]
+    pub const fn file(&self) -> Option<&FileTarget> {
+        match self {
+            Self::File(file) => Some(file),
+            Self::Machine(_) | Self::Datastore(_) | Self::Host => None,
         }
     }
 
@@ -159,7 +197,8 @@ impl TargetId {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Machine(_) => "machine",
-            Self::Datastore(_) => "datastore",
+            // The texts of the ids tell datastores and their files apart.
+            Self::Datastore(_) | Self::File(..) => "datastore",
             Self::Host => "host",
         }
     }
@@ -169,7 +208,7 @@ impl TargetId {
     pub const fn machine(&self) -> Option<&MachineId> {
         match self {
             Self::Machine(machine) => Some(machine),
-            Self::Datastore(_) | Self::Host => None,
+            Self::Datastore(_) | Self::File(..) | Self::Host => None,
         }
     }
 }
@@ -179,6 +218,7 @@ impl fmt::Display for TargetId {
         match self {
             Self::Machine(machine) => machine.fmt(formatter),
             Self::Datastore(datastore) => datastore.fmt(formatter),
+            Self::File(datastore, path) => write!(formatter, "[{datastore}] {path}"),
             Self::Host => formatter.write_str("host"),
         }
     }
@@ -201,6 +241,11 @@ pub enum JobKind {
     SnapshotRemove,
     SnapshotRemoveAll,
     SnapshotRename,
+    MachineMedia,
+    MachineBoot,
+    FileUpload,
+    FileDelete,
+    FileCreateFolder,
     LeasePrepare,
     LeaseRelease,
 }
@@ -222,6 +267,11 @@ impl JobKind {
         Self::SnapshotRemove,
         Self::SnapshotRemoveAll,
         Self::SnapshotRename,
+        Self::MachineMedia,
+        Self::MachineBoot,
+        Self::FileUpload,
+        Self::FileDelete,
+        Self::FileCreateFolder,
         Self::LeasePrepare,
         Self::LeaseRelease,
     ];
@@ -244,6 +294,11 @@ impl JobKind {
             Self::SnapshotRemove => "snapshot.remove",
             Self::SnapshotRemoveAll => "snapshot.remove_all",
             Self::SnapshotRename => "snapshot.rename",
+            Self::MachineMedia => "machine.media",
+            Self::MachineBoot => "machine.boot",
+            Self::FileUpload => "file.upload",
+            Self::FileDelete => "file.delete",
+            Self::FileCreateFolder => "file.create_folder",
             Self::LeasePrepare => "lease.prepare",
             Self::LeaseRelease => "lease.release",
         }
@@ -275,6 +330,11 @@ impl JobRequest {
             Self::RemoveAllSnapshots => JobKind::SnapshotRemoveAll,
             Self::Consolidate => JobKind::MachineConsolidate,
             Self::RenameSnapshot { .. } => JobKind::SnapshotRename,
+            Self::SetMedia { .. } => JobKind::MachineMedia,
+            Self::SetBoot(_) => JobKind::MachineBoot,
+            Self::UploadFile(_) => JobKind::FileUpload,
+            Self::DeleteFile => JobKind::FileDelete,
+            Self::CreateFolder => JobKind::FileCreateFolder,
             Self::Prepare { .. } => JobKind::LeasePrepare,
             Self::Release { .. } => JobKind::LeaseRelease,
         }
@@ -380,6 +440,9 @@ pub struct Job {
     /// The host call whose intent is committed but whose result is not known yet. If the answer of
     /// the host was lost, otter uses the intent to decide what the call did.
     pub intent: Option<Intent>,
+    /// The call on a file whose intent is committed but whose result is not known yet. Only jobs on
+    /// files have it.
+    pub file_intent: Option<FileIntent>,
 }
 
 impl Job {
@@ -399,10 +462,13 @@ impl Job {
     /// committed.
     #[must_use]
     pub fn may_have_called_host(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step.name, StepName::Call(_)))
+        let may_call =
+            |name| matches!(name, StepName::Call(_) | StepName::FileCall(_) | StepName::Transfer);
+        self.steps.iter().any(|step| may_call(step.name))
     }
 
-    /// Whether a step has a text that was on the screen of the machine.
+    /// Whether a step has a text that was on the screen of the machine, or came from its serial
+    /// port.
     #[must_use]
     pub fn has_seen_screen(&self) -> bool {
         self.steps.iter().any(|step| step.seen.is_some())
@@ -441,8 +507,8 @@ pub struct JobStep {
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub detail: Option<String>,
-    /// The last text on the screen, if the step waits for one. Only callers see it that may see
-    /// the screen during the job.
+    /// The last text on the screen or from the serial port, if the step waits for one. Only
+    /// callers see it that may see the screen during the job.
     pub seen: Option<String>,
 }
 
@@ -451,6 +517,10 @@ pub struct JobStep {
 pub enum StepName {
     /// The step makes a host call.
     Call(CallKind),
+    /// The step makes a call on a file. `replace` of a moved part is always false here.
+    FileCall(FileCall),
+    /// The step sends the body of an upload to the host.
+    Transfer,
     /// The step waits until the machine is ready.
     Wait(ReadinessKind),
     /// The step waits for a fixed time.
@@ -464,12 +534,15 @@ impl StepName {
         Self::Wait(ReadinessKind::Address),
         Self::Wait(ReadinessKind::Tools),
         Self::Wait(ReadinessKind::Screen),
+        Self::Wait(ReadinessKind::Serial),
         Self::Settle,
     ];
 
     /// All names of steps.
     pub fn all() -> impl Iterator<Item = Self> {
-        CallKind::ALL.iter().copied().map(Self::Call).chain(Self::WAITS.iter().copied())
+        let calls = CallKind::ALL.iter().copied().map(Self::Call);
+        let on_files = FileCall::ALL.iter().copied().map(Self::FileCall);
+        calls.chain(on_files).chain([Self::Transfer]).chain(Self::WAITS.iter().copied())
     }
 
     /// The word for this step in the HTTP API and in the store.
@@ -477,10 +550,13 @@ impl StepName {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Call(call) => call.as_str(),
+            Self::FileCall(call) => call.as_str(),
+            Self::Transfer => "transfer",
             Self::Wait(ReadinessKind::On) => "wait_power",
             Self::Wait(ReadinessKind::Address) => "wait_ip",
             Self::Wait(ReadinessKind::Tools) => "wait_tools",
             Self::Wait(ReadinessKind::Screen) => "wait_screen",
+            Self::Wait(ReadinessKind::Serial) => "wait_serial",
             Self::Settle => "settle",
         }
     }
@@ -536,6 +612,8 @@ pub struct JobResult {
     pub power_state: Option<PowerState>,
     /// The address that the machine had when the job ended, as the HTTP API showed it.
     pub ip_address: Option<String>,
+    /// Only jobs on files have it.
+    pub file: Option<FileResult>,
 }
 
 /// A host call that otter commits to the store before it makes the call.

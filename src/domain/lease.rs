@@ -15,16 +15,20 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::condition_text::InvalidConditionText;
 use super::failure::{Failure, FailureKind};
 use super::ids::{JobId, LeaseId, TokenId};
 use super::mac::MacAddress;
 use super::machine::MachineIdentity;
 use super::machine_reference::MachineReference;
+use super::media::{BootRequest, MediaRecord};
 use super::network::Network;
 use super::origin::RequestOrigin;
 use super::power::PowerState;
+use super::recording::Record;
 use super::scope::Scope;
-use super::screen_text::{InvalidScreenText, ScreenText};
+use super::screen_text::ScreenText;
+use super::serial::SerialText;
 
 /// The state of a lease. No state will be added or removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,6 +76,10 @@ pub struct Select {
 pub struct Prepare {
     /// The id, the exact name or the path of the snapshot to which the machine is reverted.
     pub snapshot: Option<String>,
+    /// The ISO that is put into the first CD drive of the machine: `[isos] qubes.iso`. The release
+    /// takes it out again, and restores the boot options.
+    pub iso: Option<String>,
+    pub boot: Option<BootRequest>,
     pub power: Option<PowerState>,
     pub until: Option<Readiness>,
     /// The network in which the machine's address must be. [`Readiness::Address`] waits for an
@@ -92,6 +100,8 @@ pub enum Readiness {
     Tools,
     /// The screen of the machine shows this text.
     Screen(ScreenText),
+    /// A serial port of the machine outputs this text.
+    Serial(SerialText),
 }
 
 /// A [`Readiness`] without the text that it waits for.
@@ -101,16 +111,17 @@ pub enum ReadinessKind {
     Address,
     Tools,
     Screen,
+    Serial,
 }
 
 /// A text that is no [`Readiness`]. The text of the error is the rest of a sentence whose subject
 /// is the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidReadiness {
-    #[error("is not one of power_state:on, ip, tools and screen:<text>")]
+    #[error("is not one of power_state:on, ip, tools, screen:<text> and serial:<text>")]
     Unknown,
     #[error(transparent)]
-    Screen(#[from] InvalidScreenText),
+    Text(#[from] InvalidConditionText),
 }
 
 /// The release: the state into which otter puts a machine after its lease.
@@ -192,6 +203,8 @@ pub struct Lease {
     pub queue_for: Option<Duration>,
     pub prepare: Option<Prepare>,
     pub release: Release,
+    /// What otter records while the lease is active. `None` if it records nothing.
+    pub record: Option<Record>,
     /// How long people may examine the machine after its use failed. `None` means that otter
     /// releases the machine at once.
     pub keep_on_failure: Option<Duration>,
@@ -204,6 +217,10 @@ pub struct Lease {
     pub fence: Option<u64>,
     /// How often a machine was granted to the lease.
     pub grants: u32,
+    /// What the CD drive and the boot options of the machine were when it was granted. The release
+    /// restores them. `None` before the first grant, and in leases that an earlier version of otter
+    /// stored.
+    pub media: Option<MediaRecord>,
     /// The current or the last job that prepares or releases the machine for this lease.
     pub job: Option<JobId>,
     /// The remaining times of the lease, as they were at `measured_at`.
@@ -248,6 +265,9 @@ pub struct Recovery {
     /// The snapshot to which the machine is reverted, as the release of its last lease asked. The
     /// recovery powers the machine off in any case.
     pub snapshot: Option<String>,
+    /// What the CD drive and the boot options were before the lease. `None` if the recovery leaves
+    /// them as they are.
+    pub media: Option<MediaRecord>,
     /// How many tries of the recovery have failed.
     pub attempts: u32,
     /// The pause before the next try.
@@ -272,6 +292,7 @@ pub struct LeaseTerms {
     pub queue_for: Option<Duration>,
     pub prepare: Option<Prepare>,
     pub release: Release,
+    pub record: Option<Record>,
     pub keep_on_failure: Option<Duration>,
     pub created_at: Timestamp,
 }
@@ -294,6 +315,7 @@ impl Lease {
             queue_for,
             prepare,
             release,
+            record,
             keep_on_failure,
             created_at,
         } = terms;
@@ -315,12 +337,14 @@ impl Lease {
             queue_for,
             prepare,
             release,
+            record,
             keep_on_failure,
             created_at,
             active_at: None,
             kept_at: None,
             fence: None,
             grants: 0,
+            media: None,
             job: None,
             time_left: TimeLeft { queue: queue_for.unwrap_or_default(), ..TimeLeft::default() },
             measured_at: created_at,
@@ -399,6 +423,13 @@ impl Lease {
             self.history.remove(MAX_ENTRIES / 2);
         }
         self.history.push(HistoryEntry { at, what: what.into() });
+    }
+
+    /// What the release restores of the drive and the boot options. `None` if it leaves them as
+    /// they are, because it reverts to a snapshot, which restores them.
+    #[must_use]
+    pub fn recorded_media(&self) -> Option<&MediaRecord> {
+        self.media.as_ref().filter(|_| self.release.snapshot.is_none())
     }
 
     /// The network in which the address of the machine must be. `None` means that every address is
@@ -538,16 +569,20 @@ impl Readiness {
             Self::Address => ReadinessKind::Address,
             Self::Tools => ReadinessKind::Tools,
             Self::Screen(_) => ReadinessKind::Screen,
+            Self::Serial(_) => ReadinessKind::Serial,
         }
     }
 
-    /// The condition with this name, or `screen:<text>`.
+    /// The condition with this name, `screen:<text>`, or `serial:<text>`.
     ///
     /// # Errors
     /// [`InvalidReadiness`]
     pub fn parse(name: &str) -> Result<Self, InvalidReadiness> {
         if let Some(text) = ScreenText::from_condition(name) {
             return Ok(Self::Screen(text?));
+        }
+        if let Some(text) = SerialText::from_condition(name) {
+            return Ok(Self::Serial(text?));
         }
         match name {
             "power_state:on" => Ok(Self::On),
@@ -566,6 +601,7 @@ impl fmt::Display for Readiness {
             Self::Address => formatter.write_str("ip"),
             Self::Tools => formatter.write_str("tools"),
             Self::Screen(text) => text.fmt(formatter),
+            Self::Serial(text) => text.fmt(formatter),
         }
     }
 }
@@ -621,7 +657,14 @@ mod tests {
             assert_eq!(EndReason::parse(reason.as_str()), Some(*reason));
             assert!(reason.state().is_end());
         }
-        for name in ["power_state:on", "ip", "tools", "screen:Log In, please: now"] {
+        for name in [
+            "power_state:on",
+            "ip",
+            "tools",
+            "screen:Log In, please: now",
+            "serial:dom0 login:",
+            "serial@9001:a, b",
+        ] {
             assert_eq!(Readiness::parse(name).unwrap().to_string(), name);
         }
         assert_eq!(Readiness::parse("power_state:off"), Err(InvalidReadiness::Unknown));

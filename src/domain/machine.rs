@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::ids::{DatastoreId, MachineId, QuestionId};
 use super::mac::MacAddress;
+use super::media::{BootMedia, BootOptions, CdDrive};
 use super::network::{Network, is_global_or_private};
 use super::power::PowerState;
 use super::snapshot::Snapshots;
@@ -35,6 +36,10 @@ pub struct Machine {
     pub guest: Guest,
     pub network_cards: Vec<NetworkCard>,
     pub serial_ports: Vec<SerialPort>,
+    pub cdroms: Vec<CdDrive>,
+    pub boot: BootOptions,
+    /// The keys of the disks.
+    pub disk_keys: Vec<i32>,
     pub snapshots: Snapshots,
     pub question: Option<Question>,
     pub datastores: Vec<DatastoreId>,
@@ -63,6 +68,9 @@ impl Machine {
             guest: Guest::default(),
             network_cards: Vec::new(),
             serial_ports: Vec::new(),
+            cdroms: Vec::new(),
+            boot: BootOptions::default(),
+            disk_keys: Vec::new(),
             snapshots: Snapshots::default(),
             question: None,
             datastores: Vec::new(),
@@ -124,6 +132,17 @@ impl Machine {
         self.annotation.clone_from(&known.annotation);
         self.network_cards.clone_from(&known.network_cards);
         self.template = known.template;
+    }
+
+    /// The drives, the boot options, and the devices that a boot order can name.
+    #[must_use]
+    pub fn media(&self) -> BootMedia {
+        BootMedia {
+            drives: self.cdroms.clone(),
+            boot: self.boot.clone(),
+            disks: self.disk_keys.clone(),
+            cards: self.network_cards.iter().map(|card| card.key).collect(),
+        }
     }
 
     /// Whether the host reports an identity beyond the moid. It reports none for a machine whose

@@ -9,6 +9,7 @@ use super::lease::{Prepare, Release};
 use super::machine::{Machine, Question};
 use super::machine_pattern::MachinePattern;
 use super::machine_reference::ReferencedMachine;
+use super::recording::Record;
 
 /// The beginning of a line in an annotation that names a pool of the machine.
 const ANNOTATION_PREFIX: &str = "otter.pool:";
@@ -51,12 +52,16 @@ pub struct Pool {
     pub prepare: Option<Prepare>,
     /// The release of a machine after a lease that does not ask for one.
     pub release: Option<Release>,
+    /// What otter records during a lease that does not ask for a recording.
+    pub record: Option<Record>,
     /// The maximum duration that a lease of a machine in this pool may ask for.
     pub max_ttl: Option<Duration>,
     /// Whether a runner may take a lease whose release does not power the machine off.
     pub may_keep_power: bool,
     /// Who may look at the screens of its machines while no lease holds them.
     pub screens: ScreenAccess,
+    /// When otter is connected to the serial ports of its machines.
+    pub serial: SerialAccess,
     /// Patterns that protect snapshots by their names or paths. Only an operator with an override
     /// may change a protected snapshot.
     pub protected_snapshots: Vec<String>,
@@ -75,6 +80,15 @@ pub enum ScreenAccess {
     Lease,
     /// Every caller who sees the machine.
     Public,
+}
+
+/// When otter is connected to the serial ports of a machine. It also is while a caller reads one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SerialAccess {
+    /// While a lease holds the machine.
+    #[default]
+    Lease,
+    Always,
 }
 
 impl RunningLimits {

@@ -96,6 +96,8 @@ fn request_for(machine: &MachineId, call: &HostCall, operation: &str) -> Request
                 operation,
             )
         }
+        HostCall::SetMedia { drive } => request::set_media(&object, drive, operation),
+        HostCall::SetBoot { boot } => request::set_boot(&object, boot, operation),
     }
 }
 

@@ -613,9 +613,10 @@ impl Collector {
         task: &TaskId,
         info: Option<&TaskInfo>,
     ) -> Option<Fact> {
-        let info = info.filter(|info| info.restarts_guest() && self.followers.is_followed(task))?;
+        let info = info?;
+        let by = info.guest_restart().filter(|_| self.followers.is_followed(task))?;
         let machine = cache.machine_for_entity(info.entity.as_ref()?)?;
-        Some(Fact::GuestRestarted { machine, reverted: info.reverts() })
+        Some(Fact::GuestRestarted { machine, by })
     }
 }
 

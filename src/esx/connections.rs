@@ -5,6 +5,7 @@
 //! The task that makes a call also drives the call's connection. Therefore an idle connection needs
 //! no task, and a call that is dropped closes its connection.
 
+use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
@@ -15,12 +16,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
@@ -83,8 +85,8 @@ pub struct Turn<'a> {
 }
 
 /// An HTTP connection that serves one call after the other.
-pub struct Connection {
-    sender: http1::SendRequest<Full<Bytes>>,
+pub struct Connection<B = Full<Bytes>> {
+    sender: http1::SendRequest<B>,
     /// The future that moves the bytes of the connection. `None` once the connection is closed. The
     /// driver is dropped then, because only this shows `sender` that the connection has ended.
     driver: Option<Driver>,
@@ -168,6 +170,21 @@ impl Connections {
         }
     }
 
+    /// Opens a connection to another port of the host. Nothing was sent on it yet.
+    ///
+    /// # Errors
+    /// As [`Connections::dial`].
+    pub async fn dial_port(&self, port: u16) -> io::Result<TcpStream> {
+        let Endpoint { host, proxy, .. } = &self.endpoint;
+        tunnel::connect(host, port, proxy.as_ref()).await
+    }
+
+    /// The name or the address of the host.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.endpoint.host
+    }
+
     /// Keeps a connection for the next call, if the host keeps the connection open.
     pub async fn give_back(&self, turn: Turn<'_>, mut connection: Connection) {
         if connection.is_reusable().await {
@@ -192,8 +209,17 @@ impl Turn<'_> {
     }
 }
 
-impl Connection {
-    async fn new<S>(stream: S) -> io::Result<Self>
+impl<B> Connection<B>
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    /// Prepares HTTP on a stream.
+    ///
+    /// # Errors
+    /// Fails if the stream has failed.
+    pub async fn new<S>(stream: S) -> io::Result<Self>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -206,10 +232,7 @@ impl Connection {
     ///
     /// # Errors
     /// Fails if the connection broke, or if the server does not speak HTTP.
-    pub async fn send(
-        &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> hyper::Result<Response<Incoming>> {
+    pub async fn send(&mut self, request: Request<B>) -> hyper::Result<Response<Incoming>> {
         let answer = Box::pin(self.sender.send_request(request));
         drive(&mut self.driver, answer).await
     }
@@ -281,7 +304,7 @@ impl std::fmt::Debug for Endpoint {
     }
 }
 
-impl std::fmt::Debug for Connection {
+impl<B> std::fmt::Debug for Connection<B> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("Connection")

@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use super::soap::property::{boolean, number, text};
+use super::soap::property::{boolean, number, text, timestamp};
 use super::soap::xml::Element;
 use crate::domain::datastore::Datastore;
 use crate::domain::ids::DatastoreId;
 use crate::domain::names::unescape_vim;
 
 /// The properties of a datastore whose changes the host reports to otter.
-pub const DATASTORE_PATHS: &[&str] = &["name", "summary", "vm"];
+pub const DATASTORE_PATHS: &[&str] = &["name", "summary", "info.timestamp", "vm"];
 
 /// A datastore, decoded from the properties that the host has sent so far.
 #[derive(Clone, Debug)]
@@ -30,6 +30,7 @@ impl DatastoreProperties {
             kind: unknown(),
             capacity_bytes: None,
             free_bytes: None,
+            free_bytes_at: None,
             uncommitted_bytes: None,
             accessible: false,
             url: None,
@@ -54,6 +55,7 @@ impl DatastoreProperties {
                 datastore.accessible = child("accessible").and_then(boolean) == Some(true);
                 datastore.url = child("url").and_then(text);
             }
+            "info.timestamp" => datastore.free_bytes_at = value.and_then(timestamp),
             "vm" => {
                 let count = value.map_or(0, |machines| machines.children().count());
                 datastore.machine_count = u32::try_from(count).unwrap_or(u32::MAX);

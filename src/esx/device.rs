@@ -1,9 +1,12 @@
-//! Decodes the virtual devices of a machine (`config.hardware.device`): network cards and serial
-//! ports.
+//! Decodes the virtual devices of a machine (`config.hardware.device`): network cards, serial
+//! ports, CD drives and disks. And its boot options, which name devices.
+
+use std::time::Duration;
 
 use super::soap::property::{boolean, number};
 use super::soap::xml::Element;
 use crate::domain::machine::{NetworkCard, SerialBacking, SerialPort};
+use crate::domain::media::{BootDevice, BootEntry, BootOptions, CdDrive};
 
 /// Reads a network card. `None` if the device is not a network card. Every device with a MAC
 /// address counts as a network card, so that a card of a class unknown to otter is not left out.
@@ -82,6 +85,55 @@ pub fn serial_port(device: Element<'_>) -> Option<SerialPort> {
     Some(SerialPort { key, label, backing, linux_device })
 }
 
+/// Reads a CD drive. `None` if the device is not a CD drive.
+#[must_use]
+pub fn cd_drive(device: Element<'_>) -> Option<CdDrive> {
+    if device.type_name() != Some("VirtualCdrom") {
+        return None;
+    }
+    let flag = |name| device.descend(&["connectable", name]).and_then(boolean) == Some(true);
+    // Only an ISO has a path; the backings of other drives name a device.
+    let iso = device.child("backing").and_then(|backing| backing.child_text("fileName"));
+    Some(CdDrive {
+        key: device.child("key").and_then(number).unwrap_or_default(),
+        label: label(device),
+        controller: device.child("controllerKey").and_then(number),
+        unit: device.child("unitNumber").and_then(number),
+        iso: iso.filter(|path| !path.is_empty()).map(str::to_owned),
+        connected: flag("connected"),
+        connects_at_power_on: flag("startConnected"),
+    })
+}
+
+/// The key of a disk. `None` if the device is not a disk.
+#[must_use]
+pub fn disk_key(device: Element<'_>) -> Option<i32> {
+    if device.type_name() != Some("VirtualDisk") {
+        return None;
+    }
+    device.child("key").and_then(number)
+}
+
+/// Reads a `VirtualMachineBootOptions`. Entries of kinds unknown to otter are left out.
+#[must_use]
+pub fn boot_options(options: Element<'_>) -> BootOptions {
+    let entry = |entry: Element<'_>| {
+        let device = match entry.type_name()? {
+            "VirtualMachineBootOptionsBootableCdromDevice" => BootDevice::Cdrom,
+            "VirtualMachineBootOptionsBootableDiskDevice" => BootDevice::Disk,
+            "VirtualMachineBootOptionsBootableEthernetDevice" => BootDevice::Network,
+            "VirtualMachineBootOptionsBootableFloppyDevice" => BootDevice::Floppy,
+            _ => return None,
+        };
+        Some(BootEntry { device, key: entry.child("deviceKey").and_then(number) })
+    };
+    let delay: u64 = options.child("bootDelay").and_then(number).unwrap_or_default();
+    BootOptions {
+        order: options.children_named("bootOrder").filter_map(entry).collect(),
+        delay: Duration::from_millis(delay),
+    }
+}
+
 fn label(device: Element<'_>) -> String {
     device.descend(&["deviceInfo", "label"]).map(Element::text).unwrap_or_default().to_owned()
 }
@@ -136,5 +188,41 @@ mod tests {
             (&bare.backing, &bare.linux_device),
             (&SerialBacking::Device { name: None }, &None)
         );
+    }
+
+    #[test]
+    fn drives_disks_and_boot_options_are_read() {
+        let text = format!(
+            r#"<val {XSI}>
+               <VirtualDevice xsi:type="VirtualDisk"><key>2000</key>
+                 <backing><fileName>[a] m/m.vmdk</fileName></backing></VirtualDevice>
+               <VirtualDevice xsi:type="VirtualCdrom"><key>3000</key>
+                 <deviceInfo><label>CD/DVD drive 1</label></deviceInfo>
+                 <backing xsi:type="VirtualCdromIsoBackingInfo">
+                   <fileName>[isos] a.iso</fileName></backing>
+                 <connectable><startConnected>true</startConnected>
+                   <connected>false</connected></connectable>
+                 <controllerKey>200</controllerKey><unitNumber>0</unitNumber></VirtualDevice>
+               <VirtualDevice xsi:type="VirtualCdrom"><key>3001</key>
+                 <backing><deviceName/></backing></VirtualDevice>
+               <options><bootDelay>5000</bootDelay>
+                 <bootOrder xsi:type="VirtualMachineBootOptionsBootableCdromDevice"/>
+                 <bootOrder xsi:type="VirtualMachineBootOptionsBootableDiskDevice">
+                   <deviceKey>2000</deviceKey></bootOrder>
+                 <bootOrder xsi:type="VirtualMachineBootOptionsBootableToCome"/></options></val>"#
+        );
+        let document = Document::parse(text.as_bytes()).unwrap();
+        let devices = || document.root().children();
+        let drives: Vec<CdDrive> = devices().filter_map(cd_drive).collect();
+        let [with_iso, without] = drives.as_slice() else { panic!("{drives:?}") };
+        assert_eq!(with_iso.iso.as_deref(), Some("[isos] a.iso"));
+        assert_eq!((with_iso.controller, with_iso.unit), (Some(200), Some(0)));
+        assert!(with_iso.connects_at_power_on && !with_iso.connected);
+        assert_eq!((without.key, &without.iso), (3001, &None));
+        assert_eq!(devices().filter_map(disk_key).collect::<Vec<_>>(), [2000]);
+        let boot = boot_options(document.root().child("options").unwrap());
+        assert_eq!(boot.delay, Duration::from_secs(5));
+        let disk = BootEntry { device: BootDevice::Disk, key: Some(2000) };
+        assert_eq!(boot.order, [BootEntry { device: BootDevice::Cdrom, key: None }, disk]);
     }
 }

@@ -22,6 +22,7 @@ use super::task_info::{TaskInfo, TaskState};
 use crate::domain::call::{Evidence, RecentTask, SnapshotEvidence};
 use crate::domain::ids::{MachineId, TaskId};
 use crate::domain::machine::MachineIdentity;
+use crate::domain::media::BootMedia;
 use crate::domain::snapshot::{Snapshot, Snapshots};
 use crate::hypervisor::{HostError, HostErrorKind};
 
@@ -242,6 +243,7 @@ fn evidence(
         consolidation_needed: value("runtime.consolidationNeeded").and_then(boolean),
         host_boot_time: boot_time.map(|time| time.text().trim().to_owned()),
         recent_tasks,
+        media: BootMedia::default(),
     }
 }
 

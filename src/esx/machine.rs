@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::device::{network_card, network_key, serial_port};
+use super::device::{boot_options, cd_drive, disk_key, network_card, network_key, serial_port};
 use super::network::NetworkNames;
 use super::soap::Reference;
 use super::soap::property::{boolean, number, references, text, timestamp};
@@ -28,6 +28,7 @@ pub const MACHINE_PATHS: &[&str] = &[
     "config.hardware.numCPU",
     "config.hardware.memoryMB",
     "config.hardware.device",
+    "config.bootOptions",
     "config.nestedHVEnabled",
     "runtime.powerState",
     "runtime.connectionState",
@@ -110,7 +111,10 @@ impl MachineProperties {
                     .filter_map(|device| Some((network_card(device)?, network_key(device))));
                 (machine.network_cards, self.network_keys) = cards.unzip();
                 machine.serial_ports = devices().filter_map(serial_port).collect();
+                machine.cdroms = devices().filter_map(cd_drive).collect();
+                machine.disk_keys = devices().filter_map(disk_key).collect();
             }
+            "config.bootOptions" => machine.boot = value.map(boot_options).unwrap_or_default(),
             "config.nestedHVEnabled" => machine.nested_virtualization = value.and_then(boolean),
             "runtime.powerState" => machine.power_state = value.and_then(power_state),
             "runtime.connectionState" => {

@@ -3,7 +3,8 @@
 //! `soap` encodes requests and parses answers, `transport` sends them, `session` and `session_loop`
 //! keep the login, `tls` and `certificate_verifiers` decide which server is trusted, `collector`
 //! follows the host and reports facts, `calls` changes machines, `console` connects to screens,
-//! `evidence` and `machine_read` read them directly, and `diagnosis` is `otter doctor`.
+//! `serial` to serial ports and `files` to the files of datastores, `evidence` and `machine_read`
+//! read machines directly, and `diagnosis` is `otter doctor`.
 //! `README.md` in this directory lists the facts about vim25 that this code relies on.
 
 mod barrier;
@@ -20,6 +21,7 @@ mod diagnosis;
 mod ended_tasks;
 mod evidence;
 mod evidence_reader;
+mod files;
 mod handshake_error;
 mod machine;
 mod machine_read;
@@ -28,6 +30,7 @@ mod options;
 pub mod property_cache;
 mod property_reader;
 mod retry_pauses;
+mod serial;
 mod service_content;
 mod session;
 mod session_loop;
@@ -46,15 +49,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use secrecy::SecretString;
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::domain::call::{Evidence, HostCall};
 use crate::domain::ids::{JobId, MachineId, TaskId};
+use crate::domain::network::Network;
+use crate::domain::serial::SerialRoute;
 use crate::hypervisor::{
-    Accepted, CallError, CallTerms, Capability, HostError, HostErrorKind, Hypervisor, Observer,
-    ScreenConnection, ScreenObject, TaskStatus,
+    Accepted, CallError, CallTerms, Capability, DatastoreFiles, HostError, HostErrorKind,
+    Hypervisor, Observer, ScreenConnection, ScreenObject, SerialConnection, SerialDirectory,
+    TaskStatus,
 };
 use crate::telemetry::metrics::Metrics;
 use barrier::Covered;
@@ -62,6 +69,8 @@ use collector::{Collector, Command};
 use connections::Lane;
 use ended_tasks::EndedTasks;
 use evidence_reader::EvidenceReader;
+use files::EsxFiles;
+use serial::SerialPorts;
 use session::Session;
 use session_loop::SessionLoop;
 use task_followers::TaskFollowers;
@@ -86,6 +95,8 @@ pub struct EsxHypervisor {
     followers: Arc<TaskFollowers>,
     ended_tasks: Arc<EndedTasks>,
     evidence: EvidenceReader,
+    serial: SerialPorts,
+    files: EsxFiles,
     clock: Clock,
     max_wait: Duration,
     login_backoff: Duration,
@@ -119,11 +130,16 @@ impl EsxHypervisor {
         let session = Arc::new(Session::new(options, clock.clone(), metrics)?);
         let ended_tasks: Arc<EndedTasks> = Arc::default();
         let evidence = EvidenceReader::new(Arc::clone(&session), Arc::clone(&ended_tasks));
+        let serial = SerialPorts::new(Arc::clone(&session), clock.clone(), options.tty.clone());
+        let followers: Arc<TaskFollowers> = Arc::default();
+        let files = EsxFiles::new(Arc::clone(&session), Arc::clone(&followers), clock.clone());
         Ok(Self {
             session,
-            followers: Arc::default(),
+            followers,
             ended_tasks,
             evidence,
+            serial,
+            files,
             clock,
             max_wait: options.max_wait,
             login_backoff: options.login_backoff,
@@ -228,7 +244,12 @@ impl Hypervisor for EsxHypervisor {
     }
 
     fn capabilities(&self) -> &'static [Capability] {
-        &[Capability::Properties, Capability::Screens, Capability::ScreenPictures]
+        &[
+            Capability::Properties,
+            Capability::Screens,
+            Capability::ScreenPictures,
+            Capability::Serial,
+        ]
     }
 
     async fn properties(
@@ -245,6 +266,29 @@ impl Hypervisor for EsxHypervisor {
 
     async fn screen_picture(&self, object: &ScreenObject) -> Result<Bytes, HostError> {
         console::read_picture(&self.session, object).await
+    }
+
+    async fn open_serial(
+        &self,
+        machine: &MachineId,
+        port: i32,
+        route: &SerialRoute,
+    ) -> Result<SerialConnection, HostError> {
+        self.serial.open(machine, port, route).await
+    }
+
+    async fn accept_serial(
+        &self,
+        listener: TcpListener,
+        allowed: Vec<Network>,
+        directory: Arc<dyn SerialDirectory>,
+        stop: CancellationToken,
+    ) {
+        self.serial.accept(listener, allowed, directory, stop).await;
+    }
+
+    fn files(&self) -> Option<Arc<dyn DatastoreFiles>> {
+        Some(Arc::new(self.files.clone()))
     }
 
     fn set_password(&self, password: SecretString) {

@@ -35,6 +35,9 @@ pub struct EsxOptions {
     /// The pause after a refused login. The pause is long, because every refused login counts
     /// towards the lock of the account.
     pub login_backoff: Duration,
+    /// The beginning of the names of the serial devices of the machine that otter runs in. The
+    /// number of the device follows.
+    pub tty: String,
 }
 
 impl EsxOptions {
@@ -58,6 +61,7 @@ impl EsxOptions {
             max_wait: Duration::from_mins(1),
             answer_limit,
             login_backoff: Duration::from_mins(15),
+            tty: "/dev/ttyS".to_owned(),
         }
     }
 

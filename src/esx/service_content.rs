@@ -26,6 +26,7 @@ pub struct ServiceContent {
     pub session_manager: Reference,
     pub license_manager: Option<Reference>,
     pub authorization_manager: Option<Reference>,
+    pub file_manager: Option<Reference>,
     pub product: HostProduct,
 }
 
@@ -43,6 +44,7 @@ impl ServiceContent {
             session_manager: Reference::in_child(content, "sessionManager")?,
             license_manager: Reference::in_child(content, "licenseManager"),
             authorization_manager: Reference::in_child(content, "authorizationManager"),
+            file_manager: Reference::in_child(content, "fileManager"),
             product: HostProduct {
                 full_name: field("fullName"),
                 version: field("version"),

@@ -13,9 +13,11 @@
 //! looks as if the session was lost, its caller requests a recheck of the session and waits for the
 //! result. Therefore a hundred such callers cause one check and at most one login.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Method;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -460,18 +462,58 @@ impl Session {
         name: &'static str,
         path: &str,
     ) -> Result<HttpAnswer, ExchangeError> {
+        self.get_with(name, |turn| self.transport.get(turn, path, &login.cookie)).await
+    }
+
+    /// As [`Session::get`], a part of a file.
+    ///
+    /// # Parameters
+    /// - `range`: the positions of the first and the last byte.
+    ///
+    /// # Errors
+    /// As [`Session::get`].
+    pub async fn get_part(
+        &self,
+        login: &Login,
+        name: &'static str,
+        path: &str,
+        range: RangeInclusive<u64>,
+    ) -> Result<HttpAnswer, ExchangeError> {
+        let cookie = &login.cookie;
+        self.get_with(name, |turn| self.transport.get_part(turn, path, cookie, range)).await
+    }
+
+    async fn get_with<'s, F>(
+        &'s self,
+        name: &'static str,
+        get: impl FnOnce(Turn<'s>) -> F,
+    ) -> Result<HttpAnswer, ExchangeError>
+    where
+        F: Future<Output = Result<HttpAnswer, TransportError>>,
+    {
         let _in_flight = self.calls_in_flight.token();
         let turn = self.turn(Lane::Ordinary.into()).await?;
         let began = self.clock.elapsed();
-        let answer = self.transport.get(turn, path, &login.cookie).await;
+        let answer = get(turn).await;
         let result = match &answer {
-            Ok(answer) if answer.status == 200 => "ok",
+            Ok(answer) if matches!(answer.status, 200 | 206) => "ok",
             Ok(_) => "fault",
             Err(error) if error.never_sent => "not_sent",
             Err(_) => "lost",
         };
         self.metrics.record_host_call(name, result, self.clock.elapsed().saturating_sub(began));
         Ok(answer?)
+    }
+
+    /// A request with the cookie of `login`, for a connection that is not one of the calls'.
+    pub fn request<B>(
+        &self,
+        login: &Login,
+        method: Method,
+        path: &str,
+        body: B,
+    ) -> http::Request<B> {
+        self.transport.authorized(method, path, &login.cookie, body)
     }
 
     /// The HTTP to the host, for streams that are no calls.
@@ -554,7 +596,7 @@ impl Session {
         request: Request,
     ) -> Result<(Reply, Option<SecretString>), ExchangeError> {
         let Request { method, envelope } = request;
-        let HttpAnswer { status, body, cookie } =
+        let HttpAnswer { status, body, cookie, whole_size: _ } =
             self.transport.post(turn, envelope, version, cookie).await?;
         let judged = if body.len() > LARGE_ANSWER {
             tokio::task::spawn_blocking(move || parse_answer(status, &body, method)).await.map_err(

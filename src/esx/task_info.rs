@@ -9,7 +9,7 @@ use super::soap::property::number;
 use super::soap::xml::Element;
 use crate::domain::call::CallKind;
 use crate::domain::ids::SnapshotId;
-use crate::hypervisor::{HostError, HostErrorKind, TaskStatus};
+use crate::hypervisor::{GuestRestart, HostError, HostErrorKind, TaskStatus};
 
 /// The fields of `TaskInfo` that otter uses.
 #[derive(Clone, Debug)]
@@ -72,6 +72,8 @@ impl TaskInfo {
                 Some(CallKind::RemoveAllSnapshots)
             }
             "VirtualMachine.consolidateDisks" => Some(CallKind::ConsolidateDisks),
+            // It stands for every change of the configuration (`CallKind::shares_task_with`).
+            "VirtualMachine.reconfigure" => Some(CallKind::SetMedia),
             "vm.Snapshot.rename" | "VirtualMachineSnapshot.rename" => {
                 Some(CallKind::RenameSnapshot)
             }
@@ -82,16 +84,25 @@ impl TaskInfo {
         }
     }
 
-    /// Whether the task has succeeded and thereby restarted the guest of its machine.
+    /// How the task restarted the guest of its machine. `None` if it has not succeeded, or is of
+    /// another kind.
     #[must_use]
-    pub fn restarts_guest(&self) -> bool {
-        self.state == TaskState::Success
-            && (self.reverts() || matches!(self.call(), Some(CallKind::PowerOn | CallKind::Reset)))
+    pub fn guest_restart(&self) -> Option<GuestRestart> {
+        if self.state != TaskState::Success {
+            return None;
+        }
+        if self.reverts() {
+            return Some(GuestRestart::Revert);
+        }
+        match self.call()? {
+            CallKind::PowerOn => Some(GuestRestart::PowerOn),
+            CallKind::Reset => Some(GuestRestart::Reset),
+            _ => None,
+        }
     }
 
     /// Whether the task reverts its machine to a snapshot.
-    #[must_use]
-    pub fn reverts(&self) -> bool {
+    fn reverts(&self) -> bool {
         self.call() == Some(CallKind::RevertToSnapshot)
             || matches!(
                 self.description_id.as_str(),
@@ -158,7 +169,7 @@ mod tests {
             ("VirtualMachine.RemoveAllSnapshots", Some(CallKind::RemoveAllSnapshots)),
             ("VirtualMachine.consolidateDisks", Some(CallKind::ConsolidateDisks)),
             ("vm.Snapshot.rename", Some(CallKind::RenameSnapshot)),
-            ("VirtualMachine.reconfigure", None),
+            ("VirtualMachine.reconfigure", Some(CallKind::SetMedia)),
             ("", None),
         ] {
             assert_eq!(info(&format!("<descriptionId>{description}</descriptionId>")).call(), call);

@@ -5,17 +5,20 @@
 use std::error::Error;
 use std::io::{self, Read};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, HOST, SET_COOKIE, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, COOKIE, HOST, RANGE,
+    SET_COOKIE, USER_AGENT,
 };
 use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body_util::Full;
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpStream;
 
 use super::connections::{Connection, Connections, Endpoint, Lane, Turn};
 use super::handshake_error::{HandshakeError, causes};
@@ -53,6 +56,8 @@ pub struct HttpAnswer {
     /// The session cookie as `name=value`, exactly as the host sent it. `None` if the answer sets
     /// no cookie.
     pub cookie: Option<SecretString>,
+    /// The size of the whole file, if the answer has a part of one and says it.
+    pub whole_size: Option<u64>,
 }
 
 /// Why a request got no complete answer.
@@ -166,7 +171,7 @@ impl Transport {
         version: &str,
         cookie: Option<&SecretString>,
     ) -> Result<HttpAnswer, TransportError> {
-        let mut request = self.request(Method::POST, self.sdk.path(), Bytes::from(envelope));
+        let mut request = self.request(Method::POST, self.sdk.path(), Full::from(envelope));
         let headers = request.headers_mut();
         let content_type = HeaderValue::from_static("text/xml; charset=\"utf-8\"");
         headers.insert(CONTENT_TYPE, content_type);
@@ -192,7 +197,7 @@ impl Transport {
     /// # Errors
     /// The errors of [`Transport::post`].
     pub async fn versions(&self, turn: Turn<'_>) -> Result<HttpAnswer, TransportError> {
-        let request = self.request(Method::GET, "/sdk/vimServiceVersions.xml", Bytes::new());
+        let request = self.request(Method::GET, "/sdk/vimServiceVersions.xml", Full::default());
         self.exchange(turn, request).await
     }
 
@@ -206,12 +211,48 @@ impl Transport {
         path: &str,
         cookie: &SecretString,
     ) -> Result<HttpAnswer, TransportError> {
-        let mut request = self.request(Method::GET, path, Bytes::new());
-        if let Ok(mut value) = HeaderValue::from_str(cookie.expose_secret()) {
-            value.set_sensitive(true);
-            request.headers_mut().insert(COOKIE, value);
+        self.exchange(turn, self.get_request(path, cookie)).await
+    }
+
+    /// Gets a part of a file with the session's cookie (RFC 9110, section 14).
+    ///
+    /// # Parameters
+    /// - `range`: the positions of the first and the last byte.
+    ///
+    /// # Errors
+    /// As [`Transport::post`].
+    pub async fn get_part(
+        &self,
+        turn: Turn<'_>,
+        path: &str,
+        cookie: &SecretString,
+        range: RangeInclusive<u64>,
+    ) -> Result<HttpAnswer, TransportError> {
+        let mut request = self.get_request(path, cookie);
+        let range = format!("bytes={}-{}", range.start(), range.end());
+        if let Ok(range) = HeaderValue::from_str(&range) {
+            request.headers_mut().insert(RANGE, range);
         }
         self.exchange(turn, request).await
+    }
+
+    /// Opens a connection to another port of the host's address, through the proxy if there is
+    /// one.
+    ///
+    /// # Errors
+    /// The error of the connection, `TimedOut` after the timeout.
+    pub async fn dial_port(&self, port: u16) -> io::Result<TcpStream> {
+        let dialling = self.connections.dial_port(port);
+        match tokio::time::timeout(self.connect_timeout, dialling).await {
+            Ok(connected) => connected,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// The name or the address of the host, without a port.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.connections.host()
     }
 
     /// Opens a stream of bytes to the API's address, through the proxy if there is one, and with
@@ -236,8 +277,28 @@ impl Transport {
         self.sdk.scheme() == "https"
     }
 
-    fn request(&self, method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(body));
+    fn get_request(&self, path: &str, cookie: &SecretString) -> Request<Full<Bytes>> {
+        self.authorized(Method::GET, path, cookie, Full::default())
+    }
+
+    /// A request with the session's cookie, and with the headers that every request has.
+    pub fn authorized<B>(
+        &self,
+        method: Method,
+        path: &str,
+        cookie: &SecretString,
+        body: B,
+    ) -> Request<B> {
+        let mut request = self.request(method, path, body);
+        if let Ok(mut value) = HeaderValue::from_str(cookie.expose_secret()) {
+            value.set_sensitive(true);
+            request.headers_mut().insert(COOKIE, value);
+        }
+        request
+    }
+
+    fn request<B>(&self, method: Method, path: &str, body: B) -> Request<B> {
+        let mut request = Request::new(body);
         *request.method_mut() = method;
         // The path of a parsed URL is always a valid URI, so the default is never used.
         *request.uri_mut() = path.parse().unwrap_or_default();
@@ -290,7 +351,8 @@ impl Transport {
             _ => body.freeze(),
         };
         let cookie = session_cookie(&head.headers);
-        Ok(HttpAnswer { status: head.status.as_u16(), body, cookie })
+        let whole_size = whole_size(&head.headers);
+        Ok(HttpAnswer { status: head.status.as_u16(), body, cookie, whole_size })
     }
 
     async fn connect(&self, turn: &Turn<'_>) -> Result<Connection, TransportError> {
@@ -340,7 +402,11 @@ impl Transport {
         }
     }
 
-    fn timed_out(&self, never_sent: bool) -> TransportError {
+    /// The error of a request that got no answer in time.
+    ///
+    /// # Parameters
+    /// - `never_sent`: whether there was no connection for it.
+    pub fn timed_out(&self, never_sent: bool) -> TransportError {
         let host = self.address();
         let message = if never_sent {
             format!("No connection to the host {host} before the timeout.")
@@ -374,7 +440,7 @@ impl Transport {
 
     /// The error for a connection that broke after the request was sent, or for an answer that is
     /// not HTTP.
-    fn broken(&self, error: impl Error + Send + Sync + 'static) -> TransportError {
+    pub fn broken(&self, error: impl Error + Send + Sync + 'static) -> TransportError {
         let host = self.address();
         let message = if is_not_http(&error) {
             let advice = match self.sdk.scheme() {
@@ -417,6 +483,13 @@ fn session_cookie(headers: &HeaderMap) -> Option<SecretString> {
         .map(str::trim)
         .find(|pair| pair.split_once('=').is_some_and(|(name, _)| name.trim() == SESSION_COOKIE))
         .map(|pair| SecretString::from(pair.to_owned()))
+}
+
+/// The size of the whole file in a `Content-Range`: `bytes 0-99/1234`, or `bytes */1234`.
+#[must_use]
+pub fn whole_size(headers: &HeaderMap) -> Option<u64> {
+    let range = headers.get(CONTENT_RANGE)?.to_str().ok()?;
+    range.rsplit_once('/')?.1.trim().parse().ok()
 }
 
 /// Whether the error means that the server answered with something that is not HTTP.

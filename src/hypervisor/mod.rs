@@ -6,22 +6,32 @@
 //! stream of updates, whatever the load is.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
+use crate::domain::byte_range::ByteRange;
 use crate::domain::call::{Evidence, HostCall};
 use crate::domain::datastore::Datastore;
 use crate::domain::failure::Fault;
+use crate::domain::file_entry::FileEntry;
+use crate::domain::file_job::{FileFact, FileTarget};
+use crate::domain::file_path::FilePath;
 use crate::domain::ids::{DatastoreId, JobId, MachineId, SnapshotId, TaskId};
 use crate::domain::machine::{GuestInterface, Machine};
+use crate::domain::network::Network;
+use crate::domain::serial::SerialRoute;
 
 /// A backend: the connection of otter to a host with machines, or to a manager of several hosts.
 ///
@@ -194,10 +204,54 @@ pub trait Hypervisor: Send + Sync {
     /// # Errors
     /// - `NotSupported` without [`Capability::ScreenPictures`].
     /// - `NotFound` if the host does not know the object or has no picture of it.
+    /// - `Rejected` if the host answers, but gives no picture.
     /// - `Forbidden`, `InvalidPowerState`, `Unreachable`, `Protocol` as for
     ///   [`Hypervisor::open_screen`].
     async fn screen_picture(&self, _object: &ScreenObject) -> Result<Bytes, HostError> {
         Err(HostError::new(HostErrorKind::NotSupported, "The host gives no pictures of screens."))
+    }
+
+    /// Opens a connection to a serial port of a machine, on the way that `route` names. It makes
+    /// one try, except that it waits for a machine that dials otter itself. Cancel safe.
+    ///
+    /// # Parameters
+    /// - `port`: the key of the port.
+    ///
+    /// # Errors
+    /// - `NotSupported` without [`Capability::Serial`], or if the backend cannot use the route.
+    /// - `Unreachable` if no connection could be made, `Forbidden` if the account or the process
+    ///   lacks a right, `Protocol` if the other side speaks something else.
+    async fn open_serial(
+        &self,
+        _machine: &MachineId,
+        _port: i32,
+        _route: &SerialRoute,
+    ) -> Result<SerialConnection, HostError> {
+        let message = "The host gives no access to serial ports.";
+        Err(HostError::new(HostErrorKind::NotSupported, message))
+    }
+
+    /// Accepts the connections of machines that dial otter for their serial ports, until `stop` is
+    /// cancelled. [`Hypervisor::open_serial`] hands them over. A backend whose machines do not dial
+    /// otter only waits.
+    ///
+    /// # Parameters
+    /// - `allowed`: the networks of the hosts that may dial. Empty: the addresses of the host's
+    ///   API.
+    /// - `directory`: knows the machines and their ports.
+    async fn accept_serial(
+        &self,
+        _listener: TcpListener,
+        _allowed: Vec<Network>,
+        _directory: Arc<dyn SerialDirectory>,
+        stop: CancellationToken,
+    ) {
+        stop.cancelled().await;
+    }
+
+    /// The files on the datastores. `None` if the backend gives no access to them.
+    fn files(&self) -> Option<Arc<dyn DatastoreFiles>> {
+        None
     }
 
     /// Sets the password for the next login. The password may be the same as before. If the host
@@ -209,6 +263,116 @@ pub trait Hypervisor: Send + Sync {
     /// a refused login the backend still waits for [`Hypervisor::set_password`]. A backend without
     /// pauses ignores this call.
     fn connect_now(&self) {}
+}
+
+/// The files on the datastores of a host. Transfers have connections of their own, so that they
+/// neither wait for calls nor hold them up. All methods read the host and remember nothing.
+#[async_trait]
+pub trait DatastoreFiles: Send + Sync {
+    /// Lists a folder of a datastore.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such folder, `Rejected` if the datastore is not accessible,
+    /// `Forbidden`, `Unreachable`.
+    async fn list(&self, folder: &FolderPlace) -> Result<Vec<FileEntry>, HostError>;
+
+    /// What is at a path. `None` if there is nothing. A host may list some files and not others, so
+    /// a backend looks in the ways that it has.
+    ///
+    /// # Errors
+    /// As [`DatastoreFiles::list`], except that a missing folder has no files.
+    async fn look(&self, file: &FileTarget) -> Result<Option<FileFact>, HostError>;
+
+    /// Reads a file, or a part of it. The bytes come as the host sends them. A stream that is
+    /// dropped ends the transfer.
+    ///
+    /// # Parameters
+    /// - `range`: `None` for the whole file.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such file, or if it is a folder; `FileInUse` if the host has
+    /// locked it; `Forbidden`, `Unreachable`, `Protocol`. An item of the stream is an error if the
+    /// bytes end too early or stall.
+    async fn read(
+        &self,
+        file: &FileTarget,
+        range: Option<ByteRange>,
+    ) -> Result<FileRead, HostError>;
+
+    /// Writes a file, and replaces one that is there. Returns after the host has confirmed all
+    /// bytes. If it fails, a part of the file may be there. It takes bytes from `body` only as fast
+    /// as the host takes them.
+    ///
+    /// # Parameters
+    /// - `length`: the number of bytes of `body`.
+    /// - `body`: an error in it ends the transfer.
+    ///
+    /// # Errors
+    /// `NotFound` if the folder does not exist, `FileInUse`, `InsufficientResources` if the
+    /// datastore is full, `Forbidden`; `Unreachable` if the connection breaks or stalls, or if the
+    /// session ends.
+    async fn write(&self, file: &FileTarget, length: u64, body: FileBody) -> Result<(), HostError>;
+
+    /// Makes one call that changes files, and waits until it is done.
+    ///
+    /// # Parameters
+    /// - `job`: as in [`Hypervisor::call`].
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] if the host answered that it did not do it: `NotFound`, `FileExists`,
+    /// `FileInUse`, `Forbidden`, `LicenseRestricted`. [`CallError::Lost`] if the answer was lost.
+    async fn change(&self, change: &FileChange, job: JobId) -> Result<(), CallError>;
+
+    /// Makes the host measure the free space of a datastore again, and reads it.
+    ///
+    /// # Errors
+    /// `NotFound`, `Rejected`, `Forbidden`, `Unreachable`.
+    async fn measure(&self, datastore: &DatastoreId) -> Result<DatastoreSpace, HostError>;
+}
+
+/// A folder of a datastore.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FolderPlace {
+    pub datastore: DatastoreId,
+    /// The name of the datastore.
+    pub datastore_name: String,
+    /// `None` means the top folder.
+    pub path: Option<FilePath>,
+}
+
+/// The answer to a read of a file.
+pub enum FileRead {
+    Bytes {
+        /// The number of bytes of the whole file.
+        length: u64,
+        /// The positions of the first and the last byte of the part. `None` if `body` has the
+        /// whole file.
+        part: Option<(u64, u64)>,
+        body: FileBody,
+    },
+    /// The file has none of the bytes of the range. It has this length.
+    Outside(u64),
+}
+
+/// The bytes of a file, piece by piece.
+pub type FileBody = BoxStream<'static, io::Result<Bytes>>;
+
+/// A call that changes files of a datastore.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileChange {
+    /// Gives a file another name on the same datastore (`MoveDatastoreFile_Task`).
+    Move { from: FileTarget, to: FilePath, replace: bool },
+    /// Deletes a file, or a folder with everything in it (`DeleteDatastoreFile_Task`).
+    Delete(FileTarget),
+    /// Creates a folder, whose parent must exist (`MakeDirectory`).
+    CreateFolder(FileTarget),
+}
+
+/// The space on a datastore, as the host measured it at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatastoreSpace {
+    pub accessible: bool,
+    pub free_bytes: Option<u64>,
 }
 
 /// How long and with which priority a call may wait for its turn. Calls wait because a backend has
@@ -232,6 +396,8 @@ pub enum Capability {
     Screens,
     /// [`Hypervisor::screen_picture`]
     ScreenPictures,
+    /// [`Hypervisor::open_serial`]
+    Serial,
 }
 
 /// The object whose picture [`Hypervisor::screen_picture`] reads.
@@ -247,6 +413,30 @@ pub struct ScreenConnection {
     /// the host and closes the socket. A host to which it is not said counts the connection as
     /// open.
     pub stream: Box<dyn ByteStream>,
+}
+
+/// A connection to a serial port.
+pub struct SerialConnection {
+    /// The bytes of the port in both directions. It ends when the host closes the connection. A
+    /// port that takes no input refuses writes as `Unsupported`.
+    pub stream: Box<dyn ByteStream>,
+    /// Whether the port takes input.
+    pub takes_input: bool,
+}
+
+/// Knows which ports of the machines dial otter. A backend asks it about machines that dial.
+pub trait SerialDirectory: Send + Sync {
+    /// The machine with this instance UUID, and its ports that dial otter. `None` if the host has
+    /// no such machine.
+    fn dialling_ports(&self, instance_uuid: Uuid) -> Option<(MachineId, Vec<DiallingPort>)>;
+}
+
+/// A port whose machine dials otter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiallingPort {
+    pub key: i32,
+    /// The URI of the port, by which the ports of one machine differ.
+    pub service: String,
 }
 
 /// A stream of bytes in both directions.
@@ -287,8 +477,7 @@ pub enum Fact {
     /// are outdated.
     GuestRestarted {
         machine: MachineId,
-        /// Whether the task reverted the machine to a snapshot.
-        reverted: bool,
+        by: GuestRestart,
     },
     /// The addresses of a guest, read directly from the host. If VMware Tools run, the addresses
     /// are current.
@@ -298,6 +487,15 @@ pub enum Fact {
         ip_address: Option<String>,
         interfaces: Vec<GuestInterface>,
     },
+}
+
+/// What restarted a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestRestart {
+    PowerOn,
+    Reset,
+    /// The machine was reverted to a snapshot.
+    Revert,
 }
 
 /// The product that the host or the manager of hosts runs.
@@ -422,6 +620,10 @@ pub enum HostErrorKind {
     Busy,
     /// The type has no property at this path (`InvalidProperty`).
     InvalidProperty,
+    /// A file with this name exists (`FileAlreadyExists`).
+    FileExists,
+    /// The file is locked, or in use by a machine (`FileLocked`, `CannotDeleteFile`).
+    FileInUse,
     /// The state of the task does not allow the call (`InvalidState`).
     InvalidState,
     /// The task was cancelled (`RequestCanceled`).

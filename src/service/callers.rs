@@ -130,6 +130,12 @@ impl Credential {
     pub const fn none() -> Self {
         Self(None)
     }
+
+    /// Whether otter has no tokens, so that all callers have the same name.
+    #[must_use]
+    pub const fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]

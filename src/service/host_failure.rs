@@ -74,6 +74,8 @@ impl HostFailure {
             HostErrorKind::LoginRefused => FailureKind::HostLoginRefused,
             HostErrorKind::Protocol => FailureKind::HostProtocol,
             HostErrorKind::NotFound => FailureKind::NotFound,
+            HostErrorKind::FileExists => FailureKind::FileExists,
+            HostErrorKind::FileInUse => FailureKind::FileInUse,
             HostErrorKind::InvalidPowerState => FailureKind::InvalidPowerState,
             HostErrorKind::Busy => FailureKind::MachineBusy,
             HostErrorKind::InvalidProperty => FailureKind::InvalidRequest,

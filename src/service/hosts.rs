@@ -47,6 +47,7 @@ impl Hosts {
             Capability::Properties => "gives no raw properties",
             Capability::Screens => "gives no access to screens",
             Capability::ScreenPictures => "gives no pictures of screens",
+            Capability::Serial => "gives no access to serial ports",
         };
         let detail = format!("The host of {} {cannot}.", machine.name);
         Err(Failure::new(FailureKind::NotSupported, detail)

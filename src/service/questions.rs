@@ -5,6 +5,9 @@
 //!                      │ none, or its choice is not offered       └─► the history of its lease
 //!                      └─► nothing: a caller answers, or the preparation fails after its grace
 //! ```
+//! One rule is built in: if a job takes a disc out of a drive that the guest has locked, the host
+//! asks whether it shall override the lock, and the answer is yes.
+//!
 //! otter starts one job for each question, and remembers the questions for which it did. A host may
 //! use the id of a question again once the question is answered. So otter forgets a question when
 //! it is gone or its job has succeeded.
@@ -29,7 +32,7 @@ use crate::domain::event::{EventFilter, EventType};
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{JobId, QuestionId};
 use crate::domain::job::{JobRequest, JobState};
-use crate::domain::machine::Machine;
+use crate::domain::machine::{Choice, Machine, Question};
 use crate::hypervisor::SessionState;
 
 /// The pause before otter tries again to start an answer that could not be started.
@@ -42,6 +45,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// If a machine has not asked a message for this time, the next answer to the message needs no
 /// pause.
 const PAUSE_MEMORY: Duration = Duration::from_mins(1);
+
+/// The id of the question whether a drive that the guest has locked is disconnected.
+const LOCK_QUESTION: &str = "msg.cdromdisconnect.locked";
 
 /// Looks for questions of machines, and answers those for which the configuration has a rule.
 pub struct QuestionWatch {
@@ -184,7 +190,10 @@ impl QuestionWatch {
             },
         }
         let of_pool = settings.pools.answer_rule(machine, question);
-        let rule = of_pool.or_else(|| settings.answers.for_question(question))?;
+        let rule = lock_rule(question)
+            .filter(|_| jobs.is_changing_media(&machine.id))
+            .or(of_pool)
+            .or_else(|| settings.answers.for_question(question))?;
         let view = machines.get(&machine.id)?;
         // Look at the newest state of the machine, because the question may be gone by now. If the
         // question changes, the watch wakes again.
@@ -245,6 +254,18 @@ impl QuestionWatch {
     }
 }
 
+/// The built-in rule for the question whether a locked drive is disconnected. `None` for other
+/// questions, and if the question does not offer yes.
+fn lock_rule(question: &Question) -> Option<AnswerRule<'_>> {
+    let is_yes = |choice: &&Choice| {
+        choice.label == "button.yes"
+            || [&choice.label, &choice.summary].iter().any(|text| text.eq_ignore_ascii_case("yes"))
+    };
+    let message_id = question.message_ids.iter().find(|id| *id == LOCK_QUESTION)?;
+    let Choice { label, .. } = question.choices.iter().find(is_yes)?;
+    Some(AnswerRule { message_id, label })
+}
+
 impl AskedQuestion {
     fn from_machine(machine: &Machine) -> Option<Self> {
         let question = machine.question.as_ref()?.id.clone();
@@ -273,6 +294,35 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_question_about_a_locked_drive_is_answered_with_yes() {
+        let choice = |label: &str, summary: &str| Choice {
+            key: "0".to_owned(),
+            label: label.to_owned(),
+            summary: summary.to_owned(),
+            default: false,
+        };
+        for (message, choices, expected) in [
+            (
+                LOCK_QUESTION,
+                vec![choice("a", "No"), choice("button.yes", "Yes")],
+                Some("button.yes"),
+            ),
+            (LOCK_QUESTION, vec![choice("b", "Yes")], Some("b")),
+            (LOCK_QUESTION, vec![choice("Yes", "")], Some("Yes")),
+            (LOCK_QUESTION, vec![choice("button.no", "No")], None),
+            ("msg.uuid.altered", vec![choice("button.yes", "Yes")], None),
+        ] {
+            let question = Question {
+                id: QuestionId::from_backend("19"),
+                message_ids: vec!["msg.first".to_owned(), message.to_owned()],
+                text: String::new(),
+                choices,
+            };
+            assert_eq!(lock_rule(&question).map(|rule| rule.label), expected, "{question:?}");
+        }
+    }
 
     #[test]
     fn a_message_that_comes_again_at_once_is_answered_with_growing_pauses() {

@@ -99,7 +99,8 @@ impl Visibility {
 
     /// Whether a scope contains a machine, also if the machine is no longer on the host. If it is
     /// gone, or its id now belongs to another machine, its last known name and pool decide.
-    fn has_known_machine(
+    #[must_use]
+    pub fn has_known_machine(
         &self,
         scope: &Scope,
         machine: &MachineIdentity,

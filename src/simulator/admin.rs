@@ -6,6 +6,8 @@
 //! GET    /sessions  the numbers of sessions, views, filters and pending waits
 //! GET    /world     the true state of machines and tasks, also if clients have not seen it
 //! GET    /screens/ID  what the guest of a machine shows, as texts, its last input, its consoles
+//! GET    /files     the files that clients, ports and scenarios have written, with their lengths
+//! GET    /serial/ID   the serial ports of a machine: where they listen, and what went through them
 //! POST   /faults    plans faults, written as `[[faults]]` of a scenario
 //! DELETE /faults    removes the planned faults
 //! POST   /<kind>    changes the host now; the kind is a fault, such as restart-hostd
@@ -24,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::control::Control;
 use super::fault_config::FaultEntry;
+use super::serial::SerialStatus;
 use super::world::{Machine, World};
 
 /// Serves the admin endpoint on `listener` until `stop` is cancelled.
@@ -33,6 +36,8 @@ pub async fn serve(listener: TcpListener, control: Control, stop: CancellationTo
         .route("/sessions", get(sessions))
         .route("/world", get(world))
         .route("/screens/{machine}", get(screen))
+        .route("/serial/{machine}", get(serial))
+        .route("/files", get(files).post(change_files))
         .route("/faults", post(plan).delete(forget))
         .route("/{what}", post(apply))
         .fallback(|| async {
@@ -103,6 +108,51 @@ async fn screen(State(control): State<Control>, Path(machine): Path<String>) -> 
         "consoles": consoles,
     });
     answer(StatusCode::OK, &body)
+}
+
+async fn serial(State(control): State<Control>, Path(machine): Path<String>) -> Response {
+    if control.look(|world| world.machine(&machine).is_none()) {
+        return answer(StatusCode::NOT_FOUND, &json!({"error": "there is no such machine"}));
+    }
+    let port = |status: SerialStatus| {
+        let SerialStatus {
+            name,
+            key,
+            address,
+            is_listening,
+            tty,
+            is_dead,
+            is_connected,
+            connections,
+            written,
+            received,
+        } = status;
+        json!({
+            "port": name,
+            "key": key,
+            "address": address,
+            "listening": is_listening,
+            "tty": tty.map(|path| path.display().to_string()),
+            "dead": is_dead,
+            "connected": is_connected,
+            "connections": connections,
+            "written": written,
+            "received": received,
+        })
+    };
+    let ports: Vec<Value> = control.serial_ports(&machine).into_iter().map(port).collect();
+    answer(StatusCode::OK, &json!({ "ports": ports }))
+}
+
+async fn files(State(control): State<Control>) -> Response {
+    let written = control
+        .look(|world| world.written_files().map(|(path, length)| (path, json!(length))).collect());
+    answer(StatusCode::OK, &Value::Object(written))
+}
+
+/// Changes files, as `POST /<kind>` does.
+async fn change_files(control: State<Control>, body: Bytes) -> Response {
+    apply(control, Path("files".to_owned()), body).await
 }
 
 async fn sessions(State(control): State<Control>) -> Response {

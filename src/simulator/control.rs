@@ -2,6 +2,7 @@
 //! world.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -10,9 +11,11 @@ use tokio_util::sync::CancellationToken;
 use super::console::ConsoleEnd;
 use super::fault_config::ConfiguredFault;
 use super::fault_injection::{
-    Disruption, HostChange, HostChangeKind, HostdRestart, PlannedDisruption, SessionLoss, TestHook,
+    Disruption, FilesChange, HostChange, HostChangeKind, HostdRestart, PlannedDisruption,
+    SessionLoss, TestHook,
 };
 use super::guest_screen::ScreenStage;
+use super::serial::{PortChange, SerialChange, SerialStatus};
 use super::vim_fault::Fault;
 use super::world::{Question, World};
 use super::{Shared, SimulatorState};
@@ -74,6 +77,30 @@ impl SimulatorState {
                 let now = self.world.now().elapsed;
                 if let Some(screen) = self.world.screen_mut(&machine) {
                     screen.show(stage, now);
+                }
+            }
+            HostChange::Serial(change) => self.serial.apply(&self.world, change),
+            HostChange::Files(change) => self.change_files(change),
+        }
+    }
+
+    fn change_files(&mut self, change: FilesChange) {
+        let world = &mut self.world;
+        match change {
+            FilesChange::Put { path, content } => world.put_file(&path, content),
+            FilesChange::MakeFolder { path } => world.put_folder(&path),
+            FilesChange::Remove { path } => world.remove_file(&path),
+            FilesChange::Lock { path, locked } => world.lock_file(&path, locked),
+            FilesChange::LockDrives { machine, locked } => world.lock_drives(&machine, locked),
+            FilesChange::Datastore { name, free_bytes, accessible } => {
+                let found = world.datastores().find(|datastore| datastore.name == name);
+                let Some(id) = found.map(|datastore| datastore.id.clone()) else { return };
+                if let Some(datastore) = world.datastore_mut(&id) {
+                    datastore.accessible = accessible.unwrap_or(datastore.accessible);
+                    if let Some(free) = free_bytes {
+                        datastore.free_bytes = free;
+                        datastore.unreported_bytes = 0;
+                    }
                 }
             }
         }
@@ -381,6 +408,48 @@ impl Control {
     /// Ends the open consoles of a machine.
     pub fn end_consoles(&self, machine: &str, how: ConsoleEnd) {
         self.apply(HostChange::EndConsoles { machine: Some(machine.to_owned()), how });
+    }
+
+    /// What the serial ports of a machine are doing, in the order of the ports.
+    #[must_use]
+    pub fn serial_ports(&self, machine: &str) -> Vec<SerialStatus> {
+        let state = self.shared.lock();
+        state.serial.statuses(&state.world, machine)
+    }
+
+    /// What a serial port of a machine is doing. `port` is its name in the guest, such as `ttyS0`.
+    #[must_use]
+    pub fn serial_port(&self, machine: &str, port: &str) -> Option<SerialStatus> {
+        self.serial_ports(machine).into_iter().find(|status| status.name == port)
+    }
+
+    /// Changes a serial port of a machine. `port` is its name in the guest, such as `ttyS0`.
+    pub fn change_serial_port(&self, machine: &str, port: &str, change: PortChange) {
+        let (machine, port) = (machine.to_owned(), port.to_owned());
+        self.apply(HostChange::Serial(SerialChange::Port { machine, port, change }));
+    }
+
+    /// Sets where the URIs of concentrators lead that name another host than loopback.
+    pub fn set_concentrator(&self, address: Option<SocketAddr>) {
+        self.apply(HostChange::Serial(SerialChange::Concentrator(address)));
+    }
+
+    /// Changes the files and datastores of the host.
+    pub fn change_files(&self, change: FilesChange) {
+        self.apply(HostChange::Files(change));
+    }
+
+    /// The bytes of a file by its datastore path. `None` if there is no such file. Bytes that a
+    /// file of this computer holds are left out.
+    #[must_use]
+    pub fn file_bytes(&self, path: &str) -> Option<Vec<u8>> {
+        self.shared.lock().world.file_bytes(path)
+    }
+
+    /// The length of a file by its datastore path. `None` if there is no such file.
+    #[must_use]
+    pub fn file_length(&self, path: &str) -> Option<u64> {
+        self.shared.lock().world.file_length(path)
     }
 
     /// Reads the world.

@@ -8,13 +8,24 @@ use serde::Deserialize;
 
 use super::console::{ConsoleEnd, ConsoleQuirks};
 use super::fault_injection::{Disruption, DownMode, HostChange, HostdRestart};
+use super::files_entry::{FilesEntry, TransferEntry};
 use super::scenario::{QuestionEntry, ScenarioQuestion, StageEntry};
 use super::schema::{self, Occurs, TypeKind};
+use super::serial::SerialEntry;
 use super::value::{Moref, Value};
 use super::vim_fault::Fault;
 
-/// Calls that are no methods of vim25: the use of a ticket, and the picture of a screen.
-const HTTP_CALLS: [&str; 2] = ["/ticket", "/screen"];
+/// Calls that are no methods of vim25: the use of a ticket, the picture of a screen, and a file.
+/// The last ones are the methods by which a file is used.
+const HTTP_CALLS: [&str; 7] = [
+    "/ticket",
+    "/screen",
+    "/folder",
+    "GET /folder",
+    "HEAD /folder",
+    "PUT /folder",
+    "DELETE /folder",
+];
 
 /// A checked fault: a disruption of later calls, or an immediate change of the host.
 #[derive(Clone, Debug)]
@@ -131,6 +142,9 @@ enum FaultKindEntry {
         machine: String,
         stage: StageEntry,
     },
+    Serial(SerialEntry),
+    Transfer(TransferEntry),
+    Files(FilesEntry),
 }
 
 /// A fault of vim25, as a scenario writes it: the name of its type alone, or a table of the type, a
@@ -279,6 +293,9 @@ impl FaultKindEntry {
                 let stage = stage.convert();
                 Disruption::HostChange(HostChange::ShowScreen { machine, stage })
             }
+            Self::Serial(entry) => Disruption::HostChange(HostChange::Serial(entry.check()?)),
+            Self::Transfer(entry) => Disruption::Transfer(entry.check()?),
+            Self::Files(entry) => Disruption::HostChange(HostChange::Files(entry.check()?)),
         })
     }
 }
@@ -418,6 +435,14 @@ mod tests {
             r#"{"abandon-consoles": {"machine": "17", "count": 39}}"#,
             r#""forget-abandoned-consoles""#,
             r#"{"show-screen": {"machine": "17", "stage": "terminal"}}"#,
+            r#"{"serial": {"cut": {"machine": "16"}}}"#,
+            r#"{"transfer": {"after_bytes": 10, "then": "stall", "bytes_per_second": 100}}"#,
+            r#"{"files": {"put": {"path": "[isos] a.iso", "bytes": 10}}}"#,
+            r#"{"files": {"make-folder": {"path": "[isos] iso"}}}"#,
+            r#"{"files": {"remove": {"path": "[isos] a.iso"}}}"#,
+            r#"{"files": {"lock": {"path": "[isos] a.iso"}}}"#,
+            r#"{"files": {"lock-drives": {"machine": "16", "locked": false}}}"#,
+            r#"{"files": {"datastore": {"name": "isos", "free_bytes": 0, "accessible": false}}}"#,
         ] {
             read(&format!(r#"{{"method": "PowerOnVM_Task", "what": {what}}}"#))
                 .unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -446,7 +471,11 @@ mod tests {
             (r#"{"what": {"maintenance-mode": {"on": true}}}"#, "on"),
             (r#"{"what": {"console-quirks": {"rectangels": 1}}}"#, "rectangels"),
             (r#"{"what": {"show-screen": {"machine": "17", "stage": "x"}}}"#, "x"),
-            (r#"{"method": "/folder", "what": "close-before"}"#, "/folder"),
+            (r#"{"what": {"serial": {"cut": {"machine": "16", "port": "x"}}}}"#, "ttyS0"),
+            (r#"{"method": "/vmfs", "what": "close-before"}"#, "/vmfs"),
+            (r#"{"what": {"transfer": {"after_bytes": 1}}}"#, "name a method"),
+            (r#"{"method": "PUT /folder", "what": {"transfer": {"then": 99}}}"#, "99"),
+            (r#"{"what": {"files": {"lock": {"path": "a.iso"}}}}"#, "a.iso"),
             (r#"{"method": "*", "what": {"answer": {"status": 99}}}"#, "99"),
         ] {
             let error = read(entry).expect_err(entry);

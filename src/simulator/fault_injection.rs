@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use http::StatusCode;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::console::{ConsoleEnd, ConsoleQuirks};
 use super::guest_screen::ScreenStage;
+use super::serial::SerialChange;
 use super::vim_fault::Fault;
-use super::world::Question;
+use super::world::{FileContent, Question};
 
 /// What goes wrong with a call.
 #[derive(Clone, Debug)]
@@ -33,6 +35,8 @@ pub enum Disruption {
     EmptyAnswer,
     /// The method runs after this delay.
     Delay(Duration),
+    /// The transfer of a file is slow, or ends early. Other calls run undisturbed.
+    Transfer(TransferMishap),
     /// The host changes just before the method runs.
     HostChange(HostChange),
     /// The hook of a test runs first. Then the method runs undisturbed, or with the given
@@ -41,6 +45,26 @@ pub enum Disruption {
     /// The method runs if `run` is set, but its answer is not sent. The connection is closed when
     /// `cancelled` is cancelled.
     CloseWhen { run: bool, cancelled: CancellationToken },
+}
+
+/// What happens to the body of a transfer of a file, in either direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransferMishap {
+    /// How the transfer ends after so many bytes. `None`: it ends as usual.
+    pub end: Option<(u64, TransferEnd)>,
+    /// How fast the host sends or takes the bytes. `None`: as fast as it can.
+    pub bytes_per_second: Option<u64>,
+}
+
+/// How a transfer of a file ends early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferEnd {
+    /// The connection is closed.
+    Cut,
+    /// Nothing happens any more, and the connection stays open.
+    Stall,
+    /// The host answers while the client still sends. A client that reads is cut.
+    Answer(StatusCode),
 }
 
 /// A function of a test that runs while a call waits. [`Control`](super::Control) makes such hooks
@@ -127,6 +151,44 @@ pub enum HostChange {
         machine: String,
         stage: ScreenStage,
     },
+    /// The serial ports change.
+    Serial(SerialChange),
+    /// The files and datastores change.
+    Files(FilesChange),
+}
+
+/// A change of files and datastores. Places are datastore paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FilesChange {
+    /// A file appears, or is replaced, with its folders.
+    Put {
+        path: String,
+        content: FileContent,
+    },
+    MakeFolder {
+        path: String,
+    },
+    /// A file, or a folder with its content, is gone.
+    Remove {
+        path: String,
+    },
+    /// Whether a file is locked and in use, whatever uses it.
+    Lock {
+        path: String,
+        locked: bool,
+    },
+    /// Whether the guests of a machine lock the media in its drives.
+    LockDrives {
+        machine: String,
+        locked: bool,
+    },
+    /// A datastore by its name: the space that is free, which the host reports at once, and whether
+    /// it is accessible.
+    Datastore {
+        name: String,
+        free_bytes: Option<i64>,
+        accessible: Option<bool>,
+    },
 }
 
 /// The kind of a [`HostChange`], without the fields of the change.
@@ -150,6 +212,8 @@ pub enum HostChangeKind {
     AbandonConsoles,
     ForgetAbandonedConsoles,
     ShowScreen,
+    Serial,
+    Files,
 }
 
 impl HostChange {
@@ -176,6 +240,8 @@ impl HostChange {
             Self::AbandonConsoles { .. } => HostChangeKind::AbandonConsoles,
             Self::ForgetAbandonedConsoles => HostChangeKind::ForgetAbandonedConsoles,
             Self::ShowScreen { .. } => HostChangeKind::ShowScreen,
+            Self::Serial(_) => HostChangeKind::Serial,
+            Self::Files(_) => HostChangeKind::Files,
         }
     }
 }
@@ -264,11 +330,11 @@ impl FaultPlan {
         *self = Self::default();
     }
 
-    /// Takes the disruption that is planned for the call of `method` that arrives now, and counts
-    /// the call in the plans for this method. `None` if the call runs undisturbed.
-    pub fn take_disruption(&mut self, method: &str) -> Option<Disruption> {
+    /// Takes the disruption that is planned for the call that arrives now and has these names, and
+    /// counts the call in the plans for them. `None` if the call runs undisturbed.
+    pub fn take_disruption(&mut self, names: &[&str]) -> Option<Disruption> {
         let at = self.entries.iter_mut().position(|plan| {
-            if plan.method != "*" && plan.method != method {
+            if plan.method != "*" && !names.contains(&plan.method.as_str()) {
                 return false;
             }
             let due = plan.skip == 0;

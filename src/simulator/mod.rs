@@ -4,7 +4,8 @@
 //! server ──► soap ──► methods ──► world (pure)        pace: advances the world by the clock
 //!                        └──────► session ─ property_collector ─ properties ─► world
 //!                                        └─ event_collector ───────────────► world
-//!  └► console ──► guest_screen (pure, in the world)
+//!  ├► console ──► guest_screen (pure, in the world)
+//!  └► datastore_files ─ file_body    serial ──► guest_screen
 //!
 //! control: test hooks; admin: the test hooks over HTTP; fault_injection: planned disruptions;
 //! fault_config: how scenarios and the admin endpoint write faults
@@ -17,10 +18,14 @@ mod call_log;
 mod connection_count;
 mod console;
 mod control;
+mod datastore_files;
 mod event_collector;
 mod fault_config;
 mod fault_injection;
+mod file_body;
+mod files_entry;
 mod guest_screen;
+mod http_answer;
 mod methods;
 mod pace;
 mod properties;
@@ -31,6 +36,7 @@ mod scenario;
 mod schema;
 #[cfg(test)]
 mod schema_conformity;
+mod serial;
 mod server;
 mod session;
 mod soap;
@@ -54,12 +60,13 @@ pub use console::{ConsoleEnd, ConsoleQuirks, FirstUpdate};
 pub use control::{Control, ScreenContents};
 pub use fault_config::ConfiguredFault;
 pub use fault_injection::{
-    Disruption, DownMode, HostChange, HostChangeKind, HostdRestart, PlannedDisruption, SessionLoss,
-    TestHook,
+    Disruption, DownMode, FilesChange, HostChange, HostChangeKind, HostdRestart, PlannedDisruption,
+    SessionLoss, TestHook, TransferEnd, TransferMishap,
 };
 pub use guest_screen::{PASSWORD as GUEST_PASSWORD, ScreenStage};
 pub use pace::Pace;
 pub use scenario::{HostSettings, Scenario, ScenarioError};
+pub use serial::{PortChange, SecondClient, SerialChange, SerialStatus};
 pub use value::{Moref, Value};
 pub use vim_fault::Fault;
 
@@ -68,6 +75,7 @@ use call_log::CallLog;
 use connection_count::ConnectionCount;
 use console::Consoles;
 use fault_injection::FaultPlan;
+use serial::{SerialPorts, Switchboard};
 use session::Sessions;
 use world::{Moment, World};
 
@@ -171,6 +179,7 @@ impl Simulator {
             fault_plan: FaultPlan::default(),
             calls: CallLog::default(),
             consoles: Consoles::new(identity.thumbprint.clone()),
+            serial: SerialPorts::default(),
             occurrences: BTreeMap::new(),
             down: None,
             hostd_lifetime: CancellationToken::new(),
@@ -186,6 +195,9 @@ impl Simulator {
             on_answer,
             connections,
         });
+        // The ports listen before anybody can ask for their numbers.
+        let mut switchboard = Switchboard::new(Arc::clone(&shared));
+        switchboard.reconcile();
         let control = Control::new(Arc::clone(&shared));
         for fault in &scenario.faults {
             control.inject(fault);
@@ -199,6 +211,7 @@ impl Simulator {
                 stop.clone(),
             )),
             tokio::spawn(pace::drive(Arc::clone(&shared), stop.clone())),
+            tokio::spawn(switchboard.run(stop.clone())),
         ];
         let admin = admin.map(|(listener, address)| {
             tasks.push(tokio::spawn(admin::serve(listener, control.clone(), stop.clone())));
@@ -273,7 +286,7 @@ struct Shared {
     /// A counter that grows with each call and each change. A pending `WaitForUpdatesEx` subscribes
     /// to the counter and looks for updates after each increment.
     changed: watch::Sender<u64>,
-    /// Counts inputs to guests. Consoles watch it, and waits for updates do not.
+    /// Counts inputs to guests. Consoles and serial ports watch it, and waits for updates do not.
     screens_changed: watch::Sender<u64>,
     clock: Clock,
     on_answer: Option<fn(&str, &str)>,
@@ -286,6 +299,7 @@ struct SimulatorState {
     fault_plan: FaultPlan,
     calls: CallLog,
     consoles: Consoles,
+    serial: SerialPorts,
     /// For each kind of [`HostChange`]: how often a change of this kind was applied.
     occurrences: BTreeMap<HostChangeKind, u64>,
     /// How hostd answers while it is down. `None` while hostd runs.
@@ -346,7 +360,7 @@ impl Shared {
         self.changed.subscribe()
     }
 
-    /// Wakes the consoles, so that they look at their screens.
+    /// Wakes the consoles and the serial ports, so that they look at their guests.
     fn notify_screens(&self) {
         self.screens_changed.send_modify(|count| *count += 1);
     }

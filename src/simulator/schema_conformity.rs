@@ -12,7 +12,7 @@ use super::read_scope::ReadScope;
 use super::schema::{self, Occurs};
 use super::session::Sessions;
 use super::value::{Forest, Object, Value};
-use super::world::{self, Moment};
+use super::world::{self, Moment, World};
 use super::{Fault, Moref, Pace, Scenario};
 
 /// The required properties that the simulated host leaves unset: a deprecated property of licences,
@@ -38,6 +38,8 @@ fn every_property_of_every_object_conforms_to_the_schema() {
         let task = world.start_task(machine, world::Operation::PowerOn, "root").unwrap();
         world.finish_task(&task.id);
     }
+    add_devices(&mut world);
+    search_files(&mut world);
     let sessions = Sessions::new("root", "otter".into(), None, 1);
     let scope = ReadScope { world: &world, sessions: &sessions, session: None };
     let mut objects =
@@ -59,6 +61,8 @@ fn every_property_of_every_object_conforms_to_the_schema() {
         ("GuestOperationsManager", "ha-guest-operations-manager"),
         ("EnvironmentBrowser", "ha-env-browser"),
         ("HostNetworkSystem", "networkSystem"),
+        ("FileManager", "ha-nfc-file-manager"),
+        ("HostDatastoreBrowser", "ha-host-datastorebrowser"),
     ] {
         objects.push(Moref::new(kind, id));
     }
@@ -88,6 +92,69 @@ fn every_property_of_every_object_conforms_to_the_schema() {
     wrong.dedup();
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(checked > 500);
+}
+
+/// Gives a machine each kind of drive, disk, controller and boot device.
+fn add_devices(world: &mut World) {
+    let controllers = ["VirtualAHCIController", "ParaVirtualSCSIController"];
+    let machine = world.machine_mut("16").unwrap();
+    machine.controllers = controllers
+        .into_iter()
+        .zip([15_000, 1_001])
+        .map(|(kind, key)| world::Controller { kind, key, bus: key % 1_000 })
+        .collect();
+    machine.added_disks.push(world::AddedDisk {
+        key: 2_016,
+        controller: 1_001,
+        unit: 0,
+        bytes: 1 << 30,
+        path: "[scratch] more.vmdk".to_owned(),
+    });
+    let host_drive = world::CdBacking::Device {
+        kind: "VirtualCdromAtapiBackingInfo",
+        name: "/vmfs/devices/cdrom".to_owned(),
+        exclusive: None,
+    };
+    machine.cd_drives = vec![
+        world::CdDrive::at(0),
+        world::CdDrive::at(1).with_iso("[isos] a.iso"),
+        world::CdDrive { backing: host_drive, ..world::CdDrive::new(16_000, 15_000, 0) },
+    ];
+    machine.boot.order = vec![
+        world::BootDevice::Cdrom,
+        world::BootDevice::Floppy,
+        world::BootDevice::Disk(world::FIRST_DISK),
+        world::BootDevice::Network(4_000),
+    ];
+}
+
+/// Searches with all details, so that the results of the tasks have files of each type.
+fn search_files(world: &mut World) {
+    for name in ["a.iso", "a.flp", "a.vmtx", "a.txt"] {
+        world.put_file(&format!("[datastore1] kinds/{name}"), world::FileContent::of(b"a"));
+    }
+    let details = world::SearchDetails {
+        has_type: true,
+        has_size: true,
+        has_modification: true,
+        has_owner: true,
+        has_disk: true,
+    };
+    for with_sub_folders in [false, true] {
+        let search = world::FileSearch {
+            folder: world::FilePath::parse("[datastore1]").unwrap(),
+            with_sub_folders,
+            patterns: Vec::new(),
+            ignores_case: false,
+            types: Vec::new(),
+            details,
+            sorts_folders_first: true,
+        };
+        let operation = world::Operation::SearchFiles(Box::new(search));
+        let task = world.start_file_task(operation, "root").unwrap();
+        world.finish_task(&task.id);
+        assert_eq!(world.task(&task.id).unwrap().error, None);
+    }
 }
 
 fn collect_references(value: &Value, into: &mut BTreeSet<Moref>) {

@@ -1,19 +1,17 @@
-//! The endpoint of the host: HTTP over TLS on loopback, with SOAP, consoles and pictures, and the
-//! planned disruptions of calls.
+//! The endpoint of the host: HTTP over TLS on loopback, with SOAP, consoles, pictures and files,
+//! and the planned disruptions of calls.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::{FutureExt, stream};
 use http::header::{
-    CONNECTION, CONTENT_TYPE, COOKIE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, SET_COOKIE,
-    UPGRADE, USER_AGENT, WWW_AUTHENTICATE,
+    CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, SET_COOKIE, UPGRADE,
+    USER_AGENT,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use http_body_util::{BodyExt, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -27,11 +25,16 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::{Service, ServiceBuilder, service_fn};
 use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
 
 use super::connection_count::OpenConnection;
 use super::console::{self, TicketAnswer};
 use super::control::Control;
-use super::fault_injection::{Disruption, DownMode};
+use super::datastore_files;
+use super::fault_injection::{Disruption, DownMode, TransferMishap};
+use super::http_answer::{
+    Body, COOKIE_NAME, ConnectionCut, FILE_TYPE, refuse, respond, session_cookie,
+};
 use super::methods::{self, CallContext};
 use super::soap;
 use super::{Shared, SimulatorError};
@@ -43,8 +46,6 @@ const MAX_REQUEST: usize = 16 << 20;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long the simulator keeps an idle connection. Real hosts close an idle connection earlier.
 const KEEP_ALIVE: Duration = Duration::from_hours(1);
-
-const COOKIE_NAME: &str = "vmware_soap_session";
 
 /// The earlier versions of the API that the document `vimServiceVersions.xml` lists, newest first.
 const PRIOR_VERSIONS: &[&str] = &[
@@ -192,7 +193,10 @@ async fn serve_connection<S>(
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else {
         return;
     };
-    let service = ServiceBuilder::new().layer(CompressionLayer::new().no_zstd()).service(service);
+    // Clients read files in parts by their offsets, so that files are never compressed.
+    let compressed = DefaultPredicate::new().and(NotForContentType::const_new(FILE_TYPE));
+    let compression = CompressionLayer::new().no_zstd().compress_when(compressed);
+    let service = ServiceBuilder::new().layer(compression).service(service);
     // The error is ignored: a connection ends because the client closes it or because a test
     // planned a disruption, and neither is an error of the simulator.
     let _ = hyper::server::conn::http1::Builder::new()
@@ -202,13 +206,6 @@ async fn serve_connection<S>(
         .with_upgrades()
         .await;
 }
-
-/// The error that makes the server close the connection without sending another byte.
-#[derive(Debug, thiserror::Error)]
-#[error("a planned disruption closed the connection")]
-struct ConnectionCut;
-
-type Body = http_body_util::combinators::BoxBody<Bytes, ConnectionCut>;
 
 async fn answer(
     shared: Arc<Shared>,
@@ -226,6 +223,9 @@ async fn answer(
             Ok(respond(StatusCode::OK, "text/xml", versions(&api)))
         }
         (&Method::GET | &Method::HEAD, "/screen") => handle_screen(&shared, request).await,
+        (_, path) if path == "/folder" || path.starts_with("/folder/") => {
+            handle_folder(&shared, request).await
+        }
         (&Method::GET, path) if path.starts_with("/ticket/") => {
             handle_ticket(&shared, request).await
         }
@@ -264,7 +264,7 @@ async fn handle_call(
         let mut state = shared.lock();
         state.calls.record(&request.method, request.operation_id.as_deref());
         let sessions_full = request.method == "Login" && state.sessions.is_full();
-        (state.fault_plan.take_disruption(&request.method), sessions_full)
+        (state.fault_plan.take_disruption(&[request.method.as_str()]), sessions_full)
     };
     shared.notify();
     if sessions_full {
@@ -293,17 +293,26 @@ async fn handle_screen(
         let query = head.uri.query().unwrap_or_default();
         match console::screen_picture(shared, cookie.as_deref(), &head.headers, query) {
             Ok(png) => Ok(respond(StatusCode::OK, "image/png", png)),
-            Err((status, text)) => {
-                let mut response = respond(status, "text/plain", text);
-                if status == StatusCode::UNAUTHORIZED {
-                    let basic = HeaderValue::from_static("Basic realm=\"VMware ESX\"");
-                    response.headers_mut().insert(WWW_AUTHENTICATE, basic);
-                }
-                Ok(response)
-            }
+            Err((status, text)) => Ok(refuse(status, text)),
         }
     };
-    disturb(shared, "/screen", record_http_call(shared, "/screen"), run).await
+    disturb(shared, "/screen", record_http_call(shared, &["/screen"]), run).await
+}
+
+/// `/folder/…`. A fault can disturb every use of it, or one method, such as `PUT /folder`.
+async fn handle_folder(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, ConnectionCut> {
+    let (head, body) = request.into_parts();
+    let own_name = format!("{} /folder", head.method);
+    let disruption = record_http_call(shared, &["/folder", &own_name]);
+    let (mishap, disruption) = match disruption {
+        Some(Disruption::Transfer(mishap)) => (mishap, None),
+        other => (TransferMishap::default(), other),
+    };
+    let run = datastore_files::answer(shared, &head, body, mishap);
+    disturb(shared, "/folder", disruption, run).await
 }
 
 /// `GET /ticket/<ticket>`
@@ -338,16 +347,19 @@ async fn handle_ticket(
             }
         }
     };
-    let disruption = record_http_call(shared, "/ticket");
+    let disruption = record_http_call(shared, &["/ticket"]);
     disturb(shared, "/ticket", disruption, run).await
 }
 
-/// Records a call that is no method of vim25. Returns its disruption.
-fn record_http_call(shared: &Shared, call: &str) -> Option<Disruption> {
+/// Records a call that is no method of vim25, and that can have several names. Returns its
+/// disruption.
+fn record_http_call(shared: &Shared, names: &[&str]) -> Option<Disruption> {
     let disruption = {
         let mut state = shared.lock();
-        state.calls.record(call, None);
-        state.fault_plan.take_disruption(call)
+        for name in names {
+            state.calls.record(name, None);
+        }
+        state.fault_plan.take_disruption(names)
     };
     shared.notify();
     disruption
@@ -365,8 +377,9 @@ async fn disturb(
         disruption = then.map(|then| *then);
     }
     match disruption {
-        // The loop before this match has run all hooks, so a hook cannot remain.
-        None | Some(Disruption::Hook(..)) => run.await,
+        // The loop before this match has run all hooks, so a hook cannot remain. Only the transfer
+        // of a file has a body that can be disturbed.
+        None | Some(Disruption::Hook(..) | Disruption::Transfer(_)) => run.await,
         Some(Disruption::Fault(fault)) => Ok(respond_soap(shared, method, Err(fault), None)),
         Some(Disruption::CloseBeforeRunning) => Err(ConnectionCut),
         Some(Disruption::CloseAfterRunning) => {
@@ -426,18 +439,6 @@ fn respond_soap(
     response
 }
 
-fn respond(
-    status: StatusCode,
-    content_type: &'static str,
-    body: impl Into<Bytes>,
-) -> Response<Body> {
-    let body = Full::new(body.into()).map_err(|never: Infallible| match never {});
-    let mut response = Response::new(BodyExt::boxed(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-}
-
 /// Changes the answer so that the connection is closed after half of its body.
 async fn cut_in_half(response: Response<Body>) -> Response<Body> {
     let (head, body) = response.into_parts();
@@ -446,19 +447,6 @@ async fn cut_in_half(response: Response<Body>) -> Response<Body> {
     let parts = stream::iter([Ok(Frame::data(half)), Err(ConnectionCut)]);
     let body: Pin<Box<_>> = Box::pin(parts);
     Response::from_parts(head, BodyExt::boxed(StreamBody::new(body)))
-}
-
-/// The value of the session cookie of a request, without its quotes. `None` if the request has no
-/// session cookie.
-fn session_cookie(headers: &HeaderMap) -> Option<String> {
-    headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(name, _)| *name == COOKIE_NAME)
-        .map(|(_, value)| value.trim().trim_matches('"').to_owned())
 }
 
 fn hex_with_colons(bytes: &[u8]) -> String {

@@ -8,6 +8,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
@@ -152,8 +156,17 @@ impl Sessions {
         LoginOutcome { cookie, result: Ok(()) }
     }
 
+    /// Whether the host serves a request that is no call: it has the cookie of a session, or the
+    /// account by basic authentication. The session counts as active.
+    pub fn admits(&mut self, cookie: Option<&str>, headers: &HeaderMap, now: Moment) -> bool {
+        let is_admitted = self.get(cookie).is_some()
+            || basic_login(headers).is_some_and(|(user, password)| self.accepts(&user, &password));
+        self.mark_active(cookie, now);
+        is_admitted
+    }
+
     /// Whether these are the user and the password of the account.
-    pub fn accepts(&self, user: &str, password: &str) -> bool {
+    fn accepts(&self, user: &str, password: &str) -> bool {
         !self.refuse_logins && user == self.username && password == self.password.expose_secret()
     }
 
@@ -252,6 +265,14 @@ impl Sessions {
             session.active_at = now.wall;
         }
     }
+}
+
+/// The user and the password of basic authentication.
+fn basic_login(headers: &HeaderMap) -> Option<(String, String)> {
+    let encoded = headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Basic ")?;
+    let text = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    let (user, password) = text.split_once(':')?;
+    Some((user.to_owned(), password.to_owned()))
 }
 
 impl Session {

@@ -16,6 +16,9 @@ pub struct InputAnswer {
     /// a text that the caller sent. The storage keeps neither what the screen showed (`seen`) nor
     /// `sent`.
     pub interruption: Option<Box<Failure>>,
+    /// What a call found that then waited for the output of a serial port, as JSON. `None` for
+    /// other calls.
+    pub result: Option<String>,
 }
 
 /// The result of the lookup of the key of a call that sends input.

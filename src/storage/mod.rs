@@ -1,13 +1,16 @@
 //! The storage of everything that outlives a restart: a trait with its contract, and the types of
 //! the trait's parameters and results.
 
+mod artifacts;
 mod audit;
 mod error;
+mod files;
 mod inputs;
 mod jobs;
 mod keys;
 mod leases;
 mod retention;
+mod serial;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,13 +26,16 @@ use crate::domain::lease::Lease;
 use crate::domain::machine::MachineIdentity;
 use crate::telemetry::audit as audit_log;
 
+pub use artifacts::{ArtifactFilter, ArtifactOrder, ArtifactStorage};
 pub use audit::{AuditCursor, AuditEntry, AuditFilter, AuditPage, InvalidAuditCursor};
 pub use error::StorageError;
+pub use files::FileStorage;
 pub use inputs::{InputAnswer, StoredInput};
 pub use jobs::{InvalidJobCursor, JobCursor, JobFilter, JobPage};
 pub use keys::{IdempotencyKey, KeyOwner, StoredKey};
 pub use leases::{ChangedLease, LeaseFilter, LeaseTransaction, StoredMachine};
 pub use retention::{AuditRetention, Purged, PurgedAudit, RecordRetention, Retention};
+pub use serial::{SerialStorage, StoredSerialPort};
 pub use tokens::{StoredToken, TokenUse};
 
 /// Jobs, leases, idempotency keys, answers of input, tokens and the audit.

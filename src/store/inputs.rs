@@ -16,11 +16,11 @@ const INSERT: &str = "INSERT INTO input_keys \
      (caller, method, path, key, fingerprint, created_at) VALUES ($1, $2, $3, $4, $5, $6)";
 
 const ANSWER: &str = "UPDATE input_keys SET finished_at = $5, sent_events = $6, \
-     sent_characters = $7, interruption = $8 \
+     sent_characters = $7, interruption = $8, result = $9 \
      WHERE caller = $1 AND method = $2 AND path = $3 AND key = $4 AND finished_at IS NULL";
 
-const FIND: &str = "SELECT fingerprint, finished_at, sent_events, sent_characters, interruption \
-     FROM input_keys WHERE caller = $1 AND method = $2 AND path = $3 AND key = $4";
+const FIND: &str = "SELECT fingerprint, finished_at, sent_events, sent_characters, interruption, \
+     result FROM input_keys WHERE caller = $1 AND method = $2 AND path = $3 AND key = $4";
 
 /// Adds the key of a call that sends input.
 pub struct InsertInput(pub IdempotencyKey);
@@ -74,7 +74,7 @@ impl Write for SaveInputAnswer {
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
         if let Some((key, answer)) = &self.answer {
             let IdempotencyKey { caller, method, path, key, fingerprint: _, created_at: _ } = key;
-            let InputAnswer { sent, finished_at, interruption: _ } = answer;
+            let InputAnswer { sent, finished_at, interruption: _, result } = answer;
             sqlx::query(ANSWER)
                 .bind(caller)
                 .bind(method)
@@ -84,6 +84,7 @@ impl Write for SaveInputAnswer {
                 .bind(i64::from(sent.events))
                 .bind(i64::from(sent.characters))
                 .bind(&self.interruption)
+                .bind(result)
                 .execute(transaction.statement())
                 .await?;
         }
@@ -120,6 +121,7 @@ fn read(key: &IdempotencyKey, row: &SqliteRow) -> Result<StoredInput, StorageErr
             },
             finished_at,
             interruption: interruption.map(Box::new),
+            result: row.try_get("result")?,
         }),
         None => None,
     };

@@ -24,6 +24,10 @@ impl Write for RecordLastSeen {
             .await
             .map(drop)
     }
+
+    fn is_one_statement(&self) -> bool {
+        true
+    }
 }
 
 /// Reads the time at which otter was last running. `None` if it was never recorded.

@@ -1,6 +1,6 @@
 //! The table of leases, and the table of the machines' stored state (`kept_machines`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -211,18 +211,43 @@ pub async fn list(
     after: Option<&Lease>,
     limit: u32,
 ) -> Result<Vec<Lease>, StorageError> {
-    let mut query = QueryBuilder::<Sqlite>::new(
-        "SELECT id, document_version, document FROM leases WHERE 1 = 1",
-    );
-    let LeaseFilter { states, machine, pool, holder, reference } = filter;
-    if !states.is_empty() {
-        query.push(" AND state IN (");
-        let mut list = query.separated(", ");
-        for state in states {
-            list.push_bind(state.as_str());
+    let rows = list_query(filter, after, limit).build().fetch_all(reader.statement()).await?;
+    rows.iter().map(read).collect()
+}
+
+const NEWEST_FIRST: &str = " ORDER BY created_at DESC, id DESC LIMIT ";
+
+/// The query for the leases that match the filter and are older than `after`, newest first.
+fn list_query(filter: &LeaseFilter, after: Option<&Lease>, limit: u32) -> QueryBuilder<Sqlite> {
+    let most = i64::from(limit);
+    let states: BTreeSet<&'static str> = filter.states.iter().map(|state| state.as_str()).collect();
+    let mut query =
+        QueryBuilder::<Sqlite>::new("SELECT id, document_version, document FROM leases WHERE ");
+    if states.is_empty() {
+        query.push("1 = 1");
+        push_conditions(&mut query, filter, after);
+    } else {
+        // The newest leases of each state are read separately, because the index has them in this
+        // order. Otherwise SQLite would search all leases for a page of a rare state.
+        query.push("id IN (SELECT id FROM (");
+        for (number, state) in states.into_iter().enumerate() {
+            query.push(if number == 0 { "SELECT * FROM (" } else { " UNION ALL SELECT * FROM (" });
+            query.push(
+                "SELECT created_at, id FROM leases INDEXED BY leases_by_state WHERE state = ",
+            );
+            query.push_bind(state);
+            push_conditions(&mut query, filter, after);
+            query.push(NEWEST_FIRST).push_bind(most).push(") AS part");
         }
-        query.push(")");
+        query.push(") AS newest").push(NEWEST_FIRST).push_bind(most).push(")");
     }
+    query.push(NEWEST_FIRST).push_bind(most);
+    query
+}
+
+/// Adds the conditions of the filter to the query, except those on the state.
+fn push_conditions(query: &mut QueryBuilder<Sqlite>, filter: &LeaseFilter, after: Option<&Lease>) {
+    let LeaseFilter { states: _, machine, pool, holder, reference } = filter;
     let machine = machine.as_ref().map(MachineId::backend_text);
     let columns = [
         (" AND machine = ", machine),
@@ -239,9 +264,6 @@ pub async fn list(
         query.push(" AND (created_at, id) < (").push_bind(microseconds(after.created_at));
         query.push(", ").push_bind(after.id.to_string()).push(")");
     }
-    query.push(" ORDER BY created_at DESC, id DESC LIMIT ").push_bind(i64::from(limit));
-    let rows = query.build().fetch_all(reader.statement()).await?;
-    rows.iter().map(read).collect()
 }
 
 /// Reads the stored state of all machines.
@@ -286,4 +308,35 @@ pub fn read(row: &SqliteRow) -> Result<Lease, StorageError> {
     let text: &str = row.try_get("document")?;
     document::decode_lease(version, text)
         .map_err(|source| StorageError::unreadable(format!("lease {id}"), source))
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::AssertSqlSafe;
+
+    use super::*;
+    use crate::domain::lease::LeaseState;
+    use crate::store::Store;
+    use crate::store::samples;
+
+    #[tokio::test]
+    async fn no_page_of_a_state_is_searched_among_all_leases() {
+        let store = Store::in_memory().await.unwrap();
+        let last = samples::lease(1, LeaseState::Queued, None);
+        for after in [None, Some(&last)] {
+            for states in [vec![LeaseState::Queued], vec![LeaseState::Queued, LeaseState::Failed]] {
+                let filter = LeaseFilter { states, ..LeaseFilter::default() };
+                let query = list_query(&filter, after, 100);
+                let explain = format!("EXPLAIN QUERY PLAN {}", query.sql().as_str());
+                let mut connection = store.0.writer_connection().await;
+                let explain = sqlx::query(AssertSqlSafe(explain));
+                let rows = explain.fetch_all(&mut *connection).await.unwrap();
+                let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+                let reads = || plan.iter().filter(|step| step.contains(" leases"));
+                let of_state = reads().filter(|step| step.contains("leases_by_state (state=?"));
+                assert_eq!(of_state.count(), filter.states.len(), "{plan:#?}");
+                assert!(reads().all(|step| step.starts_with("SEARCH leases USING")), "{plan:#?}");
+            }
+        }
+    }
 }

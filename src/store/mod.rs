@@ -9,11 +9,13 @@
 //! what PostgreSQL also understands.
 
 mod archive;
+mod artifacts;
 mod audit;
 mod backup;
 #[cfg(test)]
 mod backup_tests;
 mod created_snapshots;
+mod datastore_files;
 pub mod document;
 mod error;
 mod examine;
@@ -39,6 +41,7 @@ mod restore;
 #[path = "../../tests/storage/samples.rs"]
 mod samples;
 mod schema;
+mod serial_ports;
 mod sqlite_errors;
 mod state_directory;
 mod storage;

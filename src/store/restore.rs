@@ -22,6 +22,7 @@ use super::job_writes::{self, JobWrite, OpenJobs};
 use super::jobs;
 use super::leases::{self, SaveLeases};
 use super::open;
+use super::serial_ports::RaiseOffsets;
 use super::sqlite_errors::refusal;
 use super::transaction::{Transaction, Write};
 use super::{StoreError, maintenance, migrate, schema, state_directory};
@@ -135,6 +136,7 @@ async fn end_unfinished_work(
     end_jobs(&mut transaction, now, &mut restored).await?;
     end_leases(&mut transaction, now, &mut restored).await?;
     raise_fences(&mut transaction, now).await?;
+    RaiseOffsets.apply(&mut Transaction::new(&mut transaction, &AtomicU64::new(0))).await?;
     audit_restore(&mut transaction, now, &restored.manifest).await?;
     transaction.commit().await?;
     connection.close().await?;

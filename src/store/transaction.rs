@@ -16,6 +16,12 @@ pub trait Write: Send + Sync + 'static {
     /// An error rolls the whole transaction back, with all its writes. A write that is refused and
     /// changes nothing should therefore say so in its output.
     async fn apply(&self, transaction: &mut Transaction<'_>) -> Result<Self::Output, sqlx::Error>;
+
+    /// Whether the write is one statement, which then needs no `BEGIN` and `COMMIT` if it is
+    /// committed alone.
+    fn is_one_statement(&self) -> bool {
+        false
+    }
 }
 
 /// The current transaction of the writer. It counts the statements that run in it.

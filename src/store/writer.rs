@@ -109,6 +109,7 @@ struct JobRequest {
 trait PendingWrite: Send {
     async fn apply(&mut self, transaction: &mut Transaction<'_>) -> Result<(), sqlx::Error>;
     fn finish(self: Box<Self>, committed: Result<(), Refusal>);
+    fn is_one_statement(&self) -> bool;
 }
 
 #[async_trait]
@@ -120,6 +121,10 @@ impl<W: Write> PendingWrite for WriteRequest<W> {
 
     fn finish(self: Box<Self>, committed: Result<(), Refusal>) {
         reply(self.reply, self.output, committed);
+    }
+
+    fn is_one_statement(&self) -> bool {
+        self.write.is_one_statement()
     }
 }
 
@@ -327,13 +332,16 @@ async fn transaction(
 ) -> Result<(), TransactionError> {
     let inner = &store.0;
     let mut connection = inner.writer.connection.lock().await;
-    let is_one_statement = group.iter().all(|request| match request {
-        Request::Job(request) => request.write.is_one_statement(),
-        Request::Other(_) => false,
-    });
+    let is_one_statement = match &*group {
+        [Request::Other(request)] => request.is_one_statement(),
+        requests => requests.iter().all(|request| match request {
+            Request::Job(request) => request.write.is_one_statement(),
+            Request::Other(_) => false,
+        }),
+    };
     let outcome = if is_one_statement {
         let mut transaction = Transaction::new(&mut connection, &inner.statements);
-        let applied = apply_jobs(&mut transaction, open_jobs, group).await;
+        let applied = apply_alike(&mut transaction, open_jobs, group).await;
         applied.map_err(TransactionError::from_only_statement)
     } else {
         inner.statements.fetch_add(2, Ordering::Relaxed);
@@ -361,13 +369,22 @@ async fn try_transaction(
     run_statement(connection, "BEGIN IMMEDIATE").await.map_err(TransactionError::Begin)?;
     for neighbours in group.chunk_by_mut(|one, other| one.is_job() && other.is_job()) {
         let mut counted = Transaction::new(connection, &store.0.statements);
-        let applied = match neighbours {
-            [Request::Other(request)] => request.apply(&mut counted).await,
-            jobs => apply_jobs(&mut counted, open_jobs, jobs).await,
-        };
+        let applied = apply_alike(&mut counted, open_jobs, neighbours).await;
         applied.map_err(TransactionError::Statement)?;
     }
     run_statement(connection, "COMMIT").await.map_err(TransactionError::Commit)
+}
+
+/// Applies one write, or the writes of jobs.
+async fn apply_alike(
+    transaction: &mut Transaction<'_>,
+    open_jobs: &mut OpenJobs,
+    alike: &mut [Request],
+) -> Result<(), sqlx::Error> {
+    match alike {
+        [Request::Other(request)] => request.apply(transaction).await,
+        jobs => apply_jobs(transaction, open_jobs, jobs).await,
+    }
 }
 
 /// Applies the writes of jobs that are among these requests.

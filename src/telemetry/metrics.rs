@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -18,8 +18,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::artifacts::ArtifactMetrics;
 use super::leases::LeaseMetrics;
 use super::screens::ScreenMetrics;
+use super::serial::SerialMetrics;
 
 /// The media type of the text that [`Metrics::text`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -39,12 +41,14 @@ pub struct Metrics(Arc<Inner>);
 
 struct Inner {
     registry: Registry,
-    sample: OnceLock<SampleFunction>,
+    sample: Mutex<Option<SampleFunction>>,
     http: HttpRequests,
     jobs_accepted: Family<KindLabels, Counter>,
     jobs_ended: Family<JobEndLabels, Histogram, fn() -> Histogram>,
     leases: LeaseMetrics,
     screens: ScreenMetrics,
+    serial: SerialMetrics,
+    artifacts: ArtifactMetrics,
     unmatched_patterns: Family<SettingLabels, Gauge>,
     soap: Family<SoapLabels, Histogram, fn() -> Histogram>,
     session_up: Gauge,
@@ -73,7 +77,7 @@ pub struct SampledMetrics {
     pub store_failing: Gauge,
 }
 
-type SampleFunction = Box<dyn Fn(&Metrics) + Send + Sync>;
+type SampleFunction = Arc<dyn Fn(&Metrics) + Send + Sync>;
 
 type HttpRequests = Family<HttpLabels, Histogram, fn() -> Histogram>;
 
@@ -216,6 +220,8 @@ impl Default for Metrics {
         );
         let leases = LeaseMetrics::register(&mut table);
         let screens = ScreenMetrics::register(&mut table);
+        let serial = SerialMetrics::register(&mut table);
+        let artifacts = ArtifactMetrics::register(&mut table);
         let unmatched_patterns = Family::default();
         table.register(
             "unmatched_patterns",
@@ -251,12 +257,14 @@ impl Default for Metrics {
 
         Self(Arc::new(Inner {
             registry: table,
-            sample: OnceLock::new(),
+            sample: Mutex::default(),
             http,
             jobs_accepted,
             jobs_ended,
             leases,
             screens,
+            serial,
+            artifacts,
             unmatched_patterns,
             soap,
             session_up,
@@ -271,12 +279,16 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Registers a function that is called before each scrape. It must set the [`SampledMetrics`].
-    /// If this method is called again, the new function is ignored.
+    /// Registers the function that is called before each scrape. It must set the
+    /// [`SampledMetrics`].
     pub fn before_scrape(&self, sample: impl Fn(&Self) + Send + Sync + 'static) {
-        // An error is ignored: it only means that a function is registered already, and the
-        // composition root calls this method once.
-        drop(self.0.sample.set(Box::new(sample)));
+        *self.sample() = Some(Arc::new(sample));
+    }
+
+    /// Drops the function that is called before each scrape. It holds the services, which hold the
+    /// metrics, so without this call none of them is ever dropped.
+    pub fn forget_sample(&self) {
+        self.sample().take();
     }
 
     /// All metrics as text in the `OpenMetrics` format, which Prometheus reads.
@@ -284,12 +296,17 @@ impl Metrics {
     /// # Errors
     /// Never fails in practice, because writing to a `String` does not fail.
     pub fn text(&self) -> Result<String, fmt::Error> {
-        if let Some(sample) = self.0.sample.get() {
+        let sample = self.sample().clone();
+        if let Some(sample) = sample {
             sample(self);
         }
         let mut text = String::new();
         encode(&mut text, &self.0.registry)?;
         Ok(text)
+    }
+
+    fn sample(&self) -> MutexGuard<'_, Option<SampleFunction>> {
+        self.0.sample.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[must_use]
@@ -331,10 +348,22 @@ impl Metrics {
         &self.0.leases
     }
 
+    /// The metrics of serial ports.
+    #[must_use]
+    pub fn serial(&self) -> &SerialMetrics {
+        &self.0.serial
+    }
+
     /// The metrics of screens.
     #[must_use]
     pub fn screens(&self) -> &ScreenMetrics {
         &self.0.screens
+    }
+
+    /// The metrics of artifacts and of recordings.
+    #[must_use]
+    pub fn artifacts(&self) -> &ArtifactMetrics {
+        &self.0.artifacts
     }
 
     /// Records a call to the host.
@@ -454,7 +483,7 @@ mod tests {
         let text = metrics.text().unwrap();
         let types = text.lines().filter(|line| line.starts_with("# TYPE otter_")).count();
         let helps = text.lines().filter(|line| line.starts_with("# HELP otter_")).count();
-        assert_eq!((types, helps), (32, 32), "{text}");
+        assert_eq!((types, helps), (39, 39), "{text}");
         assert!(text.ends_with("# EOF\n"));
         for (name, expected) in [
             (

@@ -7,6 +7,9 @@ use otter::simulator::{Pace, Scenario};
 /// The most allocations of a GET of one machine.
 const ONE_MACHINE: u64 = 75;
 
+/// The most bytes of the future of a call, without its handler.
+const A_CALL: u64 = 6_500;
+
 async fn many(machines: usize) -> Lab {
     let pace = Pace::Auto { scale: 0.0 };
     let scenario = Scenario::generated(machines);
@@ -21,6 +24,18 @@ async fn a_read_of_one_machine_allocates_the_same_with_ten_and_a_thousand_machin
         assert_eq!(status, 200);
         assert!(count <= ONE_MACHINE, "{machines} machines: {count} allocations");
     }
+}
+
+/// What a call keeps while it waits, before its handler: 10,000 calls may wait.
+#[tokio::test]
+async fn a_call_keeps_few_bytes() {
+    let lab = many(1).await;
+    let mut service = lab.service.clone();
+    let path = "/v1/machines/1/wait?until=question";
+    let request = http::Request::get(path).body(axum::body::Body::empty()).unwrap();
+    let (answer, made) = count_allocations(|| tower::Service::call(&mut service, request));
+    assert!(made.bytes < A_CALL, "{made:?}");
+    drop(answer);
 }
 
 #[test]

@@ -45,7 +45,7 @@ async fn unknown_objects_are_not_found() {
         "/v1/jobs/01936f5e-8c00-7000-8000-000000000001?wait=5s",
         "/problems/none",
         "/v1",
-        "/",
+        "/page/none.js",
         "/v2/machines",
     ] {
         let problem = lab.get(path).await.problem(404, "not-found");
@@ -320,6 +320,11 @@ async fn a_body_is_a_json_object_with_known_fields() {
     }
     let near = send(&lab, POWER, json, "{\"acton\": \"off\"}").await;
     assert!(near.str("detail").contains("Did you mean action?"), "{}", near.text);
+    let far = r#"{"any": [{"text": "login"}], "wait": "5m"}"#;
+    let far = send(&lab, "/v1/machines/16/screen/wait", json, far).await;
+    let far = far.problem(400, "invalid-request").points_at("/wait", "unknown-field");
+    let detail = far.str("detail");
+    assert!(detail.contains("wake") && !detail.contains("Did you mean"), "{detail}");
     let deep = format!("{{\"action\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
     send(&lab, POWER, json, deep).await.problem(400, "invalid-request").points_at("", "not-json");
     send(&lab, POWER, json, &b"{\"action\": \"\xff\"}"[..])

@@ -67,7 +67,8 @@ async fn an_address_appears_after_a_start_and_cidr_selects_it() {
     // The machine has a link-local address, which does not count.
     for other in ["192.168.0.0/16", "fe80::/10"] {
         let path = format!("/v1/machines/32/wait?until=ip&cidr={other}&wait=0");
-        lab.get(&path).await.problem(504, "wait-timeout");
+        let late = lab.get(&path).await.problem(504, "wait-timeout");
+        assert!(late.str("detail").contains(&format!("ip in {other} ")), "{}", late.text);
     }
     lab.wait_for_end(&job).await;
     lab.power_and_wait("ci-runner-2", "off").await;

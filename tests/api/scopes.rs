@@ -106,6 +106,7 @@ async fn every_operation_treats_a_machine_out_of_scope_like_an_unknown_one() {
             "kill_machine",
             "create_lease",
             "find_machine",
+            "list_artifacts",
             "list_jobs",
             "list_leases",
             "stream_events",

@@ -212,6 +212,8 @@ async fn a_listed_page_may_send_and_read_each_header_of_the_document() {
     let events = Answer::from_parts(events.status().as_u16(), events.headers().clone(), Vec::new());
     let refused =
         lab.get_with("/v1/machines/none", &[("origin", LISTED)]).await.problem(404, "not-found");
+    let picture =
+        lab.get_with("/v1/machines/17/screen.png", &[("origin", LISTED)]).await.expect(200);
     let transport = [
         "date",
         "connection",
@@ -222,7 +224,7 @@ async fn a_listed_page_may_send_and_read_each_header_of_the_document() {
         "x-accel-buffering",
     ];
     let safelisted = ["cache-control", "content-length", "content-type"];
-    for answer in [read, find, started, waited, again, events, refused] {
+    for answer in [read, find, started, waited, again, events, refused, picture] {
         assert_eq!(answer.header("access-control-allow-origin"), Some(LISTED));
         assert!(lists(&answer, "vary").contains(&"origin".to_owned()));
         for name in answer.headers.keys().map(reqwest::header::HeaderName::as_str) {

@@ -18,19 +18,22 @@ import sys
 
 import changes
 import clients
+import files
 import growth
 import memory
+import page
 import power
 import reads
 import report
 import screens
+import serial_ports
 import start
 import submissions
 from noise import Watch
 from processes import Bench, Host, Otter, Unusable, unused_machines
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROWS = range(1, 12)
+ROWS = range(1, 15)
 QUICK_ROWS = (1, 2, 4, 5, 9)
 
 
@@ -62,7 +65,7 @@ def parse(arguments):
     )
     parser.add_argument("--turns", type=at_least_five, help="5 or more (default: 5, quick; 7)")
     parser.add_argument(
-        "--ports", type=int, default=18600, metavar="FIRST", help="the first of 16 ports"
+        "--ports", type=int, default=18600, metavar="FIRST", help="the first of 21 ports"
     )
     parser.add_argument(
         "--show", type=pathlib.Path, metavar="FILE", help="print the report of an earlier run"
@@ -249,6 +252,18 @@ class Measurement:
     def row_11(self):
         work = lambda host, otter: screens.measure(self.bench, host, otter, self.turns)
         return lambda: screens.start(self.bench), work
+
+    def row_12(self):
+        drained, recorded = (3, 30) if self.quick else (10, 600)
+        work = lambda host: serial_ports.measure(self.bench, host, self.turns, drained, recorded)
+        return lambda: serial_ports.start(self.bench), work
+
+    def row_13(self):
+        work = lambda host, otter: files.measure(self.bench, host, otter, self.turns)
+        return lambda: files.start(self.bench), work
+
+    def row_14(self):
+        return self.host_and_otter, lambda _, otter: page.measure(self.bench, otter, self.turns)
 
 
 def commit():

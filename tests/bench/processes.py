@@ -30,6 +30,11 @@ PORTS = {
     "the host with screens": 13,
     "the admin endpoint of screens": 14,
     "otter with screens": 15,
+    "the host with serial ports": 16,
+    "the admin endpoint of serial ports": 17,
+    "otter with serial ports": 18,
+    "the host with files": 19,
+    "otter with files": 20,
 }
 
 
@@ -146,14 +151,17 @@ class Program:
 
 class Host(Program):
     """`otter simulate`, with generated machines or with those of a scenario file. `admin` is the
-    name of the port of its admin endpoint.
+    name of the port of its admin endpoint, and `files` the folder with its datastores.
     """
 
-    def __init__(self, bench, name, machines=None, pace=0, scenario=None, admin=None):
+    def __init__(
+        self, bench, name, machines=None, pace=0, scenario=None, admin=None, files=None
+    ):
         self.port = bench.port(name)
         command = [bench.binaries / "otter", "simulate", "--listen", f"127.0.0.1:{self.port}"]
         command += ["--scenario", scenario] if scenario else ["--machines", machines]
         command += ["--pace", pace]
+        command += ["--files", files] if files else []
         if admin:
             self.admin_port = bench.port(admin)
             command += ["--admin", f"127.0.0.1:{self.admin_port}"]

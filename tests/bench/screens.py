@@ -191,13 +191,13 @@ class Connection:
     def __exit__(self, *_):
         self.http.close()
 
-    def call(self, method, path, body=None):
-        """The body of an answer with the status 200."""
+    def call(self, method, path, body=None, statuses=(200,)):
+        """The body of an answer with one of these statuses."""
         headers = {} if body is None else {"Content-Type": "application/json"}
         self.http.request(method, path, None if body is None else json.dumps(body), headers)
         answer = self.http.getresponse()
         content = answer.read()
-        if answer.status != 200:
+        if answer.status not in statuses:
             raise Unusable(f"{method} {path} was answered with {answer.status}: {content[:500]}")
         return content
 

@@ -21,8 +21,10 @@ import unittest
 from unittest import mock
 
 import bench
+import files
 import report
 import screens
+import serial_ports
 import viewers
 from figures import (
     MET,
@@ -303,6 +305,162 @@ class Screens(unittest.TestCase):
         self.assertIn("console-busy", str(failure.exception))
 
 
+class SerialPorts(unittest.TestCase):
+    def setUp(self):
+        small = {"MACHINES": 2, "RATE": 64_000, "LONG": 6_400, "READS": 3, "WINDOW": 0.1}
+        patched = mock.patch.multiple(serial_ports, **small)
+        patched.start()
+        self.addCleanup(patched.stop)
+        self.otter = FakePorts()
+
+    def test_the_scenario_has_running_machines_that_listen(self):
+        scenario = tomllib.loads(serial_ports.scenario_text((1, 2)))
+        of_machines = [(m["id"], m["power"]) for m in scenario["machines"]]
+        self.assertEqual(of_machines, [("1", "on"), ("2", "on")])
+        self.assertEqual(scenario["machines"][1]["serial_ports"], [{"uri": "tcp://:0"}])
+
+    def test_each_byte_of_the_output_is_known(self):
+        output = serial_ports.output(200)
+        self.assertTrue(output.startswith(b"0000000000000000 abc"), output)
+        self.assertEqual(output[64:82], b"0000000000000001 a")
+        self.assertEqual([serial_ports.output_at(at) for at in range(200)], list(output))
+
+    def test_ports_that_are_drained_lose_nothing(self):
+        for figure in self.drained():
+            self.assertEqual((figure.row, len(figure.samples())), (12, 2), figure)
+        _, lost, used = self.drained()
+        self.assertEqual((lost.name, lost.otter), ("2 ports at 0.064 MB/s, lost", [0, 0]))
+        self.assertGreater(min(used.otter), 0)
+
+    def test_bytes_that_are_missing_and_bytes_that_differ_are_lost(self):
+        total = 64_000
+        for change, expected in (
+            (lambda log: log[:-100], 2 * 100),
+            (lambda log: log[:50] + b"?" + log[51:], 2 * total),
+        ):
+            self.otter.change = change
+            self.assertEqual(self.drained()[1].otter, [expected, expected])
+        self.otter.change, self.otter.has_gaps = lambda log: log, True
+        self.assertEqual(self.drained()[1].otter, [2 * total, 2 * total])
+
+    def test_the_first_byte_of_a_long_log_is_the_right_one(self):
+        figures = serial_ports.long_log(self.otter, self.otter, 2)
+        self.assertEqual([len(figure.otter) for figure in figures], [2, 2])
+        self.otter.change = lambda log: b"?" + log[1:]
+        with self.assertRaises(Unusable) as failure:
+            serial_ports.long_log(self.otter, self.otter, 1)
+        self.assertIn("begins with b'?'", str(failure.exception))
+
+    def test_a_recording_that_ends_is_not_measured(self):
+        with tempfile.TemporaryDirectory() as folder:
+            self.otter.state = pathlib.Path(folder)
+            for lease in ("lease-1", "lease-2"):
+                file = self.otter.state / "recordings" / lease / "ttyS0.rec"
+                file.parent.mkdir(parents=True)
+                file.write_bytes(bytes(2**20))
+            shares, largest = self.recorded()
+            self.assertEqual((len(shares.otter), largest.otter), (2, [1.0]))
+            with mock.patch.object(serial_ports, "is_recorded", side_effect=[1, 1, 1, 0]):
+                with self.assertRaises(Unusable) as failure:
+                    self.recorded()
+        self.assertIn("has ended", str(failure.exception))
+
+    def drained(self):
+        return serial_ports.drain(self.otter, self.otter, 2, 1)
+
+    def recorded(self):
+        return serial_ports.recordings(self.otter, self.otter, 2, 0.1)
+
+
+class Files(unittest.TestCase):
+    def test_each_figure_has_its_samples_and_every_byte_is_transferred(self):
+        small = {"HOST_SCHEME": "http", "FILE": 2, "LARGE": 64, "SMALL": 1, "AT_ONCE": 4, "RATE": 1}
+        with tempfile.TemporaryDirectory() as folder, FakeStore() as store:
+            of_run = Bench(folder, pathlib.Path(folder) / "work", 1, sys.executable, "")
+            of_run.tool = fake_tool
+            with of_run.programs, mock.patch.multiple(files, **small):
+                for size in (1, 2, 64):
+                    files.sparse(files.local(of_run, size), size)
+                figures = files.measure(of_run, store, store, 2)
+        lengths = {figure.name: len(figure.samples()) for figure in figures}
+        for way in ("a download", "an upload"):
+            self.assertEqual(lengths.pop(f"memory during {way} of 64 MiB"), 1)
+        self.assertEqual(set(lengths.values()), {2}, lengths)
+        for figure in figures:
+            self.assertEqual(figure.row, 13)
+            self.assertIsNotNone(figure.goal)
+            self.assertTrue(all(sample > 0 for sample in figure.samples()), figure)
+        by_name = {figure.name: figure for figure in figures}
+        self.assertEqual(by_name["a read during 4 transfers, p99"].otter, [0.3, 0.3])
+        self.assertEqual(by_name["memory during 4 transfers at once"].otter, [32, 32])
+        straight = "/folder/iso/by-host.iso?dcPath=ha-datacenter&dsName=datastore1"
+        through = "/v1/datastores/name:datastore1/file?path=iso/by-otter.iso&replace=true"
+        for path in (straight, through):
+            self.assertEqual(store.uploads.count((path, 2 * files.MIB)), 2, store.uploads)
+
+    def test_a_transfer_that_is_refused_ends_the_run_with_its_words(self):
+        with FakeStore() as store, self.assertRaises(Unusable) as failure:
+            files.finish(files.through(store).start_download("none"))
+        self.assertIn("A transfer ended with 22", str(failure.exception))
+
+
+def fake_tool(name, *arguments):
+    """In place of otter-bench."""
+    micros = [100.0, 300.0]
+    if name == "get":
+        return {"/v1/machines/1": {"micros": micros}}
+    return {"rounds": [{"micros": micros}]}
+
+
+class FakeStore(http.server.ThreadingHTTPServer):
+    """Serves files as otter and as the host do. A name says how many MiB the file has."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), FakeStoreHandler)
+        self.address = f"127.0.0.1:{self.server_address[1]}"
+        # The paths of the uploads, and how many bytes came.
+        self.uploads = []
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, *_):
+        """A client has gone."""
+
+    def anonymous_bytes(self):
+        return 32 * files.MIB
+
+
+class FakeStoreHandler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        size = self.path.partition("iso/")[2].partition("-mib.iso")[0]
+        if not size.isdecimal():
+            return self.send_error(404)
+        self.send_response(200)
+        self.send_header("Content-Length", str(int(size) * files.MIB))
+        self.end_headers()
+        for _ in range(int(size)):
+            self.wfile.write(bytes(files.MIB))
+
+    def do_PUT(self):
+        left = int(self.headers["Content-Length"])
+        while left and (part := self.rfile.read(min(left, 65_536))):
+            left -= len(part)
+        self.server.uploads.append((self.path, int(self.headers["Content-Length"]) - left))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
 HANDSHAKE = (
     b"RFB 003.008\n\1\1\0\0\0\0" + struct.pack(">HH16xI", 720, 400, 4) + b"name"
 )
@@ -381,6 +539,71 @@ class FakeOtter(http.server.ThreadingHTTPServer):
         return self.used
 
 
+class FakePorts:
+    """Answers as otter does for serial ports and leases, and outputs as guests do."""
+
+    def __init__(self):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakePortsHandler)
+        server.ports = self
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        self.port = server.server_address[1]
+        # The bytes before the output of each machine, and the output.
+        self.outputs = {}
+        self.change = lambda log: log
+        self.has_gaps = False
+        self.used = 0.0
+
+    def wait_for(self, what, condition, seconds=60):
+        assert condition(), what
+
+    def processor_seconds(self):
+        self.used += 0.001
+        return self.used
+
+    def flood(self, machine, rate, total):
+        if rate and total:
+            before, output = self.outputs.get(machine, (0, b""))
+            self.outputs[machine] = before + len(output), serial_ports.output(total)
+
+    def open_and_close_all(self, machines, seconds):
+        """Nothing is shown."""
+
+
+class FakePortsHandler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        ports = self.server.ports
+        parts = self.path.split("/")
+        if parts[2] == "leases":
+            return self.answer(200, {"recording": {"state": "recording"}})
+        before, output = ports.outputs.get(int(parts[3]), (0, b""))
+        if parts[-1] == "serial":
+            end = before + len(output)
+            gaps = [{"offset": end}] if ports.has_gaps else []
+            port = {"access": "open", "next_offset": end, "gaps": gaps}
+            return self.answer(200, {"ports": [port]})
+        since = int(self.path.partition("since=")[2])
+        self.answer(200, ports.change(output[since - before :]))
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/v1/leases":
+            return self.answer(201, {"id": f"lease-{body['select']['machine']}"})
+        self.answer(200, {})
+
+    def answer(self, status, body):
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(content)
+
+
 class FakeHandler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -449,7 +672,7 @@ class CommandLine(unittest.TestCase):
             self.assertIn(option, done.stdout)
 
     def test_wrong_options_are_refused(self):
-        for wrong in (["--rows", "12"], ["--rows", "a"], ["--turns", "4"], ["--nothing"]):
+        for wrong in (["--rows", "15"], ["--rows", "a"], ["--turns", "4"], ["--nothing"]):
             with contextlib.redirect_stderr(io.StringIO()), self.assertRaises(SystemExit):
                 bench.parse(wrong)
 

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use otter::domain::call::{Evidence, HostCall};
 use otter::domain::ids::{JobId, MachineId, TaskId};
 use otter::hypervisor::{
-    Accepted, CallError, Capability, Fact, Facts, HostError, HostErrorKind, Hypervisor, Observer,
-    ScreenConnection, ScreenObject, SessionState, SessionStatus, TaskStatus,
+    Accepted, CallError, Capability, Fact, Facts, GuestRestart, HostError, HostErrorKind,
+    Hypervisor, Observer, ScreenConnection, ScreenObject, SessionState, SessionStatus, TaskStatus,
 };
 use secrecy::SecretString;
 use serde_json::{Map, Value};
@@ -295,6 +295,7 @@ impl Hypervisor for BrokenBackend {
                     consolidation_needed: None,
                     host_boot_time: None,
                     recent_tasks: Vec::new(),
+                    media: otter::domain::media::BootMedia::default(),
                 }),
                 _ => Err(error),
             }),
@@ -402,8 +403,10 @@ impl Observer for BrokenObserver {
             }
             M::RevertReportedAsReset => {
                 for fact in &mut facts.changes {
-                    if let Fact::GuestRestarted { reverted, .. } = fact {
-                        *reverted = false;
+                    if let Fact::GuestRestarted { by, .. } = fact
+                        && *by == GuestRestart::Revert
+                    {
+                        *by = GuestRestart::Reset;
                     }
                 }
             }

@@ -2,11 +2,14 @@
 //! disks, and the subcommands.
 
 mod access_log;
+mod artifacts;
 mod audit;
 mod backup;
 mod check_config;
 mod crash;
 mod doctor;
+mod files;
+mod files_command;
 mod input_keys;
 mod leaks;
 mod lease_crowd;

@@ -38,13 +38,13 @@ async fn finish_task(host: &Simulator) {
 }
 
 /// A daemon that survives writes beyond the file size limit, and its log.
-struct LimitedDaemon {
-    daemon: Daemon,
+pub struct LimitedDaemon {
+    pub daemon: Daemon,
     log: std::path::PathBuf,
 }
 
 impl LimitedDaemon {
-    async fn start(host: &Simulator, state: &Path) -> Self {
+    pub async fn start(host: &Simulator, state: &Path) -> Self {
         let config = state.with_extension("toml");
         std::fs::write(&config, "[esx]\nsettle = \"1s\"\n").unwrap();
         let log = state.with_extension("log");
@@ -68,7 +68,7 @@ impl LimitedDaemon {
     }
 
     /// Makes all writes of the daemon to files fail, or succeed again.
-    fn set_disk_full(&self, full: bool) {
+    pub fn set_disk_full(&self, full: bool) {
         let Rlimit { current, maximum } = getrlimit(Resource::Fsize);
         let current = if full { Some(0) } else { current };
         prlimit(Some(self.daemon.pid()), Resource::Fsize, Rlimit { current, maximum }).unwrap();

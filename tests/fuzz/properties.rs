@@ -22,12 +22,13 @@ use otter::service::event_stream::Version;
 use otter::service::inventory::InventoryContents;
 use otter::service::screens::png;
 use otter::storage::JobCursor;
+use otter::telnet::{Identification, Telnet, TelnetRole};
 
 /// A property and its name, which is also the name of its fuzz target and of its corpus folder.
 pub type Property = (&'static str, fn(&[u8]));
 
 /// All properties.
-pub const PROPERTIES: [Property; 10] = [
+pub const PROPERTIES: [Property; 11] = [
     ("soap_answers", soap_answers),
     ("update_sets", update_sets),
     ("configuration", configuration),
@@ -38,6 +39,7 @@ pub const PROPERTIES: [Property; 10] = [
     ("rfb_servers", rfb_servers),
     ("rfb_viewers", rfb_viewers),
     ("pngs", pngs),
+    ("telnet", telnet),
 ];
 
 /// An answer is a result, a fault or an error, and a result can be converted to JSON. The first
@@ -261,4 +263,44 @@ pub fn pngs(bytes: &[u8]) {
         }
         Err(error) => assert!(!error.to_string().is_empty()),
     }
+}
+
+/// Telnet that comes in pieces gives the same data, sub-options and answers as all of it at once.
+/// Data that was encoded is received as it was. The first byte selects the role, and the second the
+/// length of the pieces.
+pub fn telnet(bytes: &[u8]) {
+    let &[choice, step, ref sent @ ..] = bytes else { return };
+    let role = if choice % 2 == 0 { TelnetRole::Client } else { TelnetRole::Concentrator };
+    let read = |step: usize| {
+        let mut telnet = Telnet::new(role);
+        let (mut data, mut said, mut answers) = (Vec::new(), Vec::new(), telnet.to_send());
+        for part in sent.chunks(step) {
+            said.extend(telnet.receive(part, &mut data));
+            answers.extend(telnet.to_send());
+        }
+        (data, said, answers)
+    };
+    let (data, said, answers) = read(sent.len().max(1));
+    let (data_of_parts, said_of_parts, answers_of_parts) = read(usize::from(step).max(1));
+    assert_eq!((&data, &said), (&data_of_parts, &said_of_parts));
+    // Answers to more than this at once are dropped.
+    if sent.len() <= 8 * 1024 {
+        assert_eq!(answers, answers_of_parts);
+    }
+    let of_suboptions: usize = said.iter().map(|one| one.payload.len()).sum();
+    assert!(data.len() + of_suboptions <= sent.len());
+    let (mut telnet, mut machine) = (Telnet::new(role), Identification::default());
+    for one in &said {
+        machine.ask(&mut telnet);
+        machine.take(&mut telnet, one);
+    }
+    machine.decide(&mut telnet, choice % 4 < 2);
+    assert!(machine.uuid.is_none_or(|uuid| uuid.len() <= 3 * sent.len()));
+    let (mut encoded, mut received) = (Vec::new(), Vec::new());
+    telnet.encode(sent, &mut encoded);
+    let mut other = Telnet::new(TelnetRole::Client);
+    // It sends every byte as it is (WILL BINARY).
+    other.receive(&[255, 251, 0], &mut received);
+    assert!(other.receive(&encoded, &mut received).is_empty());
+    assert_eq!(received, *sent);
 }

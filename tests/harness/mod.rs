@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use crate::in_process::InProcess;
 use otter::api::HttpSettings;
-use otter::app::{self, App, Settings};
+use otter::app::{self, App, SerialListener, Settings};
 use otter::clock::Clock;
 use otter::config::Listen;
 use otter::domain::answers::AnswerRules;
@@ -34,11 +34,14 @@ use otter::domain::verify::Verify;
 use otter::domain::web_origin::Scheme;
 use otter::esx::EsxOptions;
 use otter::hypervisor::Hypervisor;
+use otter::service::artifacts::ArtifactSettings;
 use otter::service::event_stream::EventStreamSettings;
+use otter::service::files::rules::FileRules;
 use otter::service::jobs::{Deadlines, JobSettings, Jobs};
 use otter::service::leases::lease_table::LeaseRules;
 use otter::service::machines::Protection;
 use otter::service::screens::ScreenSettings;
+use otter::service::serial::SerialSettings;
 use otter::service::snapshots::SnapshotSettings;
 use otter::simulator::{Control, Pace, Scenario};
 use otter::storage::Retention;
@@ -70,6 +73,8 @@ pub const TIMEOUT: Duration = Duration::from_secs(15);
 /// A complete otter in the test process, and its host.
 pub struct Lab {
     pub address: SocketAddr,
+    /// Where otter listens for machines that dial it for their serial ports.
+    pub serial_address: Option<SocketAddr>,
     pub store: Store,
     pub jobs: Jobs,
     pub host: Host,
@@ -188,14 +193,25 @@ impl Lab {
                 App::bind_with(backend, settings, clock).await.unwrap()
             }
         };
-        let address = app.address().unwrap();
+        let (address, serial_address) = (app.address().unwrap(), app.serial_address());
         let (store, jobs) = (app.store(), app.jobs());
         let service = HttpApi::new(app.service().unwrap());
         let (signals, received) = Signals::from_sender();
         let running = tokio::spawn(app.run(received));
         let client = client();
         let machines = kind.machines();
-        Self { address, store, jobs, host, machines, service, client, signals, running }
+        Self {
+            address,
+            serial_address,
+            store,
+            jobs,
+            host,
+            machines,
+            service,
+            client,
+            signals,
+            running,
+        }
     }
 
     /// Waits until the inventory is loaded.
@@ -418,6 +434,10 @@ pub fn settings(url: &str) -> Settings {
         pools: Pools::default(),
         answers: AnswerRules::default(),
         screens: ScreenSettings::default(),
+        serial: SerialSettings::default(),
+        serial_listener: SerialListener::default(),
+        artifacts: ArtifactSettings::default(),
+        files: FileRules { roots: vec!["[isos] iso".parse().unwrap()] },
         http: HttpSettings {
             max_wait: Duration::from_mins(10),
             max_waits: 20_000,

@@ -27,6 +27,7 @@ const RULES: &[Rule] = &[
             "connection_stream",
             "telemetry",
             "fail_points",
+            "storage::ArtifactFilter",
             "storage::AuditCursor",
             "storage::AuditEntry",
             "storage::AuditFilter",
@@ -61,14 +62,18 @@ const RULES: &[Rule] = &[
     Rule { component: "storage", may: &["domain", "telemetry::audit"] },
     Rule { component: "store", may: &["storage", "domain"] },
     Rule { component: "domain", may: &[] },
-    Rule { component: "esx", may: &["hypervisor", "domain", "supervisor", "clock", "telemetry"] },
-    // The simulator must not use the SOAP messages of the backend, nor the RFB codec, because an
-    // error in them would pass every test.
+    Rule {
+        component: "esx",
+        may: &["hypervisor", "domain", "telnet", "supervisor", "clock", "telemetry"],
+    },
+    // The simulator must not use the SOAP messages of the backend, nor the codecs of RFB and
+    // telnet, because an error in them would pass every test.
     Rule {
         component: "simulator",
         may: &["domain", "clock", "connection_stream", "esx::soap::xml", "rfb::constants"],
     },
     Rule { component: "rfb", may: &["domain"] },
+    Rule { component: "telnet", may: &[] },
     Rule { component: "web", may: &[] },
     Rule { component: "clock", may: &[] },
     Rule { component: "connection_stream", may: &[] },

@@ -11,6 +11,7 @@
 mod backend;
 mod hooks;
 mod host;
+mod memory_files;
 mod no_screens;
 mod planned_faults;
 mod screens;
@@ -26,6 +27,7 @@ mod wire_comparison;
 pub use backend::InProcess;
 pub use hooks::{Hooks, Interruption, Request};
 pub use host::SimulatedHost;
+pub use memory_files::{FileCallBehavior, MemoryFiles};
 pub use no_screens::NoScreens;
 pub use planned_faults::{CallFault, PlannedFaults};
 pub use translation::{datastore, machine};

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use otter::domain::call::{CallKind, Evidence, HostCall, RecentTask, SnapshotEvidence};
 use otter::domain::datastore::Datastore;
@@ -12,11 +13,15 @@ use otter::domain::machine::{
     Choice, Guest, GuestInterface, Machine, MachineIdentity, NetworkCard, Question, SerialBacking,
     SerialPort,
 };
+use otter::domain::media::{BootDevice, BootEntry, BootMedia, BootOptions, CdDrive};
 use otter::domain::power::PowerState;
 use otter::domain::snapshot::{Snapshot, Snapshots};
 use otter::esx::soap::fault::VimFault;
-use otter::hypervisor::{Accepted, HostError, TaskStatus};
-use otter::simulator::world::{self, Operation, TaskState, World};
+use otter::hypervisor::{Accepted, GuestRestart, HostError, TaskStatus};
+use otter::simulator::world::{
+    self, BootChange, ConfigChange, ConnectionChange, DeviceChange, DeviceOperation, DeviceSpec,
+    Operation, TaskState, World,
+};
 use otter::simulator::{Fault, Moref, Value};
 use serde_json::json;
 
@@ -58,6 +63,15 @@ pub fn machine(world: &World, machine: &world::Machine) -> Machine {
             .enumerate()
             .map(|(at, port)| serial_port(at, port))
             .collect(),
+        cdroms: machine
+            .cd_drives
+            .iter()
+            .enumerate()
+            .filter(|_| config)
+            .map(|(at, drive)| cd_drive(machine, at, drive))
+            .collect(),
+        boot: if config { boot(&machine.boot) } else { BootOptions::default() },
+        disk_keys: if config { machine.disk_keys() } else { Vec::new() },
         snapshots: snapshots(machine),
         question: machine.question.as_ref().map(question),
         datastores: vec![DatastoreId::from_backend(&machine.datastore)],
@@ -74,6 +88,7 @@ pub fn datastore(world: &World, datastore: &world::Datastore) -> Datastore {
         kind: datastore.kind.clone(),
         capacity_bytes: bytes(datastore.capacity_bytes),
         free_bytes: bytes(datastore.free_bytes),
+        free_bytes_at: datastore.refreshed_at,
         uncommitted_bytes: bytes(datastore.uncommitted_bytes),
         accessible: datastore.accessible,
         url: Some(datastore.url.clone()),
@@ -147,6 +162,14 @@ pub fn call(
         HostCall::RemoveSnapshot { snapshot, children } => {
             Operation::RemoveSnapshot { snapshot: snapshot.backend_text().to_owned(), children }
         }
+        HostCall::SetMedia { drive } => {
+            let devices = vec![drive_change(drive)];
+            Operation::Reconfigure(Box::new(ConfigChange { devices, ..ConfigChange::default() }))
+        }
+        HostCall::SetBoot { boot } => {
+            let boot = boot_change(&boot);
+            Operation::Reconfigure(Box::new(ConfigChange { boot, ..ConfigChange::default() }))
+        }
     };
     // In vim25, the target of these two operations is the snapshot.
     let target = match &operation {
@@ -183,6 +206,7 @@ pub fn evidence(world: &World, id: &MachineId) -> Result<(Evidence, Vec<String>)
         consolidation_needed: read.consolidation_needed,
         host_boot_time: Some(world.host.booted_at.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()),
         recent_tasks: Vec::new(),
+        media: BootMedia::default(),
     };
     Ok((evidence, world.recent_tasks(id.backend_text()).map(|task| task.id.clone()).collect()))
 }
@@ -214,18 +238,19 @@ pub fn status(task: &world::Task) -> TaskStatus {
     }
 }
 
-/// Whether the task has restarted the guest.
-pub fn restarts_guest(task: &world::Task) -> bool {
-    task.state == TaskState::Success
-        && (reverts(task) || matches!(task.operation, Operation::PowerOn | Operation::Reset))
-}
-
-/// Whether the task reverts its machine to a snapshot.
-pub fn reverts(task: &world::Task) -> bool {
-    matches!(
-        task.operation,
-        Operation::RevertToSnapshot { .. } | Operation::RevertToCurrentSnapshot { .. }
-    )
+/// How the task has restarted the guest. `None` if it has not.
+pub fn guest_restart(task: &world::Task) -> Option<GuestRestart> {
+    if task.state != TaskState::Success {
+        return None;
+    }
+    match task.operation {
+        Operation::PowerOn => Some(GuestRestart::PowerOn),
+        Operation::Reset => Some(GuestRestart::Reset),
+        Operation::RevertToSnapshot { .. } | Operation::RevertToCurrentSnapshot { .. } => {
+            Some(GuestRestart::Revert)
+        }
+        _ => None,
+    }
 }
 
 /// The snapshot that a task created. `None` if it created none.
@@ -280,11 +305,82 @@ fn call_kind(operation: &Operation) -> Option<CallKind> {
         Operation::Suspend => CallKind::Suspend,
         Operation::CreateSnapshot { .. } => CallKind::CreateSnapshot,
         Operation::RevertToSnapshot { .. } => CallKind::RevertToSnapshot,
-        Operation::RevertToCurrentSnapshot { .. } | Operation::CreateScreenshot => return None,
+        Operation::RevertToCurrentSnapshot { .. }
+        | Operation::CreateScreenshot
+        | Operation::SearchFiles(_)
+        | Operation::DeleteFile(_)
+        | Operation::MoveFile { .. }
+        | Operation::CopyFile { .. } => return None,
         Operation::RemoveSnapshot { .. } => CallKind::RemoveSnapshot,
         Operation::RemoveAllSnapshots => CallKind::RemoveAllSnapshots,
         Operation::ConsolidateDisks => CallKind::ConsolidateDisks,
+        Operation::Reconfigure(_) => CallKind::SetMedia,
     })
+}
+
+fn cd_drive(machine: &world::Machine, at: usize, drive: &world::CdDrive) -> CdDrive {
+    CdDrive {
+        key: drive.key,
+        label: format!("CD/DVD drive {}", at + 1),
+        controller: Some(drive.controller),
+        unit: Some(drive.unit),
+        iso: drive.iso().map(str::to_owned),
+        connected: drive.connected && machine.power == world::PowerState::On,
+        connects_at_power_on: drive.start_connected,
+    }
+}
+
+fn boot(boot: &world::BootSettings) -> BootOptions {
+    let entry = |device: &world::BootDevice| match device {
+        world::BootDevice::Cdrom => BootEntry { device: BootDevice::Cdrom, key: None },
+        world::BootDevice::Floppy => BootEntry { device: BootDevice::Floppy, key: None },
+        world::BootDevice::Disk(key) => BootEntry { device: BootDevice::Disk, key: Some(*key) },
+        world::BootDevice::Network(key) => {
+            BootEntry { device: BootDevice::Network, key: Some(*key) }
+        }
+    };
+    BootOptions {
+        order: boot.order.iter().map(entry).collect(),
+        delay: Duration::from_millis(u64::try_from(boot.delay_ms).unwrap_or_default()),
+    }
+}
+
+fn drive_change(drive: CdDrive) -> DeviceChange {
+    let backing = drive.iso.map_or_else(
+        || world::CdBacking::Device {
+            kind: "VirtualCdromRemotePassthroughBackingInfo",
+            name: String::new(),
+            exclusive: Some(false),
+        },
+        world::CdBacking::Iso,
+    );
+    DeviceChange {
+        operation: DeviceOperation::Edit,
+        with_file: false,
+        key: drive.key,
+        controller: drive.controller,
+        unit: drive.unit,
+        connection: Some(ConnectionChange {
+            connected: drive.connected,
+            start_connected: drive.connects_at_power_on,
+            allows_guest_control: true,
+        }),
+        device: DeviceSpec::Cdrom { backing: Some(backing) },
+    }
+}
+
+fn boot_change(boot: &BootOptions) -> BootChange {
+    let device = |BootEntry { device, key }: &BootEntry| match device {
+        BootDevice::Cdrom => world::BootDevice::Cdrom,
+        BootDevice::Floppy => world::BootDevice::Floppy,
+        BootDevice::Disk => world::BootDevice::Disk(key.unwrap_or_default()),
+        BootDevice::Network => world::BootDevice::Network(key.unwrap_or_default()),
+    };
+    BootChange {
+        order: Some(boot.order.iter().map(device).collect()),
+        delay_ms: i64::try_from(boot.delay.as_millis()).ok(),
+        ..BootChange::default()
+    }
 }
 
 const fn power_state(state: &world::PowerState) -> Option<PowerState> {

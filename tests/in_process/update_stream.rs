@@ -135,11 +135,11 @@ impl UpdateStream {
         let status = match world.task(&object.id) {
             Some(task) => {
                 let machine = Moref::new("VirtualMachine", &task.machine);
-                if translation::restarts_guest(task) && self.reported.contains(&machine) {
-                    set.facts.changes.push(Fact::GuestRestarted {
-                        machine: MachineId::from_backend(&task.machine),
-                        reverted: translation::reverts(task),
-                    });
+                if let Some(by) = translation::guest_restart(task)
+                    && self.reported.contains(&machine)
+                {
+                    let machine = MachineId::from_backend(&task.machine);
+                    set.facts.changes.push(Fact::GuestRestarted { machine, by });
                 }
                 translation::status(task)
             }

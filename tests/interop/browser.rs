@@ -1,20 +1,21 @@
 //! A browser opens a page of another server, which tries to change machines of an otter without
 //! tokens. Nothing changes, and the page can read nothing. A page whose origin is listed in the
-//! configuration can use otter as any client can.
+//! configuration can use otter as any client can. Artifacts that are pages and scripts run nowhere.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use axum::Router;
 use axum::response::Html;
 use axum::routing::{get, post};
-use http::{StatusCode, Uri};
+use http::{Method, StatusCode, Uri};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::succeeds_within;
-use crate::harness::{Daemon, eventually, log_lines, otter_command};
+use crate::harness::{Answer, Daemon, eventually, log_lines, otter_command};
 
 /// The longest time for the browser.
 pub const TIMEOUT: Duration = Duration::from_mins(2);
@@ -70,12 +71,8 @@ function socket() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_another_server_changes_and_reads_nothing() {
     let directory = tempfile::tempdir().unwrap();
-    let [log, config, profile] =
-        ["log", "otter.toml", "profile"].map(|name| directory.path().join(name));
-    std::fs::write(&config, "[log]\naccess = true\n").unwrap();
-    let arguments = ["--simulate", "--config", config.to_str().unwrap()];
-    let daemon = Daemon::start_with_log(&log, &arguments, &[]).await;
-    eventually("the inventory to load", async || daemon.get("/readyz").await.status == 200).await;
+    let [log, profile] = ["log", "profile"].map(|name| directory.path().join(name));
+    let daemon = start_with_access_log(&log).await;
     let before = daemon.get("/v1/machines/16").await.expect(200).json;
     let hostile = Site::serve(HOSTILE).await;
 
@@ -126,7 +123,7 @@ const CLIENT: &str = r#"<!doctype html><title>client</title><img src="/end">
 const results = [];
 async function attempt(name, method, path, body) {
   try {
-    const headers = {"authorization": "Bearer {token}", "content-type": "application/json"};
+    const headers = {"authorization": "Bearer {given}", "content-type": "application/json"};
     headers["idempotency-key"] = "k";
     const answer = await fetch("http://{otter}" + path, {method, body, headers});
     const json = await answer.json();
@@ -198,6 +195,95 @@ async fn a_listed_page_works_with_otter_and_others_do_not() {
     assert!(statuses("OPTIONS")[asked.len()..].iter().all(|status| *status == 204));
 }
 
+/// An artifact that is a page. If it runs, it tells its opener.
+const PAGE: &str = r#"<!doctype html><title>artifact</title>
+<script>(opener || parent).postMessage(origin + " ran", "*");</script>"#;
+
+/// An artifact that is a picture with a script.
+const PICTURE: &str = r#"<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">
+<script>(window.opener || parent).postMessage(origin + " ran", "*");</script></svg>"#;
+
+/// A page that opens artifacts in each way in which a page can. At last it opens one of its own
+/// server, which runs.
+const OPENER: &str = r#"<!doctype html><title>opener</title><img src="/end">
+<script>
+const results = [];
+const [frame, embed, object, top_, script] =
+  "{given}".split(",").map(path => "http://{otter}" + path);
+function add(name, fields) {
+  const element = Object.assign(document.createElement(name), fields);
+  return new Promise(resolve => {
+    element.onload = () => resolve(name + " loaded");
+    element.onerror = () => resolve(name + " refused");
+    document.body.append(element);
+  });
+}
+const own = new Promise(resolve => {
+  onmessage = message => {
+    results.push(message.data);
+    if (message.origin === origin) resolve();
+  };
+});
+addEventListener("DOMContentLoaded", async () => {
+  add("iframe", {src: frame});
+  add("embed", {src: embed});
+  add("object", {data: object});
+  if (!open(top_)) results.push("no window");
+  results.push(await add("script", {src: script}));
+  results.push("variable " + globalThis.ran);
+  add("iframe", {src: "/own"});
+  await own;
+  await fetch("/results", {method: "POST", body: results.join("\n")});
+});
+</script>"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn artifacts_that_a_browser_opens_run_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let [log, profile] = ["log", "profile"].map(|name| directory.path().join(name));
+    let daemon = start_with_access_log(&log).await;
+    let ask = json!({"select": {"machine": "16"}, "ttl": "10m"});
+    let lease = daemon.post("/v1/leases", ask).await.expect(201);
+    let secret = format!("{}.{}", lease.str("id"), lease.str("secret"));
+    let mut contents = Vec::new();
+    for (name, content_type, bytes) in [
+        ("frame.html", "text/html", PAGE),
+        ("embed.svg", "image/svg+xml", PICTURE),
+        ("object.html", "text/html", PAGE),
+        ("window.html", "text/html", PAGE),
+        ("script.txt", "text/plain", "globalThis.ran = true;"),
+    ] {
+        let path = format!("/v1/leases/{}/artifacts/{name}", lease.str("id"));
+        let put = daemon.request(Method::PUT, &path).header("otter-lease", &secret);
+        let stored = Answer::from_request(put.header("content-type", content_type).body(bytes));
+        let content =
+            stored.await.expect(201).json["links"]["content"].as_str().unwrap().to_owned();
+        contents.push(content);
+    }
+
+    let files = Router::new().route("/own", get(|| std::future::ready(Html(PAGE))));
+    let site = Site::serve_with(OPENER, files).await;
+    let own = site.origin.clone();
+    let url = format!("{own}/?{},{}", daemon.address(), contents.join(","));
+    succeeds_within(chromium(&url, &profile), TIMEOUT).await;
+    assert_eq!(site.results(), format!("script refused\nvariable undefined\n{own} ran"));
+    let lines = log_lines(&log, "access");
+    for content in contents {
+        let is_read = |line: &Value| line["path"] == *content && line["status"] == 200;
+        assert!(lines.iter().any(is_read), "the browser has read {content}");
+    }
+}
+
+/// Starts a daemon with the lab, which logs all requests.
+async fn start_with_access_log(log: &Path) -> Daemon {
+    let config = log.with_file_name("otter.toml");
+    std::fs::write(&config, "[log]\naccess = true\n").unwrap();
+    let arguments = ["--simulate", "--config", config.to_str().unwrap()];
+    let daemon = Daemon::start_with_log(log, &arguments, &[]).await;
+    eventually("the inventory to load", async || daemon.get("/readyz").await.status == 200).await;
+    daemon
+}
+
 /// The server of the page.
 pub struct Site {
     pub origin: String,
@@ -206,18 +292,18 @@ pub struct Site {
 }
 
 impl Site {
-    /// Serves the page. The query of its address holds the address of otter, and a token if the
-    /// page uses one.
-    async fn serve(page: &'static str) -> Self {
+    /// Serves the page. The query of its address holds the address of otter, and what else the page
+    /// needs.
+    pub async fn serve(page: &'static str) -> Self {
         Self::serve_with(page, Router::new()).await
     }
 
-    /// Serves the page like [`Site::serve`], and more files.
+    /// Serves the page and its files.
     pub async fn serve_with(page: &'static str, files: Router) -> Self {
         let page = async move |uri: Uri| {
             let query = uri.query().unwrap_or_default();
-            let (otter, token) = query.split_once(',').unwrap_or((query, ""));
-            Html(page.replace("{otter}", otter).replace("{token}", token))
+            let (otter, given) = query.split_once(',').unwrap_or((query, ""));
+            Html(page.replace("{otter}", otter).replace("{given}", given))
         };
         let (report, results) = watch::channel(None);
         let mut reported = results.clone();
@@ -246,7 +332,7 @@ impl Site {
 }
 
 /// A command that opens the page in a headless browser and prints the page when it is loaded.
-pub fn chromium(url: &str, profile: &std::path::Path) -> Command {
+pub fn chromium(url: &str, profile: &Path) -> Command {
     let mut command = Command::new("chromium");
     command.args([
         "--headless",
@@ -258,6 +344,7 @@ pub fn chromium(url: &str, profile: &std::path::Path) -> Command {
         "--disable-background-networking",
         "--disable-component-update",
         "--disable-sync",
+        "--disable-popup-blocking",
         "--no-proxy-server",
         "--timeout=60000",
         "--dump-dom",

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use otter::clock::Clock;
 use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -14,6 +15,9 @@ use super::{PYVMOMI_9, TIMEOUT, program_in, repository, script, start_simulated,
 use crate::harness::{Answer, Daemon, encode, eventually, otter_command, run_with_timeout};
 
 const SELECT: &str = r#"{"name": "sdw-staging"}"#;
+
+/// The directory in which the examples store what otter recorded.
+const ARTIFACTS: &str = "otter-artifacts";
 
 /// A daemon, and the working copy of a CI job.
 struct CiJob {
@@ -58,6 +62,28 @@ impl CiJob {
     async fn assert_all_released(&self) {
         self.daemon.get("/v1/machines/16/wait?until=free&wait=10s").await.expect(200);
         assert_eq!(self.open_leases().await, Vec::<Value>::new());
+    }
+
+    /// Waits until the recording of the only open lease has the picture that its machine shows.
+    async fn wait_for_picture(&self) {
+        let picture = "/v1/machines/16/screen.png";
+        let is_shown = async || self.daemon.get(picture).await.status == 200;
+        eventually("the machine to show something", is_shown).await;
+        let now = Clock::system().now();
+        eventually("the picture to be recorded", async || {
+            let leases = self.open_leases().await;
+            let synced_at =
+                leases.first().and_then(|lease| lease["recording"]["synced_at"].as_str());
+            synced_at.is_some_and(|at| at.parse::<jiff::Timestamp>().unwrap() > now)
+        })
+        .await;
+    }
+
+    fn assert_has_recording(&self) {
+        let directory = self.file(ARTIFACTS);
+        for name in ["screen.apng", "screen-last.png", "screen-last.txt"] {
+            assert!(directory.join(name).is_file(), "{name}");
+        }
     }
 
     fn file(&self, name: &str) -> std::path::PathBuf {
@@ -524,10 +550,24 @@ async fn the_steps_for_github_actions_give_the_machine_back_in_every_case() {
     let tested = succeeds(run("test", &environment)).await.stdout;
     assert_eq!(tested, b"qubes-4.2-sdw-staging\n");
     assert_eq!(job.open_leases().await.len(), 1);
+    job.wait_for_picture().await;
     succeeds(run("give the machine back", &environment)).await;
     job.assert_all_released().await;
     // A repetition does nothing.
     succeeds(run("give the machine back", &environment)).await;
+
+    // After a failure, the CI keeps what otter recorded.
+    assert_eq!(step("fetch the recording")["if"], "failure()");
+    let keep = step("keep the recording");
+    assert_eq!((&keep["if"], &keep["with"]["path"]), (&json!("failure()"), &json!(ARTIFACTS)));
+    let summary = job.file("summary");
+    let mut fetch = run("fetch the recording", &environment);
+    fetch.env("GITHUB_STEP_SUMMARY", &summary);
+    succeeds(fetch).await;
+    job.assert_has_recording();
+    let summary = std::fs::read_to_string(summary).unwrap();
+    let page = format!("artifacts: http://{}/v1/artifacts?lease=", job.daemon.address());
+    assert!(summary.starts_with(&page), "{summary}");
 
     // The CI job is cancelled while it takes the machine, so that only the key is known.
     let other = |name: &str| {
@@ -566,6 +606,33 @@ async fn the_script_for_gitlab_gives_the_machine_back_in_every_case() {
         (Some(7), &b"qubes-4.2-sdw-staging\n"[..])
     );
     assert_eq!(job.open_leases().await.len(), 1);
-    succeeds(run("after_script")).await;
+    job.wait_for_picture().await;
+    let mut after = run("after_script");
+    after.env("CI_JOB_STATUS", "failed");
+    let log = String::from_utf8(succeeds(after).await.stdout).unwrap();
+    job.assert_all_released().await;
+    job.assert_has_recording();
+    assert!(log.contains("/v1/artifacts?lease="), "{log}");
+    assert_eq!(of["artifacts"], json!({"when": "on_failure", "paths": [ARTIFACTS]}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shell_example_stores_what_otter_recorded() {
+    let job = CiJob::start().await;
+    let go = job.file("go");
+    let script = format!("while [ ! -e {} ]; do sleep 0.1; done; exit 7", go.display());
+    let record = [
+        ("OTTER_RECORD", r#"{"screen": true}"#),
+        ("OTTER_PREPARE", r#"{"power": "on"}"#),
+        ("OTTER_ARTIFACTS", ARTIFACTS),
+    ];
+    let (code, text) = with_otter_sh(&job, &script, &record, async |_| {
+        job.wait_for_picture().await;
+        std::fs::write(&go, "").unwrap();
+    })
+    .await;
+    assert_eq!(code, Some(7), "{text}");
+    assert!(text.contains("/v1/artifacts?lease="), "{text}");
+    job.assert_has_recording();
     job.assert_all_released().await;
 }

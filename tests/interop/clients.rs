@@ -33,7 +33,12 @@ async fn round_trip(language: &str) {
         "OTTER_CLIENTS does not name the folder of generated clients. Run tests/run, which makes \
          them",
     );
-    let daemon = Daemon::start(&["--simulate", "--log-level", "error"], &[]).await;
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("otter.toml");
+    std::fs::write(&config, "[files]\nroots = [\"[isos]\"]\n").unwrap();
+    let config = config.to_str().unwrap();
+    let arguments = ["--simulate", "--log-level", "error", "--config", config];
+    let daemon = Daemon::start(&arguments, &[]).await;
     eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200)
         .await;
     let mut command = Command::new(Path::new(&clients).join(language).join("round-trip"));

@@ -13,8 +13,14 @@ use super::{TIMEOUT, python, repository, start_simulated};
 use crate::harness::{Daemon, eventually, otter_command, run_with_timeout};
 
 /// The paths that otter serves in addition to the operations of the OpenAPI document.
-const OTHER_PATHS: [&str; 5] =
-    ["GET /metrics", "GET /openapi.json", "GET /openapi-3.0.json", "GET /docs", "GET /problems"];
+const OTHER_PATHS: [&str; 6] = [
+    "GET /",
+    "GET /metrics",
+    "GET /openapi.json",
+    "GET /openapi-3.0.json",
+    "GET /docs",
+    "GET /problems",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_command_of_the_guide_does_what_it_says_and_none_is_missing() {

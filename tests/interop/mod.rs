@@ -1,23 +1,29 @@
 //! Tests with programs that otter's authors did not write. otter's simulator is tested with pyvmomi
 //! and govmomi, and compared with govmomi's simulator. otter is tested with curl, with the commands
 //! of the README and the GUIDE, with the CI examples, with reverse proxies, with generated clients,
-//! with schemathesis, a browser, VNC viewers and real screens, and with very many clients.
+//! with schemathesis, a browser, VNC viewers, real screens and serial ports, and with very many
+//! clients.
 
 mod browser;
 mod ci;
 mod clients;
 mod crowd;
 mod curl;
+mod files;
 mod guide;
 mod novnc;
+mod page;
 mod pages;
 mod program;
 mod proxies;
 mod readme;
+mod recordings;
 mod rfb_servers;
 mod schemathesis;
+mod serial_ports;
 mod service;
 mod vncdotool;
+mod web_modules;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -54,7 +60,7 @@ async fn the_calls_of_govc_find_no_deviation() {
     client.args(["-url", &format!("{}/sdk", simulator.url())]).stdin(Stdio::null());
     let output = succeeds(client).await.stdout;
     let done = String::from_utf8(output).unwrap();
-    assert_eq!(done.lines().filter(|line| line.starts_with("ok ")).count(), 18, "{done}");
+    assert_eq!(done.lines().filter(|line| line.starts_with("ok ")).count(), 20, "{done}");
     simulator.stop().await;
 }
 
@@ -170,6 +176,11 @@ async fn start_simulated() -> Daemon {
     eventually("the inventory to be loaded", async || daemon.get("/readyz").await.status == 200)
         .await;
     daemon
+}
+
+/// A port of this computer that no program uses.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 async fn succeeds(command: Command) -> Output {

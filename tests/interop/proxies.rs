@@ -118,7 +118,11 @@ impl Proxied {
             assert_eq!(document.json["servers"][0]["url"], "/otter");
         }
         let docs = self.get("/otter/docs").await.expect(200);
-        assert!(docs.text.contains("fetch(\"openapi.json\""), "relative to the page");
+        assert!(docs.text.contains("src=\"docs/start.js\""), "relative to the page");
+        self.get("/otter/docs/start.js").await.expect(200);
+        let page = self.get("/otter/").await.expect(200);
+        assert!(page.text.contains("src=\"/otter/page/main.js\""), "{}", page.text);
+        self.get("/otter/page/main.js").await.expect(200);
 
         self.events_arrive_at_once(power("off")).await;
         self.viewers_reach_otter().await;

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::program::Program;
-use super::succeeds;
+use super::{free_port, succeeds};
 use crate::harness::{Lab, LabOptions, eventually};
 use crate::screens::decode;
 
@@ -130,10 +130,6 @@ async fn x_client(program: &str, display: &str, arguments: &[&str]) {
     let mut client = Command::new(program);
     client.args(["-display", display]).args(arguments);
     succeeds(client).await;
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A lab with a machine whose console is the RFB server on this port.

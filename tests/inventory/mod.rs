@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use otter::clock::Clock;
 use otter::domain::ids::MachineId;
-use otter::hypervisor::{Fact, Facts, Hypervisor, Observer};
+use otter::hypervisor::{Fact, Facts, GuestRestart, Hypervisor, Observer};
 use otter::service::event_stream::EventStream;
 use otter::service::hosts::Hosts;
 use otter::service::inventory::Inventory;
@@ -60,8 +60,10 @@ async fn a_guest_that_cannot_be_read_delays_no_other_guest_and_is_not_read_in_a_
     let running = (Arc::clone(&backend), Arc::clone(&inventory), stop.clone());
     tokio::spawn(async move { running.0.run(running.1, running.2).await });
     inventory.connected().await;
-    let restarted = ["1", "2", "3"]
-        .map(|id| Fact::GuestRestarted { machine: MachineId::from_backend(id), reverted: false });
+    let restarted = ["1", "2", "3"].map(|id| Fact::GuestRestarted {
+        machine: MachineId::from_backend(id),
+        by: GuestRestart::Reset,
+    });
     inventory.observe(Facts { complete: false, changes: restarted.to_vec() });
     let task = tokio::spawn({
         let (inventory, backend, stop) =

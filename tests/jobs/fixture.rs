@@ -8,7 +8,9 @@ use std::time::Duration;
 use otter::clock::Clock;
 use otter::domain::access::Role;
 use otter::domain::failure::{Failure, FailureKind};
-use otter::domain::ids::{JobId, LeaseId, MachineId};
+use otter::domain::file_job::FileTarget;
+use otter::domain::file_path::FilePath;
+use otter::domain::ids::{DatastoreId, JobId, LeaseId, MachineId};
 use otter::domain::job::{Job, JobRequest};
 use otter::domain::machine::Machine;
 use otter::hypervisor::{HostProduct, Hypervisor, Observer, SessionState, SessionStatus};
@@ -19,7 +21,7 @@ use otter::service::inventory::Inventory;
 use otter::service::jobs::authorization::{
     Authorization, JobAuthorizer, LeaseCredential, Requester,
 };
-use otter::service::jobs::{Deadlines, JobSettings, JobView, Jobs, JobsParts, NewJob};
+use otter::service::jobs::{Deadlines, JobSettings, JobView, Jobs, JobsParts, NewFileJob, NewJob};
 use otter::service::live_settings::LiveSettings;
 use otter::service::snapshots::SnapshotProtection;
 use otter::simulator::{Pace, Scenario};
@@ -30,7 +32,7 @@ use otter::telemetry::metrics::Metrics;
 use tokio_util::sync::CancellationToken;
 
 use super::scripted_host::ScriptedHost;
-use crate::in_process::{InProcess, NoScreens, SimulatedHost};
+use crate::in_process::{InProcess, MemoryFiles, NoScreens, SimulatedHost};
 
 /// The jobs, their host and their store. Time stands still until the test advances it.
 pub struct JobsFixture {
@@ -40,6 +42,7 @@ pub struct JobsFixture {
     pub inventory: Arc<Inventory>,
     pub jobs: Jobs,
     pub authorizer: Arc<EndingLease>,
+    pub files: MemoryFiles,
     backend: Arc<InProcess>,
     supervisor: Supervisor,
     stop: CancellationToken,
@@ -87,8 +90,21 @@ impl JobsFixture {
         tokio::spawn(async move { running.run(observer, stopped).await });
         inventory.connected().await;
         let authorizer = Arc::new(EndingLease::default());
-        let (supervisor, jobs) = new_jobs(&clock, &store, &backend, &inventory, &authorizer);
-        Self { clock, store, host: script, inventory, jobs, authorizer, backend, supervisor, stop }
+        let files = MemoryFiles::default();
+        let (supervisor, jobs) =
+            new_jobs(&clock, &store, &backend, &inventory, &authorizer, &files);
+        Self {
+            clock,
+            store,
+            host: script,
+            inventory,
+            jobs,
+            authorizer,
+            files,
+            backend,
+            supervisor,
+            stop,
+        }
     }
 
     /// Makes the session report a vCenter.
@@ -119,8 +135,8 @@ impl JobsFixture {
 
     /// Starts the jobs again with the same store and host. Returns the number of resumed jobs.
     pub async fn restart(&mut self) -> usize {
-        let (supervisor, jobs) =
-            new_jobs(&self.clock, &self.store, &self.backend, &self.inventory, &self.authorizer);
+        let Self { clock, store, backend, inventory, authorizer, files, .. } = &*self;
+        let (supervisor, jobs) = new_jobs(clock, store, backend, inventory, authorizer, files);
         (self.supervisor, self.jobs) = (supervisor, jobs);
         self.jobs.recover().await.unwrap()
     }
@@ -150,6 +166,30 @@ impl JobsFixture {
             deadline: None,
             key: None,
         }
+    }
+
+    /// Starts a job on a file of the datastore `isos`.
+    pub async fn start_on_file(&self, path: &str, request: JobRequest) -> JobId {
+        let id = self.jobs.new_id();
+        let new = NewFileJob {
+            id,
+            target: FileTarget {
+                datastore: DatastoreId::from_backend("ds-1"),
+                datastore_name: "isos".to_owned(),
+                path: FilePath::parse(path).unwrap(),
+            },
+            request,
+            requester: Requester {
+                caller: Caller::new("anonymous", Role::Admin),
+                credential: LeaseCredential::Absent,
+                override_reason: None,
+            },
+            reference: None,
+            deadline: None,
+            key: None,
+        };
+        assert_eq!(self.jobs.start_file(new).await.unwrap(), id);
+        id
     }
 
     pub async fn start(&self, machine: u32, request: JobRequest) -> JobId {
@@ -191,6 +231,7 @@ fn new_jobs(
     backend: &Arc<InProcess>,
     inventory: &Arc<Inventory>,
     authorizer: &Arc<EndingLease>,
+    files: &MemoryFiles,
 ) -> (Supervisor, Jobs) {
     let supervisor = Supervisor::new(clock.clone(), Duration::from_secs(30));
     let jobs = Jobs::new(JobsParts {
@@ -222,6 +263,8 @@ fn new_jobs(
             Arc::new(store.clone()),
         )),
         screens: Arc::new(NoScreens),
+        serial: Arc::new(NoScreens),
+        files: Arc::new(files.clone()),
     });
     (supervisor, jobs)
 }

@@ -1,6 +1,7 @@
 //! Tests of the job service with a simulated host in this process, a store in memory, and a clock
 //! that the test advances.
 
+mod files;
 mod fixture;
 mod scripted_host;
 

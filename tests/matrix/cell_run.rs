@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::{HeaderMap, Request, StatusCode};
 use otter::app::Settings;
 use otter::clock::Clock;
-use otter::simulator::world::{Choice, Machine, PowerState, Question};
+use otter::simulator::world::{CdDrive, Choice, FileContent, Machine, PowerState, Question};
 use otter::simulator::{Control, Pace, Scenario};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -32,6 +32,9 @@ const MAX_TICK_PAUSES: usize = 50;
 
 /// The deadline of every job.
 const DEADLINE: Duration = Duration::from_mins(10);
+
+/// The ISO that jobs put into the drive of their machine.
+pub const ISO: &str = "[isos] iso/qubes.iso";
 
 /// The machine that only [`TestBench::nudge`] changes.
 const MARKER: &str = "31";
@@ -79,6 +82,7 @@ impl TestBench {
     pub async fn start(OtterSetup { settings, between }: OtterSetup) -> Self {
         let clock = Clock::stepped("2026-11-25T00:00:00Z".parse().unwrap());
         let mut scenario = Scenario::lab().unwrap();
+        scenario.files.extend([(ISO.to_owned(), FileContent::of(b"an image"))]);
         scenario.host.session_timeout_minutes = 0;
         scenario.machines.retain(|machine| machine.id == MARKER);
         scenario.machines[0].annotation = "mark 0".to_owned();
@@ -231,6 +235,7 @@ impl<'b> CellRun<'b> {
             before.question = Some(question());
         }
         before.consolidation_needed = cell.kind == Kind::Consolidate;
+        before.cd_drives = vec![CdDrive::at(0)];
         bench.place(&before).await?;
         let mut run = Self::new(bench, cell, expected, before, None);
         let proof = run.run_job().await?;
@@ -480,6 +485,8 @@ impl<'b> CellRun<'b> {
             Kind::RemoveAll => (Method::DELETE, on("/snapshots?all=true"), None),
             Kind::Consolidate => (Method::POST, on("/consolidate"), None),
             Kind::Rename => (Method::PATCH, snapshot("middle"), Some(json!({"name": "renamed"}))),
+            Kind::Insert => (Method::PUT, on("/cdrom"), Some(json!({"iso": ISO}))),
+            Kind::Boot => (Method::PUT, on("/boot"), Some(json!({"order": ["cdrom"]}))),
         };
         let mut request = self.bench.lab.request(method, &path);
         if let Some(body) = body {

@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use otter::simulator::world::{CardNetwork, Machine, PowerState, World};
+use otter::simulator::world::{BootDevice, CardNetwork, Machine, PowerState, World};
 use serde_json::{Value, json};
 
-use super::cell_run::{CellRun, DeliveryProof, TestBench};
+use super::cell_run::{CellRun, DeliveryProof, ISO, TestBench};
+use super::expected_devices;
 use super::table::{Expected, HostEffect, Kind};
 
 /// The final states of a job.
@@ -151,6 +152,8 @@ fn done(kind: Kind, before: &Machine, now: &Machine) -> bool {
         Kind::RemoveAll => now.snapshots.is_empty(),
         Kind::Consolidate => !now.consolidation_needed,
         Kind::Rename => (has("middle"), has("renamed")) == (0, 1),
+        Kind::Insert => now.cd_drives[0].iso() == Some(ISO),
+        Kind::Boot => now.boot.order == [BootDevice::Cdrom],
     }
 }
 
@@ -291,6 +294,7 @@ pub fn expected_inventory(world: &World) -> Value {
                 "type": datastore.kind,
                 "capacity_bytes": datastore.capacity_bytes,
                 "free_bytes": datastore.free_bytes,
+                "free_bytes_at": datastore.refreshed_at.map(|at| at.to_string()),
                 "uncommitted_bytes": datastore.uncommitted_bytes,
                 "accessible": datastore.accessible,
                 "url": datastore.url,
@@ -370,7 +374,9 @@ fn expected_machine(machine: &Machine) -> Value {
         "ip_addresses": addresses,
         "tools_status": if machine.guest.tools_running { "running" } else { "not_running" },
         "network_cards": cards,
-        "serial_ports": [],
+        "serial_ports": expected_devices::serial_ports(machine),
+        "cdroms": expected_devices::drives(machine),
+        "boot": expected_devices::boot(machine),
         "snapshot_count": machine.snapshots.len(),
         "current_snapshot": machine.current_snapshot,
         "question": question,

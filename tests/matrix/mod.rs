@@ -3,6 +3,7 @@
 
 mod cell_run;
 mod check;
+mod expected_devices;
 mod lease;
 mod table;
 

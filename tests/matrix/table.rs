@@ -62,6 +62,8 @@ named_enum! {
         RemoveAll = "snapshot remove_all",
         Consolidate = "consolidate",
         Rename = "snapshot rename",
+        Insert = "media: insert",
+        Boot = "boot",
     }
 }
 
@@ -207,6 +209,7 @@ impl Kind {
             Self::RemoveAll => "RemoveAllSnapshots_Task",
             Self::Consolidate => "ConsolidateVMDisks_Task",
             Self::Rename => "RenameSnapshot",
+            Self::Insert | Self::Boot => "ReconfigVM_Task",
         }
     }
 
@@ -579,6 +582,8 @@ impl Cell {
                 | Kind::RemoveChildren
                 | Kind::RemoveAll
                 | Kind::Consolidate
+                | Kind::Insert
+                | Kind::Boot
                 | Kind::Rename => again(),
                 // The reboot of the host has the same effect as the call.
                 Kind::PowerOff

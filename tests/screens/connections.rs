@@ -146,6 +146,18 @@ async fn a_host_that_refuses_consoles_gives_pictures_and_texts_and_takes_no_inpu
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_gives_no_console_and_no_picture_is_not_unreachable() {
+    let lab = Lab::start().await;
+    lab.control().mutate(|world| {
+        world.machine_mut(RUNNING).unwrap().max_mks_connections = 0;
+    });
+    let answer = Disruption::Answer { status: 500, content_type: "text/html", body: String::new() };
+    lab.control().disrupt("/screen", 0, None, answer);
+    let problem = lab.get(PICTURE).await.problem(503, "console-unavailable");
+    assert!(problem.str("detail").contains("HTTP status 500"), "{}", problem.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_console_that_otter_cannot_read_is_unavailable() {
     let lab = Lab::start().await;
     let first_update = FirstUpdate::UnknownEncoding;

@@ -171,6 +171,8 @@ async fn mistakes_are_found_before_the_first_key() {
         (json!({"txt": "a"}), "/events/1/txt", "unknown-field"),
         (json!({"click": {"x": 70_000, "y": 1}}), "/events/1/click/x", "wrong-type"),
         (json!({"move": {"x": 7}}), "/events/1/move/y", "missing"),
+        (json!({"move": [1, 2]}), "/events/1/move", "wrong-type"),
+        (json!(["a"]), "/events/1", "wrong-type"),
         (json!({"until": {"still": "1s"}}), "/events/1/until/wait", "missing"),
         (json!({"keys": ["ctrl+c"]}), "/events/1/keys/0", "not-one-of"),
         (json!({"hold": "ctrl-alt"}), "/events/1/hold", "not-one-of"),
@@ -374,6 +376,20 @@ async fn what_is_held_over_a_lost_connection_is_released_on_the_next_one() {
         call.await.unwrap().problem(409, "input-interrupted");
         is_released(&lab).await;
     }
+}
+
+/// The console of a machine stays open over a reset.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_interrupts() {
+    let lab = terminal().await;
+    let call = begun(&lab, &[("idempotency-key", "k")], slow(LONG)).await;
+    let path = format!("/v1/machines/{RUNNING}/power?wait=30s");
+    lab.post(&path, json!({"action": "reset"})).await.expect(200);
+    let answer = call.await.unwrap().problem(409, "input-interrupted");
+    assert_eq!(answer.json["errors"][0]["code"], "console-unavailable", "{}", answer.text);
+    assert!(answer.str("detail").contains("was reset"), "{}", answer.text);
+    assert!((1..LONG.len()).contains(&characters(&answer)), "{}", answer.text);
+    assert_eq!(lab.control().calls("AcquireTicket"), 1, "the connection stands");
 }
 
 /// A host may keep a console open over a revert. The rest of the input is meant for another guest.

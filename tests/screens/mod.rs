@@ -5,6 +5,7 @@ mod commands;
 mod connections;
 mod cuts;
 mod input;
+mod large_messages;
 mod pictures;
 mod text;
 pub mod viewer_client;
@@ -31,7 +32,7 @@ pub fn decode(png: &[u8]) -> (u32, u32, Vec<[u8; 3]>) {
 }
 
 /// What the guest of a machine shows now, as [`decode`] gives it.
-fn guest_picture(lab: &Lab, machine: &str) -> (u32, u32, Vec<[u8; 3]>) {
+pub fn guest_picture(lab: &Lab, machine: &str) -> (u32, u32, Vec<[u8; 3]>) {
     let screen = lab.control().screen(machine).unwrap();
     let pixels = screen.pixels.chunks_exact(4).map(|bgr| [bgr[0], bgr[1], bgr[2]]).collect();
     (screen.width.into(), screen.height.into(), pixels)

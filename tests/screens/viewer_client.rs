@@ -54,6 +54,41 @@ pub fn viewer_path(machine: &str, query: &str) -> String {
     format!("/v1/machines/{}/screen/rfb{query}", encode(machine))
 }
 
+/// Opens a WebSocket, with the subprotocol `binary` unless the headers name others.
+///
+/// # Returns
+/// The WebSocket, and the subprotocol that otter chose.
+pub async fn open_socket(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Result<(WebSocketStream<TcpStream>, Option<String>), Refused> {
+    let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
+    if !headers.iter().any(|(name, _)| *name == "sec-websocket-protocol") {
+        let binary = http::HeaderValue::from_static("binary");
+        request.headers_mut().insert("sec-websocket-protocol", binary);
+    }
+    for (name, value) in headers {
+        let name = http::HeaderName::try_from(*name).unwrap();
+        request.headers_mut().insert(name, http::HeaderValue::from_str(value).unwrap());
+    }
+    let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let opened = tokio::time::timeout(TIMEOUT, client_async(request, stream)).await;
+    match opened.expect("an answer") {
+        Ok((socket, response)) => {
+            let protocol = response.headers().get("sec-websocket-protocol");
+            Ok((socket, protocol.map(|name| name.to_str().unwrap().to_owned())))
+        }
+        Err(Error::Http(response)) => {
+            let body = response.body().clone().unwrap_or_default();
+            let problem = serde_json::from_slice(&body).unwrap_or(Value::Null);
+            Err(Refused { status: response.status().as_u16(), problem })
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
 impl ViewerClient {
     /// Opens a WebSocket and ends the handshake of RFB.
     pub async fn open(lab: &Lab, path: &str, headers: &[(&str, &str)]) -> Result<Self, Refused> {
@@ -91,37 +126,15 @@ impl ViewerClient {
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Self, Refused> {
-        let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
-        if !headers.iter().any(|(name, _)| *name == "sec-websocket-protocol") {
-            let binary = http::HeaderValue::from_static("binary");
-            request.headers_mut().insert("sec-websocket-protocol", binary);
-        }
-        for (name, value) in headers {
-            let name = http::HeaderName::try_from(*name).unwrap();
-            request.headers_mut().insert(name, http::HeaderValue::from_str(value).unwrap());
-        }
-        let stream = TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let opened = tokio::time::timeout(TIMEOUT, client_async(request, stream)).await;
-        match opened.expect("an answer") {
-            Ok((socket, response)) => {
-                let protocol = response.headers().get("sec-websocket-protocol");
-                Ok(Self {
-                    socket,
-                    stream: ServerStream::new(),
-                    protocol: protocol.map(|name| name.to_str().unwrap().to_owned()),
-                    size: ScreenSize { width: 0, height: 0 },
-                    name: String::new(),
-                    pixels: Vec::new(),
-                })
-            }
-            Err(Error::Http(response)) => {
-                let body = response.body().clone().unwrap_or_default();
-                let problem = serde_json::from_slice(&body).unwrap_or(Value::Null);
-                Err(Refused { status: response.status().as_u16(), problem })
-            }
-            Err(error) => panic!("{error}"),
-        }
+        let (socket, protocol) = open_socket(address, path, headers).await?;
+        Ok(Self {
+            socket,
+            stream: ServerStream::new(),
+            protocol,
+            size: ScreenSize { width: 0, height: 0 },
+            name: String::new(),
+            pixels: Vec::new(),
+        })
     }
 
     /// The next event, or how otter closed the WebSocket.

@@ -635,7 +635,8 @@ async fn a_console_token_opens_one_websocket() {
     ask("viewer", json!({"kind": "screen", "mode": "view"})).await.problem(403, "forbidden");
     ask("runner", drive).await.problem(403, "forbidden");
     for (body, pointer) in [
-        (json!({"kind": "serial", "mode": "view"}), "/kind"),
+        (json!({"kind": "sound", "mode": "view"}), "/kind"),
+        (json!({"kind": "serial", "mode": "view"}), "/port"),
         (json!({"kind": "screen", "mode": "type"}), "/mode"),
         (json!({"kind": "screen", "mode": "view", "force": true}), "/force"),
     ] {

@@ -58,7 +58,9 @@ async fn a_wait_that_times_out_shows_the_last_text_and_picture() {
         let problem = wait_for(&lab, query, body).await.problem(504, "wait-timeout");
         let seen = problem.str("seen");
         assert!(seen.contains("user"), "{query}: {seen}");
-        assert!(!problem.str("detail").contains("user"), "only seen has the text");
+        let detail = problem.str("detail");
+        assert!(!detail.contains("user"), "only seen has the text");
+        assert!(detail.contains("the condition \"Kernel panic\" "), "{detail}");
         let link = problem.json["links"]["screen"].as_str().unwrap();
         let picture = lab.get(link).await.expect(200);
         assert_eq!(picture.header("content-type"), Some("image/png"));
@@ -91,8 +93,14 @@ async fn a_picture_is_found_in_its_region() {
     let matched = &wait_for(&lab, "?wait=10s", body).await.expect(200).json["matched"];
     assert_eq!((&matched["x"], &matched["y"]), (&json!(340), &json!(330)));
     assert!(matched["similarity"].as_f64().unwrap() > 0.99, "{matched}");
-    let elsewhere = json!({"any": [{"image": button, "region": "0,0,300,300"}]});
-    wait_for(&lab, "", elsewhere).await.problem(504, "wait-timeout");
+    let elsewhere = json!({"any": [
+        {"image": button, "region": "0,0,300,300"},
+        {"name": "crash", "regex": "panic"},
+        {"regex": "Oops|BUG"},
+    ]});
+    let late = wait_for(&lab, "", elsewhere).await.problem(504, "wait-timeout");
+    let named = "(image 0, \"crash\", regex \"Oops|BUG\")";
+    assert!(late.str("detail").contains(named), "{}", late.text);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use otter::domain::failure::{Failure, FailureKind};
 use otter::domain::ids::{JobId, LeaseId, MachineId, SnapshotId};
 use otter::domain::job::{Job, JobRequest};
 use otter::domain::machine::Machine;
+use otter::domain::media::{BootDevice, BootRequest};
 use otter::service::callers::Caller;
 use otter::service::idempotency::Claimed;
 use otter::service::jobs::NewJob;
@@ -17,6 +18,7 @@ use otter::storage::{IdempotencyKey, JobFilter};
 
 use super::Run;
 use super::committed::scope;
+use super::host::isos;
 use super::lifecycle::Services;
 use super::random::Random;
 
@@ -265,7 +267,7 @@ fn some_request(random: &mut Random, machine: &Machine) -> JobRequest {
     let paths: Vec<(SnapshotId, String)> =
         snapshots.items.iter().map(|snapshot| snapshot.id.clone()).zip(snapshots.paths()).collect();
     let snapshot = random.pick(&paths).cloned();
-    match (random.below(17), snapshot) {
+    match (random.below(19), snapshot) {
         (0..=2, _) => JobRequest::PowerOn,
         (3 | 4, _) => JobRequest::PowerOff,
         (5, _) => JobRequest::Reset,
@@ -288,6 +290,16 @@ fn some_request(random: &mut Random, machine: &Machine) -> JobRequest {
         }
         (14, _) if random.percent(40) => JobRequest::RemoveAllSnapshots,
         (15, _) => JobRequest::Consolidate,
+        (17, _) => JobRequest::SetMedia {
+            iso: random.percent(70).then(|| isos()[usize::from(random.percent(50))].clone()),
+        },
+        (18, _) => {
+            // No machine boots from its drive, so no guest locks it.
+            let orders = [vec![BootDevice::Disk, BootDevice::Cdrom], vec![BootDevice::Network]];
+            let order = random.pick(&orders).unwrap().clone();
+            let delay = random.percent(50).then(|| Duration::from_secs(random.below(3)));
+            JobRequest::SetBoot(BootRequest { order, delay })
+        }
         _ => JobRequest::CreateSnapshot {
             name: (*random.pick(&["new", "other"]).unwrap()).to_owned(),
             description: String::new(),

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use otter::clock::Clock;
 use otter::simulator::world::{
-    CardNetwork, Choice, Guest, Machine, NetworkCard, Operation, PowerState, Question, World,
+    CardNetwork, CdDrive, Choice, FileContent, Guest, Machine, NetworkCard, Operation, PowerState,
+    Question, World,
 };
 use otter::simulator::{Fault, Pace, Scenario};
 
@@ -18,6 +19,8 @@ pub fn new(random: &mut Random, clock: Clock, all_off: bool) -> SimulatedHost {
     host.mutate(|world| {
         world.rules.refuse_in_call = random.percent(50);
         world.rules.removals_leave_disks = random.percent(50);
+        let [here, _] = isos();
+        world.put_file(&here, FileContent::of(b"an image"));
         for number in 0..=random.below(3) {
             add_machine(world, random, &(16 + number).to_string(), 1 + number);
         }
@@ -32,11 +35,19 @@ pub fn new(random: &mut Random, clock: Clock, all_off: bool) -> SimulatedHost {
     host
 }
 
+/// The ISOs that clients insert. Only the first one is on the host.
+pub fn isos() -> [String; 2] {
+    ["here", "missing"].map(|name| format!("[datastore1] iso/{name}.iso"))
+}
+
 /// Adds a random machine. No other machine may have had this number.
 pub fn add_machine(world: &mut World, random: &mut Random, id: &str, number: u64) {
     let datastore = world.datastores().next().unwrap().clone();
     let mut machine = Machine::bare(id, &format!("machine-{number}"), &datastore);
     machine.instance_uuid = format!("52000000-0000-0000-0000-{number:012}");
+    if random.percent(80) {
+        machine.cd_drives.push(CdDrive::at(0));
+    }
     machine.network_cards.push(NetworkCard {
         key: 4000,
         kind: "VirtualVmxnet3",

@@ -154,7 +154,7 @@ impl JobHistory {
                 (snapshot.is_none() || self.had_effect(CallKind::RevertToSnapshot))
                     && power.is_none_or(|power| self.had_power(power))
             }
-            JobRequest::Release { snapshot, keep_power } => {
+            JobRequest::Release { snapshot, keep_power, media: _ } => {
                 (snapshot.is_none() || self.had_effect(CallKind::RevertToSnapshot))
                     && (*keep_power || self.had_power(PowerState::Off))
             }
@@ -176,6 +176,16 @@ impl JobHistory {
                     || self.changed_by_others
                     || job.steps.is_empty()
             }
+            JobRequest::SetMedia { .. } => {
+                self.had_effect(CallKind::SetMedia)
+                    || self.changed_by_others
+                    || job.steps.is_empty()
+            }
+            JobRequest::SetBoot(_) => {
+                self.had_effect(CallKind::SetBoot) || self.changed_by_others || job.steps.is_empty()
+            }
+            // The clients of this simulation change no files.
+            JobRequest::UploadFile(_) | JobRequest::DeleteFile | JobRequest::CreateFolder => false,
         }
     }
 

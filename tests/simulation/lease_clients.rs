@@ -208,7 +208,7 @@ fn some_request(random: &mut Random) -> NewLease {
     let prepare = random.percent(60).then(|| {
         let power = random.percent(60).then_some(PowerState::On);
         let until = power.filter(|_| random.percent(5)).map(|_| Readiness::Tools);
-        Prepare { snapshot: snapshot(random), power, until, cidr: None, settle: None }
+        Prepare { snapshot: snapshot(random), power, until, ..Prepare::default() }
     });
     NewLease {
         select,
@@ -217,6 +217,7 @@ fn some_request(random: &mut Random) -> NewLease {
         queue_for: random.percent(70).then(|| Duration::from_secs(1 + random.below(300))),
         prepare,
         release: Some(Release { keep_power: random.percent(15), snapshot: snapshot(random) }),
+        record: None,
         keep_on_failure: None,
         reference: None,
         key: None,

@@ -342,7 +342,7 @@ impl LeaseInvariants {
                 format!("{other:?} of the same lease runs during its release {}", job.id)
             });
         }
-        if let JobRequest::Release { keep_power, snapshot } = &job.request
+        if let JobRequest::Release { keep_power, snapshot, media: _ } = &job.request
             && job.state == JobState::Succeeded
             && world.machine(job.machine_id().unwrap().backend_text()).is_some()
             && self.unchanged.contains(job.machine_id().unwrap().backend_text())

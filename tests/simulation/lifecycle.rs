@@ -20,6 +20,7 @@ use otter::service::leases::secret::LeaseSecrets;
 use otter::service::leases::{Leases, LeasesParts};
 use otter::service::live_settings::{LiveSettings, ReloadableSettings};
 use otter::service::machines::Machines;
+use otter::service::recordings::status::RecordingStatuses;
 use otter::service::snapshots::SnapshotProtection;
 use otter::service::storage_watch::StorageWatch;
 use otter::storage::{Storage, StorageError};
@@ -32,7 +33,7 @@ use super::Run;
 use super::checked_storage::CheckedStorage;
 use super::executor::Owner;
 use super::unreliable_host::UnreliableHost;
-use crate::in_process::NoScreens;
+use crate::in_process::{MemoryFiles, NoScreens};
 
 const SETTINGS: JobSettings = JobSettings {
     settle: Duration::from_secs(30),
@@ -117,6 +118,8 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
         authorizer: Arc::clone(&published_leases) as _,
         snapshots: Arc::new(snapshots),
         screens: Arc::new(NoScreens),
+        serial: Arc::new(NoScreens),
+        files: Arc::new(MemoryFiles::default()),
     });
     let machines = Machines::new(
         Arc::clone(&inventory),
@@ -144,6 +147,8 @@ async fn serve(run: &Arc<Run>, incarnation: u32) -> Result<Services, StorageErro
         secrets: LeaseSecrets::new(SecretBox::new(Box::new([0; 32]))),
         supervisor: supervisor.clone(),
         metrics,
+        recordings: RecordingStatuses::default(),
+        before_release: Arc::new(NoScreens),
     })
     .await?;
     let services = Services { jobs, leases, machines, inventory, supervisor, incarnation };

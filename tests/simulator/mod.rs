@@ -3,8 +3,11 @@
 mod admin;
 mod disruptions;
 mod event_manager;
+mod files;
 mod machines;
+mod reconfigure;
 mod screens;
+mod serial;
 mod sessions;
 mod updates;
 

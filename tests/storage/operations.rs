@@ -20,6 +20,7 @@ use otter::domain::input::SentInput;
 use otter::domain::job::{Job, JobKind, JobRequest, JobResult, JobState, JobTarget};
 use otter::domain::lease::{Lease, LeaseState, Quarantine, Recovery, Setback};
 use otter::domain::machine::MachineIdentity;
+use otter::domain::media::MediaRecord;
 use otter::domain::scope::Scope;
 use otter::storage::{
     AuditFilter, AuditRetention, ChangedLease, IdempotencyKey, InputAnswer, JobFilter, LeaseFilter,
@@ -271,11 +272,13 @@ fn insert_job() -> BoxedStrategy<Operation> {
 }
 
 fn save_input_answer() -> BoxedStrategy<Operation> {
-    let answer = (any::<u32>(), any::<u32>(), any_time(), option::of(any_failure())).prop_map(
-        |(events, characters, finished_at, interruption)| InputAnswer {
+    let texts = (option::of(any_failure()), option::of(any::<String>()));
+    let answer = (any::<u32>(), any::<u32>(), any_time(), texts).prop_map(
+        |(events, characters, finished_at, (interruption, result))| InputAnswer {
             sent: SentInput { events, characters },
             finished_at,
             interruption: interruption.map(Box::new),
+            result,
         },
     );
     (option::of((key(), answer)), vec(record(), 0..2))
@@ -363,7 +366,13 @@ fn job_of_snapshots() -> BoxedStrategy<Box<Job>> {
     });
     (known_job(), request, option::weighted(0.9, snapshot))
         .prop_map(|(job, request, snapshot)| {
-            let result = JobResult { changed: true, snapshot, power_state: None, ip_address: None };
+            let result = JobResult {
+                changed: true,
+                snapshot,
+                power_state: None,
+                ip_address: None,
+                file: None,
+            };
             Box::new(Job { state: JobState::Succeeded, request, result: Some(result), ..*job })
         })
         .boxed()
@@ -436,6 +445,7 @@ fn step() -> BoxedStrategy<LeaseTransaction> {
                 path: None,
             }),
             snapshot: (attempts % 2 == 0).then(|| "kickstart".to_owned()),
+            media: (attempts % 5 == 0).then(MediaRecord::default),
             attempts,
             pause: Duration::from_millis(pause),
             retry_at,

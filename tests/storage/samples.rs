@@ -10,8 +10,13 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use otter::domain::access::Authority;
+use otter::domain::artifact::Sha256Sum;
 use otter::domain::call::{CallKind, Evidence, HostCall, RecentTask, SnapshotEvidence};
 use otter::domain::failure::{Failure, FailureKind, Fault, InputError};
+use otter::domain::file_job::{
+    FileCall, FileEvidence, FileFact, FileIntent, FileResult, FileTarget, Received, UploadRequest,
+};
+use otter::domain::file_path::FilePath;
 use otter::domain::ids::{
     DatastoreId, JobId, LeaseId, MachineId, QuestionId, SnapshotId, TaskId, TokenId,
 };
@@ -22,11 +27,16 @@ use otter::domain::lease::{
     EndReason, Lease, LeaseEnd, LeaseState, Readiness, Release, Select, TimeLeft,
 };
 use otter::domain::machine::MachineIdentity;
+use otter::domain::media::{
+    BootDevice, BootEntry, BootMedia, BootOptions, BootRequest, CdDrive, MediaRecord,
+};
 use otter::domain::network::Network;
 use otter::domain::origin::{Actor, RequestId, RequestOrigin};
 use otter::domain::power::PowerState;
+use otter::domain::recording::{PortChoice, Record};
 use otter::domain::scope::Scope;
 use otter::domain::screen_text::ScreenText;
+use otter::domain::serial::SerialText;
 
 /// The first time of the tests.
 pub fn start() -> Timestamp {
@@ -61,6 +71,7 @@ pub fn queued(n: u32) -> Job {
         error: None,
         host_task: None,
         intent: None,
+        file_intent: None,
     }
 }
 
@@ -102,12 +113,14 @@ pub fn lease(n: u32, state: LeaseState, ended_at: Option<Timestamp>) -> Lease {
         queue_for: None,
         prepare: None,
         release: Release::default(),
+        record: Some(Record { screen: true, serial: vec![PortChoice::Every] }),
         keep_on_failure: Some(Duration::from_hours(4)),
         created_at: start(),
         active_at: None,
         kept_at: Some(start()),
         fence: Some(1),
         grants: 1,
+        media: Some(MediaRecord { drive: Some(drive(3000)), boot: boot(n.into()) }),
         job: None,
         time_left: TimeLeft::default(),
         measured_at: start(),
@@ -162,7 +175,7 @@ pub fn any_job() -> impl Strategy<Value = Job> {
         any::<Vec<String>>(),
         option::of(any_failure()),
         option::of(any::<String>().prop_map(TaskId::from_backend)),
-        option::of(any_intent()),
+        (option::of(any_intent()), option::of(any_file_intent())),
     );
     (identity, times, rest).prop_map(
         |(
@@ -177,7 +190,7 @@ pub fn any_job() -> impl Strategy<Value = Job> {
                 warnings,
                 error,
                 host_task,
-                intent,
+                (intent, file_intent),
             ),
         )| Job {
             id: JobId::new(Uuid::from_u128(id)),
@@ -204,6 +217,7 @@ pub fn any_job() -> impl Strategy<Value = Job> {
             error,
             host_task,
             intent,
+            file_intent,
         },
     )
 }
@@ -237,8 +251,89 @@ fn any_target() -> impl Strategy<Value = JobTarget> {
     prop_oneof![
         any_identity().prop_map(JobTarget::Machine),
         any::<String>().prop_map(|id| JobTarget::Datastore(DatastoreId::from_backend(id))),
+        (any::<(String, String)>(), any_path()).prop_map(|((id, datastore_name), path)| {
+            let datastore = DatastoreId::from_backend(id);
+            JobTarget::File(FileTarget { datastore, datastore_name, path })
+        }),
         Just(JobTarget::Host),
     ]
+}
+
+fn any_path() -> impl Strategy<Value = FilePath> {
+    proptest::sample::select(vec!["qubes.iso", "iso/qubes 4.2.iso", "образы/кубы.iso"])
+        .prop_map(|path| FilePath::parse(path).unwrap())
+}
+
+fn any_sum() -> impl Strategy<Value = Sha256Sum> {
+    any::<[u8; 32]>().prop_map(Sha256Sum)
+}
+
+fn any_upload() -> impl Strategy<Value = UploadRequest> {
+    (any::<u64>(), any::<bool>(), option::of(any_sum()))
+        .prop_map(|(bytes, replace, sha256)| UploadRequest { bytes, replace, sha256 })
+}
+
+fn any_file_intent() -> impl Strategy<Value = FileIntent> {
+    let call = prop_oneof![
+        any::<bool>().prop_map(|replace| FileCall::MovePart { replace }),
+        Just(FileCall::Delete),
+        Just(FileCall::CreateFolder),
+    ];
+    let fact = || {
+        (any::<u64>(), option::of(any_time()), any::<bool>(), any::<bool>()).prop_map(
+            |(bytes, modified_at, is_folder, is_empty)| FileFact {
+                bytes,
+                modified_at,
+                is_folder,
+                is_empty,
+            },
+        )
+    };
+    let received = (any::<u64>(), any_sum(), any::<bool>())
+        .prop_map(|(bytes, sha256, unchanged)| Received { bytes, sha256, unchanged });
+    let facts = (option::of(fact()), option::of(fact()));
+    (call, facts, option::of(received), any::<u32>(), option::of(any_failure())).prop_map(
+        |(call, (target, part), received, asked, end)| FileIntent {
+            call,
+            before: FileEvidence { target, part },
+            received,
+            asked,
+            end,
+        },
+    )
+}
+
+/// A drive with an ISO.
+fn drive(key: i32) -> CdDrive {
+    CdDrive {
+        key,
+        label: format!("drive {key}"),
+        controller: (key % 2 == 0).then_some(200),
+        unit: (key % 3 == 0).then_some(0),
+        iso: (key % 5 != 0).then(|| format!("[isos] {key}.iso")),
+        connected: key % 2 == 0,
+        connects_at_power_on: key % 3 == 0,
+    }
+}
+
+/// Boot options with a disk and this delay in milliseconds.
+fn boot(delay: u64) -> BootOptions {
+    let disk = BootEntry { device: BootDevice::Disk, key: Some(2000) };
+    let order = vec![BootEntry { device: BootDevice::Cdrom, key: None }, disk];
+    BootOptions { order, delay: Duration::from_millis(delay) }
+}
+
+fn any_boot() -> impl Strategy<Value = BootRequest> {
+    let order = proptest::collection::vec(proptest::sample::select(BootDevice::ALL), 0..3);
+    (order, option::of(any::<u32>())).prop_map(|(order, delay)| BootRequest {
+        order,
+        delay: delay.map(|delay| Duration::from_millis(delay.into())),
+    })
+}
+
+fn any_media() -> impl Strategy<Value = MediaRecord> {
+    (option::of(any::<i32>()), any::<u32>())
+        .prop_map(|(key, delay)| MediaRecord { drive: key.map(drive), boot: boot(delay.into()) })
 }
 
 fn any_identity() -> impl Strategy<Value = MachineIdentity> {
@@ -261,7 +356,8 @@ fn any_readiness() -> impl Strategy<Value = Readiness> {
         Just(Readiness::On),
         Just(Readiness::Address),
         Just(Readiness::Tools),
-        text.prop_map(|text| Readiness::Screen(ScreenText::new(text).unwrap())),
+        text.clone().prop_map(|text| Readiness::Screen(ScreenText::new(text).unwrap())),
+        text.prop_map(|text| Readiness::Serial(SerialText::new(None, text).unwrap())),
     ]
 }
 
@@ -302,22 +398,36 @@ fn any_request() -> impl Strategy<Value = JobRequest> {
             }),
         (any_snapshot(), any::<String>(), any::<Option<bool>>())
             .prop_map(|(snapshot, path, power_on)| JobRequest::Revert { snapshot, path, power_on }),
+        any::<Option<String>>().prop_map(|iso| JobRequest::SetMedia { iso }),
+        any_boot().prop_map(JobRequest::SetBoot),
+        any_upload().prop_map(JobRequest::UploadFile),
+        Just(JobRequest::DeleteFile),
+        Just(JobRequest::CreateFolder),
         (
             option::of((any_snapshot(), any::<String>())),
+            (any::<Option<String>>(), option::of(any_boot())),
             option::of(any_power_state()),
             option::of(any_readiness()),
             option::of(any_network()),
             option::of(any::<u32>())
         )
-            .prop_map(|(snapshot, power, until, cidr, settle)| JobRequest::Prepare {
-                snapshot,
-                power,
-                until,
-                cidr,
-                settle: settle.map(|seconds| Duration::from_secs(seconds.into())),
+            .prop_map(|(snapshot, (iso, boot), power, until, cidr, settle)| {
+                JobRequest::Prepare {
+                    snapshot,
+                    iso,
+                    boot,
+                    power,
+                    until,
+                    cidr,
+                    settle: settle.map(|seconds| Duration::from_secs(seconds.into())),
+                }
             }),
-        (any::<bool>(), option::of((any_snapshot(), any::<String>())))
-            .prop_map(|(keep_power, snapshot)| JobRequest::Release { keep_power, snapshot }),
+        (any::<bool>(), option::of((any_snapshot(), any::<String>())), option::of(any_media()))
+            .prop_map(|(keep_power, snapshot, media)| JobRequest::Release {
+                keep_power,
+                snapshot,
+                media,
+            }),
     ]
 }
 
@@ -346,13 +456,20 @@ fn any_result() -> impl Strategy<Value = JobResult> {
         option::of(any_snapshot()),
         option::of(any_power_state()),
         any::<Option<String>>(),
+        option::of(any_file_result()),
     )
-        .prop_map(|(changed, snapshot, power_state, ip_address)| JobResult {
+        .prop_map(|(changed, snapshot, power_state, ip_address, file)| JobResult {
             changed,
             snapshot,
             power_state,
             ip_address,
+            file,
         })
+}
+
+fn any_file_result() -> impl Strategy<Value = FileResult> {
+    (any::<String>(), option::of((any::<u64>(), any_sum())))
+        .prop_map(|(path, sent)| FileResult { path, sent })
 }
 
 /// Any failure that the storage keeps whole.
@@ -422,6 +539,8 @@ fn any_intent() -> impl Strategy<Value = Intent> {
         (any_snapshot(), any::<bool>()).prop_map(|(snapshot, suppress_power_on)| {
             HostCall::RevertToSnapshot { snapshot, suppress_power_on }
         }),
+        any::<i32>().prop_map(|key| HostCall::SetMedia { drive: drive(key) }),
+        any::<u32>().prop_map(|delay| HostCall::SetBoot { boot: boot(delay.into()) }),
     ];
     (call, any_evidence(), any::<u32>()).prop_map(|(call, before, asked)| Intent {
         call,
@@ -474,6 +593,7 @@ fn any_evidence() -> impl Strategy<Value = Evidence> {
                     consolidation_needed,
                     host_boot_time,
                     recent_tasks,
+                    media: BootMedia::default(),
                 }
             },
         )

@@ -19,9 +19,11 @@ pub struct AuditEntry {
         "job.accepted", "job.started", "job.cancel_requested", "job.ended", "lease.queued",
         "lease.granted", "lease.active", "lease.renewed", "lease.kept", "lease.releasing",
         "lease.ended", "machine.quarantined", "machine.quarantine_cleared", "machine.overridden",
-        "screen.input", "screen.driver_started", "screen.driver_ended", "request.refused",
-        "token.created", "token.revoked", "token.rotated", "tokens.reloaded",
-        "certificate.reloaded", "password.reloaded", "configuration.reloaded", "store.restored"
+        "screen.input", "screen.driver_started", "screen.driver_ended", "serial.input",
+        "serial.writer_started", "serial.writer_ended", "artifact.stored", "artifact.deleted",
+        "recording.started", "recording.ended", "request.refused", "token.created",
+        "token.revoked", "token.rotated", "tokens.reloaded", "certificate.reloaded",
+        "password.reloaded", "configuration.reloaded", "store.restored"
     ]))))]
     pub action: String,
     /// The name of the caller's token; `anonymous` if no token exists, `otter` for otter's own

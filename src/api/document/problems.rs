@@ -42,7 +42,7 @@ pub fn catalogue(base: &str, problems: &[ProblemPage]) -> HtmlPage {
          </thead>\n\
          <tbody>\n{rows}</tbody>\n</table>\n</main>\n"
     );
-    page::render("Problems · otter", &body, "")
+    page::render("Problems · otter", &body)
 }
 
 /// The page `/problems/{code}` of one problem.
@@ -76,7 +76,7 @@ pub fn problem_page(base: &str, problem: &ProblemPage) -> HtmlPage {
          <h2>Trying again</h2>\n<p><code>retry: \"{retry}\"</code></p>\n<p>{retry_advice}</p>\n\
          </main>\n"
     );
-    page::render(&format!("{} · otter", problem.title), &body, "")
+    page::render(&format!("{} · otter", problem.title), &body)
 }
 
 /// Converts text to HTML paragraphs. An empty line separates paragraphs, and backticks mark code.

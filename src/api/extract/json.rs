@@ -12,6 +12,7 @@ use serde_path_to_error::{Path, Segment};
 use utoipa::PartialSchema;
 use utoipa::openapi::{RefOr, Schema};
 
+use super::strict_value::StrictValue;
 use super::{failure_in_body, pointer, suggestion};
 use crate::domain::duration;
 use crate::domain::failure::Failure;
@@ -71,7 +72,7 @@ pub fn parse_json<T: DeserializeOwned + PartialSchema>(bytes: &[u8]) -> Result<T
         let detail = format!("The field {field} is null; set a value or omit the field.");
         return Err(failure_in_body(&null, "wrong-type", detail));
     }
-    serde_path_to_error::deserialize(value).map_err(|error| {
+    serde_path_to_error::deserialize(StrictValue(value)).map_err(|error| {
         let at = pointer_to(error.path());
         let inner = error.inner().to_string();
         if let Some((unknown, known)) = unknown_field(&inner) {

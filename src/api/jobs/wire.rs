@@ -9,10 +9,12 @@ use utoipa::ToSchema;
 use crate::api::links;
 use crate::api::problem::Problem;
 use crate::domain::duration;
+use crate::domain::file_job::{FileTarget, UploadRequest};
 use crate::domain::job::{self, JobKind, JobRequest, JobState, JobStepState};
+use crate::domain::media::BootRequest;
 use crate::service::jobs::JobView;
 
-/// An operation on a machine, from its acceptance to its end.
+/// An operation on a machine or on a file, from its acceptance to its end.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Job {
     /// The id of the job: a UUID of version 7. A job that is accepted later has a greater id.
@@ -23,23 +25,27 @@ pub struct Job {
     pub kind: String,
     /// The state of the job. `succeeded`, `failed`, `cancelled` and `unknown` are final.
     pub state: JobStateName,
-    /// The id of the machine that the job changes.
-    #[schema(value_type = String)]
+    /// The id of the machine that the job changes. Null if it changes a file.
+    #[schema(required)]
     pub machine: Option<String>,
-    /// The name of the machine when otter accepted the job.
-    #[schema(value_type = String)]
+    /// The name of the machine when otter accepted the job. Null if the job changes a file.
+    #[schema(required)]
     pub machine_name: Option<String>,
+    /// The file or folder that the job changes. Null if it changes a machine.
+    #[schema(required)]
+    pub target: Option<JobFileTarget>,
     /// The parameters of the operation.
     pub request: JobRequestView,
-    /// The progress of the host's task for this job, in percent. Null if the host reports none.
+    /// The progress of the host's task for this job, or of an upload, in percent. Null if it is not
+    /// known.
     #[schema(required, minimum = 0, maximum = 100)]
     pub progress: Option<u8>,
     /// What the job does at the moment, as a text for people.
     pub phase: String,
     /// The steps of the job: its calls to the host and its waits.
     pub steps: Vec<JobStep>,
-    /// The number of jobs before this one in the queue of the machine. Null if the job is not
-    /// queued.
+    /// The number of jobs before this one in the queue of the machine or file. Null if the job is
+    /// not queued.
     #[schema(required)]
     pub position: Option<u32>,
     /// The obstacle that blocks the job. Null if there is none.
@@ -78,6 +84,19 @@ pub struct Job {
     pub host_task: Option<String>,
     /// Related paths: `self`, `wait`, `machine`.
     pub links: BTreeMap<String, String>,
+}
+
+/// A file or folder of a datastore that a job changes.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct JobFileTarget {
+    /// The id of the datastore.
+    pub datastore: String,
+    /// The name of the datastore when otter accepted the job.
+    #[schema(example = "isos")]
+    pub datastore_name: String,
+    /// The path below the top folder of the datastore.
+    #[schema(example = "iso/qubes.iso")]
+    pub path: String,
 }
 
 /// The state of a job. This list will never grow.
@@ -134,8 +153,8 @@ pub struct JobRequestView {
     /// does not change it.
     #[schema(required)]
     pub power: Option<crate::api::machines::wire::PowerStateName>,
-    /// The condition for which a preparation waits: `power_state:on`, `ip`, `tools` or
-    /// `screen:<text>`.
+    /// The condition for which a preparation waits: `power_state:on`, `ip`, `tools`,
+    /// `screen:<text>`, `serial:<text>` or `serial@<port>:<text>`.
     #[schema(required)]
     pub until: Option<String>,
     /// The network in which the address of the machine must be if a preparation waits for an
@@ -145,6 +164,31 @@ pub struct JobRequestView {
     /// How long a preparation waits after its other steps.
     #[schema(required, example = "1m30s")]
     pub settle: Option<String>,
+    /// The ISO that the job puts into the CD drive. Null if it puts none there.
+    #[schema(required, example = "[isos] iso/qubes.iso")]
+    pub iso: Option<String>,
+    /// What the machine boots from after the job. Null if the job does not change it.
+    #[schema(required)]
+    pub boot: Option<JobBootRequest>,
+    /// The length of the file that the job uploads.
+    #[schema(required)]
+    pub bytes: Option<u64>,
+    /// The SHA-256 that the uploaded file must have, in hexadecimal. Null if the caller named none.
+    #[schema(required)]
+    pub sha256: Option<String>,
+    /// Whether the upload may replace a file.
+    #[schema(required)]
+    pub replace: Option<bool>,
+}
+
+/// What a machine boots from after a job.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct JobBootRequest {
+    /// The kinds of devices: `cdrom`, `disk`, `network`. Empty lets the firmware decide.
+    pub order: Vec<String>,
+    /// How long the firmware waits before it boots. Null: as before.
+    #[schema(required, example = "5s")]
+    pub delay: Option<String>,
 }
 
 /// A step of a job.
@@ -159,7 +203,7 @@ pub struct JobStep {
     #[schema(required)]
     pub finished_at: Option<Timestamp>,
     /// More about the step, for people. Only the holder of the lease, the token that requested it,
-    /// and operators see the last text on the screen for which a preparation waits.
+    /// and operators see the last text on the screen or serial port that a preparation watches.
     #[schema(required)]
     pub detail: Option<String>,
 }
@@ -180,7 +224,8 @@ pub struct JobBlocker {
 /// The result of a job that succeeded.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct JobResult {
-    /// Whether the job changed the machine. False if the machine already had the requested state.
+    /// Whether the job changed the machine or the file. False if it already had the requested
+    /// state.
     pub changed: bool,
     /// The id of the snapshot that the job created, reverted to or renamed.
     #[schema(required)]
@@ -191,6 +236,15 @@ pub struct JobResult {
     /// The `ip_address` of the machine at the end of the job.
     #[schema(required)]
     pub ip_address: Option<String>,
+    /// The path of the file or folder, with the name of its datastore. Null for jobs on machines.
+    #[schema(required, example = "[isos] iso/qubes.iso")]
+    pub path: Option<String>,
+    /// The length of the uploaded file. Null for other jobs.
+    #[schema(required)]
+    pub bytes: Option<u64>,
+    /// The SHA-256 of the uploaded file, in hexadecimal. Null for other jobs.
+    #[schema(required)]
+    pub sha256: Option<String>,
 }
 
 /// A page of jobs, newest first.
@@ -240,6 +294,7 @@ impl Job {
             host_task,
             // Not shown, because it is internal: the evidence by which otter resolves a lost call.
             intent: _,
+            file_intent: _,
         } = &**job;
         let machine = target.machine();
         Self {
@@ -248,6 +303,7 @@ impl Job {
             state: JobStateName::from_domain(*state),
             machine: machine.map(|machine| machine.id.to_string()),
             machine_name: machine.map(|_| target_name.clone()),
+            target: target.file().map(JobFileTarget::from_domain),
             request: JobRequestView::from_domain(request),
             progress: *progress,
             phase: phase.clone(),
@@ -297,7 +353,19 @@ impl JobRequestView {
             | JobRequest::Reboot
             | JobRequest::Kill
             | JobRequest::RemoveAllSnapshots
-            | JobRequest::Consolidate => empty,
+            | JobRequest::Consolidate
+            | JobRequest::DeleteFile
+            | JobRequest::CreateFolder => empty,
+            JobRequest::SetMedia { iso } => Self { iso: iso.clone(), ..empty },
+            JobRequest::SetBoot(boot) => {
+                Self { boot: Some(JobBootRequest::from_domain(boot)), ..empty }
+            }
+            JobRequest::UploadFile(UploadRequest { bytes, replace, sha256 }) => Self {
+                bytes: Some(*bytes),
+                replace: Some(*replace),
+                sha256: sha256.map(|sum| sum.to_string()),
+                ..empty
+            },
             JobRequest::Shutdown { force_after } => {
                 Self { force_after: force_after.map(duration::format), ..empty }
             }
@@ -330,21 +398,48 @@ impl JobRequestView {
                 description: description.clone(),
                 ..empty
             },
-            JobRequest::Prepare { snapshot, power, until, cidr, settle } => Self {
+            JobRequest::Prepare { snapshot, iso, boot, power, until, cidr, settle } => Self {
                 snapshot: snapshot.as_ref().map(|(id, _)| id.to_string()),
                 snapshot_path: snapshot.as_ref().map(|(_, path)| path.clone()),
+                iso: iso.clone(),
+                boot: boot.as_ref().map(JobBootRequest::from_domain),
                 power: power.map(Into::into),
                 until: until.as_ref().map(ToString::to_string),
                 cidr: cidr.map(|cidr| cidr.to_string()),
                 settle: settle.map(duration::format),
                 ..empty
             },
-            JobRequest::Release { keep_power, snapshot } => Self {
+            // The drive and the boot options that a release restores are not shown, like the other
+            // state from before the lease.
+            JobRequest::Release { keep_power, snapshot, media: _ } => Self {
                 snapshot: snapshot.as_ref().map(|(id, _)| id.to_string()),
                 snapshot_path: snapshot.as_ref().map(|(_, path)| path.clone()),
                 power: (!keep_power).then_some(crate::api::machines::wire::PowerStateName::Off),
                 ..empty
             },
+        }
+    }
+}
+
+impl JobFileTarget {
+    fn from_domain(target: &FileTarget) -> Self {
+        let FileTarget { datastore, datastore_name, path } = target;
+        Self {
+            datastore: datastore.to_string(),
+            datastore_name: datastore_name.clone(),
+            path: path.to_string(),
+        }
+    }
+}
+
+impl JobBootRequest {
+    /// The request on the wire.
+    #[must_use]
+    pub fn from_domain(request: &BootRequest) -> Self {
+        let BootRequest { order, delay } = request;
+        Self {
+            order: order.iter().map(|device| device.as_str().to_owned()).collect(),
+            delay: delay.map(duration::format),
         }
     }
 }
@@ -379,12 +474,16 @@ impl JobBlocker {
 
 impl JobResult {
     fn from_domain(result: &job::JobResult) -> Self {
-        let job::JobResult { changed, snapshot, power_state, ip_address } = result;
+        let job::JobResult { changed, snapshot, power_state, ip_address, file } = result;
+        let sent = file.as_ref().and_then(|file| file.sent);
         Self {
             changed: *changed,
             snapshot: snapshot.as_ref().map(ToString::to_string),
             power_state: power_state.map(Into::into),
             ip_address: ip_address.clone(),
+            path: file.as_ref().map(|file| file.path.clone()),
+            bytes: sent.map(|(bytes, _)| bytes),
+            sha256: sent.map(|(_, sha256)| sha256.to_string()),
         }
     }
 }

@@ -10,11 +10,13 @@ use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::wire::{Lease, PrepareRequest, ReleaseRequest, SelectRequest};
+use super::wire::{Lease, PrepareRequest, RecordRequest, ReleaseRequest, SelectRequest};
 use crate::api::extract::{
     JsonBody, NoParameters, Query, check_printable_field, duration_text, failure_in_body,
     some_duration_text,
 };
+use crate::api::machines::boot::parse_boot;
+use crate::api::machines::iso::checked_iso;
 use crate::api::openapi_parts::Problems;
 use crate::api::problem::ApiError;
 use crate::api::start_job::{IDEMPOTENT_REPLAYED, read_idempotency_key, read_reference};
@@ -26,6 +28,7 @@ use crate::domain::machine_reference::{InvalidMachineReference, MachineReference
 use crate::domain::machine_uuid::parse_uuid;
 use crate::domain::network::Network;
 use crate::domain::power::PowerState;
+use crate::domain::recording::{PortChoice, Record};
 use crate::service::callers::Caller;
 use crate::service::leases::{NewLease, RequestedLease};
 use crate::service::machines::shorten;
@@ -57,6 +60,10 @@ pub struct LeaseRequest {
     /// configuration of the selected pool gives, else `{"power": "off"}`.
     #[schema(nullable = false)]
     release: Option<ReleaseRequest>,
+    /// What otter records while the lease is active. Default: what the configuration of the
+    /// selected pool gives, else nothing.
+    #[schema(nullable = false)]
+    record: Option<RecordRequest>,
     /// How long people can examine the machine if its use fails, as `DELETE …?outcome=failed`
     /// reports. The lease never lasts longer than until `max_expires_at`. Default: otter then
     /// releases the machine at once.
@@ -84,6 +91,8 @@ pub struct CreateHeaders {
 const MAX_HOLDER: usize = 255;
 /// The largest number of pools in `select.pools`, and of machines in `select.exclude`.
 const MAX_SELECTED: usize = 100;
+/// The largest number of serial ports in `record.serial`.
+const MAX_PORTS: usize = 32;
 
 /// Take a machine
 ///
@@ -102,7 +111,7 @@ const MAX_SELECTED: usize = 100;
         "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "request-timeout",
         "payload-too-large", "unsupported-media-type", "idempotency-mismatch", "no-free-machine",
         "queue-full", "inventory-loading", "storage-unavailable", "outcome-unknown",
-        "shutting-down", "not-supported"
+        "shutting-down", "not-supported", "no-drive"
     ]))))]
 pub async fn create_lease(
     State(api): State<ApiState>,
@@ -115,7 +124,10 @@ pub async fn create_lease(
 ) -> Result<Response, ApiError> {
     let version = api.services().event_stream.version();
     let key = read_idempotency_key(&api, &caller, &method, &uri, &headers, &bytes)?;
-    let new = NewLease { key, reference: read_reference(&headers)?, ..new_lease(value)? };
+    let mut new = NewLease { key, reference: read_reference(&headers)?, ..new_lease(value)? };
+    if let Some(Prepare { iso: Some(iso), .. }) = &mut new.prepare {
+        *iso = checked_iso(&api, &caller, "/prepare/iso", iso)?;
+    }
     if let Some(Prepare { until: Some(Readiness::Screen(_)), .. }) = &new.prepare {
         api.services().screen_waits.ocr().check_installed()?;
     }
@@ -146,7 +158,7 @@ const fn status_for(state: LeaseState) -> StatusCode {
 }
 
 fn new_lease(request: LeaseRequest) -> Result<NewLease, Failure> {
-    let LeaseRequest { select, holder, ttl, queue_for, prepare, release, keep_on_failure } =
+    let LeaseRequest { select, holder, ttl, queue_for, prepare, release, record, keep_on_failure } =
         request;
     let holder = holder.map(|holder| non_empty("/holder", holder)).transpose()?;
     if holder.as_ref().is_some_and(|holder| holder.chars().count() > MAX_HOLDER) {
@@ -161,6 +173,7 @@ fn new_lease(request: LeaseRequest) -> Result<NewLease, Failure> {
         queue_for: queue_for.map(|text| parse_time("/queue_for", &text)).transpose()?,
         prepare: prepare.map(parse_prepare).transpose()?,
         release: release.map(parse_release).transpose()?,
+        record: record.map(parse_record).transpose()?,
         keep_on_failure: keep_on_failure
             .map(|text| parse_time("/keep_on_failure", &text))
             .transpose()?,
@@ -272,7 +285,7 @@ fn parse_excluded(pointer: &str, text: &str) -> Result<MachineReference, Failure
 }
 
 fn parse_prepare(request: PrepareRequest) -> Result<Prepare, Failure> {
-    let PrepareRequest { snapshot, power, until, cidr, settle } = request;
+    let PrepareRequest { snapshot, iso, boot, power, until, cidr, settle } = request;
     let power = power.map(|name| match name.as_str() {
         "on" => Ok(PowerState::On),
         "off" => Ok(PowerState::Off),
@@ -284,13 +297,13 @@ fn parse_prepare(request: PrepareRequest) -> Result<Prepare, Failure> {
     let until = until.map(|name| {
         Readiness::parse(&name).map_err(|error| {
             let detail = format!(
-                "prepare.until is {}, which {error}; write power_state:on, ip, tools or \
-                 screen:<text>.",
+                "prepare.until is {}, which {error}; write power_state:on, ip, tools, \
+                 screen:<text> or serial:<text>.",
                 shorten(&name)
             );
             let code = match error {
                 InvalidReadiness::Unknown => "not-one-of",
-                InvalidReadiness::Screen(_) => "invalid-text",
+                InvalidReadiness::Text(_) => "invalid-text",
             };
             failure_in_body("/prepare/until", code, detail)
         })
@@ -303,6 +316,8 @@ fn parse_prepare(request: PrepareRequest) -> Result<Prepare, Failure> {
     });
     let prepare = Prepare {
         snapshot: snapshot.map(|snapshot| non_empty("/prepare/snapshot", snapshot)).transpose()?,
+        iso: iso.map(|iso| non_empty("/prepare/iso", iso)).transpose()?,
+        boot: boot.map(|boot| parse_boot("/prepare/boot", boot)).transpose()?,
         power: power.transpose()?,
         until: until.transpose()?,
         cidr: cidr.transpose()?,
@@ -342,6 +357,27 @@ fn parse_release(request: ReleaseRequest) -> Result<Release, Failure> {
     };
     let snapshot = snapshot.map(|snapshot| non_empty("/release/snapshot", snapshot)).transpose()?;
     Ok(Release { keep_power, snapshot })
+}
+
+fn parse_record(request: RecordRequest) -> Result<Record, Failure> {
+    let RecordRequest { screen, serial } = request;
+    let serial = serial.unwrap_or_default();
+    if serial.len() > MAX_PORTS {
+        let detail = format!(
+            "record.serial has {} elements; it may have at most {MAX_PORTS}.",
+            serial.len()
+        );
+        return Err(failure_in_body("/record/serial", "out-of-range", detail));
+    }
+    let parse = |(index, port): (usize, String)| {
+        PortChoice::parse(&port).map_err(|error| {
+            let pointer = format!("/record/serial/{index}");
+            let detail = format!("{} is {}, which {error}.", field_name(&pointer), shorten(&port));
+            failure_in_body(&pointer, "not-a-port", detail)
+        })
+    };
+    let serial = serial.into_iter().enumerate().map(parse).collect::<Result<_, _>>()?;
+    Ok(Record { screen: screen.unwrap_or_default(), serial })
 }
 
 pub(super) fn parse_time(pointer: &str, text: &str) -> Result<Duration, Failure> {

@@ -57,7 +57,7 @@ pub struct LeaseHeader {
 ///
 /// # Errors
 /// `not-found` if the text is not the id of a lease; `invalid-request` if it is empty.
-fn lease_id(text: &str) -> Result<LeaseId, Failure> {
+pub fn lease_id(text: &str) -> Result<LeaseId, Failure> {
     if text.is_empty() {
         return Err(empty_name("lease"));
     }
@@ -81,7 +81,8 @@ pub async fn named_lease(
     if is_known { Ok(Some(id)) } else { Err(unknown_lease(&id.to_string())) }
 }
 
-fn unknown_lease(text: &str) -> Failure {
+/// The failure of a call that names a lease which does not exist for the caller.
+pub fn unknown_lease(text: &str) -> Failure {
     let detail = format!("There is no lease {}. List them: GET /v1/leases", shorten(text));
     Failure::new(FailureKind::NotFound, detail)
 }

@@ -7,11 +7,15 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::api::extract::some_duration_text;
+use crate::api::jobs::wire::JobBootRequest;
 use crate::api::links;
+use crate::api::machines::boot::BootRequest;
 use crate::domain::duration;
 use crate::domain::lease::{self, EndReason, LeaseState};
+use crate::domain::recording::Record;
 use crate::service::leases::lease_table::PoolFault;
 use crate::service::leases::{LeaseBlocker, LeaseView, PoolView, RunningMachines};
+use crate::service::recordings::status::{RecordingState, RecordingStatus};
 
 /// A lease: one machine for one holder, for a limited time.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -20,7 +24,7 @@ pub struct Lease {
     #[schema(example = "01936f5e-8c00-7000-8000-000000000002")]
     pub id: String,
     /// The state of the lease. `released`, `expired`, `revoked` and `failed` are final: a lease in
-    /// one of these states never changes.
+    /// one of these states never changes, except `recording`.
     pub state: LeaseStateName,
     /// The id of the machine that the lease holds or held last. Null while the lease is queued, and
     /// if it ended before it got a machine.
@@ -72,6 +76,14 @@ pub struct Lease {
     pub prepare: Option<LeasePrepare>,
     /// The state into which otter puts the machine after the lease.
     pub release: LeaseRelease,
+    /// What otter records from the moment the lease is active until it ends. Null if it records
+    /// nothing.
+    #[schema(required)]
+    pub record: Option<LeaseRecord>,
+    /// The recording that runs, or whose artifacts are not made yet. Null without one, and once all
+    /// its artifacts are there.
+    #[schema(required)]
+    pub recording: Option<LeaseRecording>,
     /// How long people can examine the machine if its use fails, before otter releases it. Null if
     /// otter then releases the machine at once.
     #[schema(required, example = "4h")]
@@ -96,7 +108,8 @@ pub struct Lease {
     pub end: Option<LeaseEnd>,
     /// Warnings for the holder of the lease, for example that an operator changed the machine.
     pub warnings: Vec<String>,
-    /// The paths of related objects and operations: `self`, `wait`, `renew`, `machine` and `job`.
+    /// The paths of related objects and operations: `self`, `wait`, `renew`, `artifacts`, `machine`
+    /// and `job`.
     pub links: BTreeMap<String, String>,
 }
 
@@ -166,6 +179,12 @@ pub struct LeaseSelect {
 pub struct LeasePrepare {
     #[schema(required)]
     pub snapshot: Option<String>,
+    /// The ISO that otter puts into the CD drive of the machine.
+    #[schema(required, example = "[isos] iso/qubes.iso")]
+    pub iso: Option<String>,
+    /// What the machine boots from. Null: as before.
+    #[schema(required)]
+    pub boot: Option<JobBootRequest>,
     #[schema(required)]
     pub power: Option<crate::api::machines::wire::PowerStateName>,
     #[schema(required)]
@@ -186,6 +205,40 @@ pub struct LeaseRelease {
     pub power: String,
     #[schema(required)]
     pub snapshot: Option<String>,
+}
+
+/// What otter records while the lease is active.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct LeaseRecord {
+    pub screen: bool,
+    /// Serial ports: names such as `ttyS0`, keys, or `*` for every port.
+    pub serial: Vec<String>,
+}
+
+/// The recording of a lease.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct LeaseRecording {
+    /// - `recording`: the recording runs.
+    /// - `paused`: it leaves out what happens, because a secret is being typed.
+    /// - `ended`: it ended before the lease; `reason` says why.
+    /// - `rendering`: the lease has ended, and otter makes the artifacts.
+    #[schema(extensions(("x-extensible-enum" = json!(recording_states()))))]
+    pub state: String,
+    /// Whether the screen is recorded.
+    pub screen: bool,
+    /// The names of the recorded serial ports.
+    pub serial: Vec<String>,
+    pub started_at: Timestamp,
+    /// Until when the recording is certainly on the disk of otter. Null before the first write, and
+    /// once the recording has ended.
+    #[schema(required)]
+    pub synced_at: Option<Timestamp>,
+    /// The number of bytes of the recording on the disk of otter.
+    pub bytes: u64,
+    /// Why the recording, or a part of it, ended before the lease, in a sentence. Null if it did
+    /// not.
+    #[schema(required)]
+    pub reason: Option<String>,
 }
 
 /// An entry of the history of a lease.
@@ -316,11 +369,21 @@ pub struct PrepareRequest {
     /// The snapshot to which otter reverts the machine: its id, name or path.
     #[schema(nullable = false)]
     pub snapshot: Option<String>,
+    /// The ISO that otter puts into the CD drive of the machine, with the name of its datastore.
+    /// The release takes it out again, unless it reverts to a snapshot.
+    #[schema(nullable = false, example = "[isos] iso/qubes.iso")]
+    pub iso: Option<String>,
+    /// What the machine boots from. The release restores what it was before, unless it reverts to
+    /// a snapshot.
+    #[schema(nullable = false)]
+    pub boot: Option<BootRequest>,
     /// The power state into which otter puts the machine: `on` or `off`.
     #[schema(nullable = false, example = "on")]
     pub power: Option<String>,
-    /// Wait for `power_state:on`, `ip`, `tools`, or a text on the screen: `screen:<text>`. All
-    /// after the first colon is the text, at most 256 characters.
+    /// Wait for `power_state:on`, `ip`, `tools`, a text on the screen: `screen:<text>`, or a text
+    /// from the first serial port: `serial:<text>`, or another one: `serial@<port>:<text>`. All
+    /// after the first colon is the text, at most 256 characters. What the screen showed or the
+    /// port output before the last revert or power step does not count.
     #[schema(nullable = false, example = "power_state:on")]
     pub until: Option<String>,
     /// The network in which the address of the machine must be, only with `"until": "ip"`. During
@@ -347,6 +410,20 @@ pub struct ReleaseRequest {
     pub snapshot: Option<String>,
 }
 
+/// What otter records from the moment the lease is active until it ends. A recording becomes
+/// artifacts of the lease. Empty: nothing, also if the pool says otherwise.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RecordRequest {
+    /// Whether the screen is recorded, as `screen.apng`. Default: false.
+    #[schema(nullable = false, example = true)]
+    pub screen: Option<bool>,
+    /// The serial ports that are recorded, as `<port>.log` and `<port>.cast`: at most 32 names such
+    /// as `ttyS0`, keys, or `*` for every port. Default: none.
+    #[schema(nullable = false, max_items = 32, example = json!(["*"]))]
+    pub serial: Option<Vec<String>>,
+}
+
 impl Lease {
     /// The JSON of a lease.
     ///
@@ -354,7 +431,7 @@ impl Lease {
     /// - `secret`: the secret, only in the response to the request for the lease.
     #[must_use]
     pub fn from_view(view: &LeaseView, secret: Option<String>) -> Self {
-        let LeaseView { lease, position, expires_at, max_expires_at, blocked_by } = view;
+        let LeaseView { lease, position, expires_at, max_expires_at, blocked_by, recording } = view;
         let lease::Lease {
             id,
             state,
@@ -376,12 +453,15 @@ impl Lease {
             queue_for,
             prepare,
             release,
+            record,
             keep_on_failure,
             created_at,
             active_at,
             kept_at,
             fence,
             grants: _,
+            // Not shown, because only the release needs it: the drive and the boot options before.
+            media: _,
             job,
             // Shown as `expires_at`: the time that the lease has left.
             time_left: _,
@@ -419,6 +499,8 @@ impl Lease {
             fence: *fence,
             prepare: prepare.as_ref().map(LeasePrepare::from_domain),
             release: LeaseRelease::from_domain(release),
+            record: record.as_ref().map(LeaseRecord::from_domain),
+            recording: recording.as_ref().map(LeaseRecording::from_status),
             keep_on_failure: keep_on_failure.map(duration::format),
             kept_at: *kept_at,
             job: job.map(|job| job.to_string()),
@@ -503,14 +585,34 @@ impl LeaseSelect {
 
 impl LeasePrepare {
     fn from_domain(prepare: &lease::Prepare) -> Self {
-        let lease::Prepare { snapshot, power, until, cidr, settle } = prepare;
+        let lease::Prepare { snapshot, iso, boot, power, until, cidr, settle } = prepare;
         Self {
             snapshot: snapshot.clone(),
+            iso: iso.clone(),
+            boot: boot.as_ref().map(JobBootRequest::from_domain),
             power: power.map(Into::into),
             until: until.as_ref().map(ToString::to_string),
             cidr: cidr.map(|cidr| cidr.to_string()),
             settle: settle.map(duration::format),
         }
+    }
+}
+
+impl LeaseRecord {
+    fn from_domain(record: &Record) -> Self {
+        let Record { screen, serial } = record;
+        let serial = serial.iter().map(ToString::to_string).collect();
+        Self { screen: *screen, serial }
+    }
+}
+
+impl LeaseRecording {
+    fn from_status(status: &RecordingStatus) -> Self {
+        let synced_at = status.synced_at();
+        let RecordingStatus { state, screen, serial, started_at, synced: _, bytes, reason } =
+            status.clone();
+        let state = state.as_str().to_owned();
+        Self { state, screen, serial, started_at, synced_at, bytes, reason }
     }
 }
 
@@ -570,6 +672,10 @@ impl PoolHeld {
             retry_at: fault.retry_at,
         }
     }
+}
+
+fn recording_states() -> Vec<&'static str> {
+    RecordingState::ALL.iter().map(|state| state.as_str()).collect()
 }
 
 fn end_reasons() -> Vec<&'static str> {

@@ -1,9 +1,12 @@
 //! `/v1/machines`: reads and operations of machines and their snapshots.
 
 mod answer;
+pub mod boot;
+mod cdrom;
 mod consolidate;
 mod find;
 mod get;
+pub mod iso;
 mod kill;
 mod list;
 mod power;
@@ -50,6 +53,8 @@ pub fn routes() -> Routes {
         .role(Role::Runner, routes!(revert::revert_machine))
         .role(Role::Runner, routes!(answer::answer_machine))
         .role(Role::Runner, routes!(consolidate::consolidate_machine))
+        .role(Role::Runner, routes!(cdrom::insert_iso, cdrom::eject_iso))
+        .role(Role::Runner, routes!(boot::set_boot))
         .role(Role::Operator, routes!(quarantine::quarantine_machine, quarantine::clear_quarantine))
         .role(Role::Viewer, routes!(snapshots::list_snapshots))
         .role(

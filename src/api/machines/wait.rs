@@ -18,23 +18,31 @@ use crate::api::openapi_parts::{MachinePath, Problems};
 use crate::api::problem::ApiError;
 use crate::api::screens::LookHeaders;
 use crate::api::screens::wait::ScreenCall;
+use crate::api::serial::wait::SerialCall;
 use crate::api::{ApiState, respond};
+use crate::domain::condition_text::InvalidConditionText;
+use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::network::Network;
 use crate::domain::power::PowerState;
 use crate::domain::screen_text::ScreenText;
+use crate::domain::serial::SerialText;
 use crate::service::callers::Caller;
 use crate::service::jobs::authorization::Requester;
 use crate::service::machines::{MachineView, WaitCondition, shorten};
 use crate::service::screens::conditions::ScreenConditions;
+use crate::service::serial::conditions::SerialConditions;
+use crate::service::serial::{ReadFrom, find_port};
 
 /// The query parameters with the condition to wait for.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UntilQuery {
     /// The condition: `power_state:on`, `power_state:off`, `power_state:suspended`, `ip`, `tools`,
-    /// `question`, `no_question`, `free`, `no_job`, or `screen:<text>`: the screen shows the text.
-    /// All after the first colon is the text, commas included, at most 256 characters.
+    /// `question`, `no_question`, `free`, `no_job`, `screen:<text>`: the screen shows the text, or
+    /// `serial:<text>`: the first serial port outputs the text after this call;
+    /// `serial@<port>:<text>` for another port. All after the first colon is the text, commas
+    /// included, at most 256 characters.
     #[param(value_type = String)]
     until: Option<Parsed<Condition>>,
     /// The network in which the address must be, such as `10.0.0.0/8`. Only with `until=ip`.
@@ -48,6 +56,8 @@ enum Condition {
     Machine(&'static str, WaitCondition),
     /// The screen shows a text.
     Screen(ScreenText),
+    /// A serial port outputs a text.
+    Serial(SerialText),
 }
 
 const CONDITIONS: [(&str, WaitCondition); 9] = [
@@ -65,8 +75,8 @@ const CONDITIONS: [(&str, WaitCondition); 9] = [
 /// Wait for a machine
 ///
 /// Waits until the condition is true and returns the machine. 504 `wait-timeout` if the time is up
-/// first. 409 at once if the condition cannot become true. `screen:` needs the right to look at the
-/// screen.
+/// first. 409 at once if the condition cannot become true. `screen:` and `serial:` need the right
+/// to look at the screen.
 #[utoipa::path(
     get,
     path = "/v1/machines/{machine}/wait",
@@ -95,13 +105,20 @@ pub async fn wait_for_machine(
     // Read the version before the machine, so that the version does not include changes that the
     // response does not show.
     let version = api.services().event_stream.version();
+    // A wait for a state is the most common one. So the large futures of the others are boxed, and
+    // the headers are dropped, which keep the buffer of the request's head.
     let answered = match condition {
         Condition::Machine(word, until) => {
+            drop(headers);
             wait_for_state(&api, &caller, &machine, (word, &until), time).await?
         }
         Condition::Screen(text) => {
             let requester = read_authorization(&api, &caller, &headers)?;
-            wait_for_text(&api, &requester, machine, &text, time).await
+            Box::pin(wait_for_text(&api, &requester, machine, &text, time)).await
+        }
+        Condition::Serial(text) => {
+            let requester = read_authorization(&api, &caller, &headers)?;
+            Box::pin(wait_for_output(&api, &requester, machine, &text, time)).await
         }
     };
     let answered = answered.map(|view| respond::object(&api, &version, &Machine::from_view(&view)));
@@ -127,8 +144,12 @@ async fn wait_for_state(
     Ok(match wait(api, time, reached).await? {
         WaitEnd::Done(done) => done,
         WaitEnd::TimeUp => {
-            let seconds = time.as_secs();
-            let detail = format!("{name} did not reach {word} within {seconds} s; wait again.");
+            let within = match until {
+                WaitCondition::Address(Some(network)) => format!(" in {network}"),
+                _ => String::new(),
+            };
+            let time = duration::format(time);
+            let detail = format!("{name} did not reach {word}{within} within {time}; wait again.");
             Err(Failure::new(FailureKind::WaitTimeout, detail).with_machine(id, name))
         }
         WaitEnd::ShuttingDown => {
@@ -157,17 +178,37 @@ async fn wait_for_text(
     Ok(api.services().machines.get_in(scope, &view.machine.id).unwrap_or(view))
 }
 
+/// Waits until a serial port outputs a text. Returns the machine as it is then.
+async fn wait_for_output(
+    api: &ApiState,
+    requester: &Requester,
+    view: MachineView,
+    text: &SerialText,
+    time: Duration,
+) -> Result<MachineView, Failure> {
+    let port = find_port(&view.machine, &text.port().to_string())?;
+    let call = SerialCall { api, requester, machine: &view.machine, port };
+    let conditions = SerialConditions::of_text(text);
+    call.run(&conditions, ReadFrom::BeforeEnd(0), Some(time)).await?;
+    let scope = &requester.caller.scope;
+    Ok(api.services().machines.get_in(scope, &view.machine.id).unwrap_or(view))
+}
+
 impl Parameter for Condition {
     fn from_text(text: &str) -> Result<Self, InvalidValue> {
+        let invalid = |error: InvalidConditionText| {
+            InvalidValue::new("invalid-text", text, format!("it {error}"))
+        };
         if let Some(on_screen) = ScreenText::from_condition(text) {
-            return on_screen
-                .map(Self::Screen)
-                .map_err(|error| InvalidValue::new("invalid-text", text, format!("it {error}")));
+            return on_screen.map(Self::Screen).map_err(invalid);
+        }
+        if let Some(output) = SerialText::from_condition(text) {
+            return output.map(Self::Serial).map_err(invalid);
         }
         let known = CONDITIONS.into_iter().find(|(word, _)| *word == text);
         let words = || {
             let words = CONDITIONS.iter().map(|(word, _)| *word);
-            words.chain(["screen:<text>"]).collect::<Vec<_>>()
+            words.chain(["screen:<text>", "serial:<text>"]).collect::<Vec<_>>()
         };
         known
             .map(|(word, until)| Self::Machine(word, until))
@@ -184,7 +225,9 @@ impl UntilQuery {
             return invalid(
                 "until",
                 "missing",
-                format!("until is missing; set it to one of {words}, screen:<text>."),
+                format!(
+                    "until is missing; set it to one of {words}, screen:<text>, serial:<text>."
+                ),
             );
         };
         match (condition, self.cidr) {

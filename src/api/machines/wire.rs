@@ -4,8 +4,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::domain::duration;
 use crate::domain::lease;
 use crate::domain::machine::{self, SerialBacking};
+use crate::domain::media;
 use crate::domain::power::PowerState;
 use crate::domain::snapshot;
 use crate::service::machines::{HoldingLease, MachineView};
@@ -74,6 +76,8 @@ pub struct Machine {
     pub tools_status: Option<String>,
     pub network_cards: Vec<NetworkCard>,
     pub serial_ports: Vec<SerialPort>,
+    pub cdroms: Vec<CdDrive>,
+    pub boot: Boot,
     pub snapshot_count: u32,
     /// The id of the current snapshot, on which the disks of the machine are based.
     #[schema(required)]
@@ -125,6 +129,34 @@ pub struct NetworkCard {
     /// distributed switch, its key, such as `dvportgroup-12`.
     #[schema(required, example = "VM Network")]
     pub network: Option<String>,
+}
+
+/// A virtual CD drive.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct CdDrive {
+    pub key: i32,
+    #[schema(example = "CD/DVD drive 1")]
+    pub label: String,
+    /// The name of the datastore of the ISO in the drive. Null if there is no ISO.
+    #[schema(required, example = "isos")]
+    pub datastore: Option<String>,
+    /// The path of the ISO in the drive, with the name of its datastore. Null if there is no ISO.
+    #[schema(required, example = "[isos] iso/qubes.iso")]
+    pub path: Option<String>,
+    /// Whether the drive is connected now. Only a machine that is on has connected drives.
+    pub connected: bool,
+}
+
+/// What a machine boots from.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Boot {
+    /// The kinds of devices from which the firmware tries to boot, in this order. Empty if the
+    /// firmware decides.
+    #[schema(example = json!(["cdrom", "disk"]))]
+    pub order: Vec<String>,
+    /// How long the firmware waits before it boots.
+    #[schema(example = "5s")]
+    pub delay: String,
 }
 
 /// A virtual serial port. "Serial port N" is `ttyS(N-1)` in a Linux guest.
@@ -282,6 +314,10 @@ impl Machine {
             guest,
             network_cards,
             serial_ports,
+            cdroms,
+            boot,
+            // Not shown. Only a boot order names disks by their keys.
+            disk_keys: _,
             snapshots,
             question,
             // Not shown. Only datastores show which machines have files on them, as a number.
@@ -313,6 +349,8 @@ impl Machine {
             tools_status: guest.tools_status.clone(),
             network_cards: network_cards.iter().map(NetworkCard::from_domain).collect(),
             serial_ports: serial_ports.iter().map(SerialPort::from_domain).collect(),
+            cdroms: cdroms.iter().map(CdDrive::from_domain).collect(),
+            boot: Boot::from_domain(boot),
             snapshot_count: u32::try_from(snapshots.items.len()).unwrap_or(u32::MAX),
             current_snapshot: snapshots.current.as_ref().map(ToString::to_string),
             question: question.as_ref().map(Question::from_domain),
@@ -367,6 +405,41 @@ impl NetworkCard {
             mac_address: mac_address.map(|address| address.to_string()),
             connected: *connected,
             network: network.clone(),
+        }
+    }
+}
+
+impl CdDrive {
+    fn from_domain(drive: &media::CdDrive) -> Self {
+        let media::CdDrive {
+            key,
+            label,
+            // Not shown, because only the host needs them: where the drive is attached.
+            controller: _,
+            unit: _,
+            iso,
+            connected,
+            connects_at_power_on: _,
+        } = drive;
+        let datastore = |path: &String| {
+            let (name, _) = path.strip_prefix('[')?.split_once(']')?;
+            Some(name.to_owned())
+        };
+        Self {
+            key: *key,
+            label: label.clone(),
+            datastore: iso.as_ref().and_then(datastore),
+            path: iso.clone(),
+            connected: *connected,
+        }
+    }
+}
+
+impl Boot {
+    fn from_domain(boot: &media::BootOptions) -> Self {
+        Self {
+            order: boot.devices().iter().map(|device| device.as_str().to_owned()).collect(),
+            delay: duration::format(boot.delay),
         }
     }
 }

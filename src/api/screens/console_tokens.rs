@@ -22,9 +22,10 @@ use crate::service::callers::Caller;
 use crate::service::machines::shorten;
 use crate::service::screens::ViewerMode;
 use crate::service::screens::viewers::ViewerRequest;
+use crate::service::serial::find_port;
 
 /// The consoles that a token opens.
-const KINDS: [&str; 1] = ["screen"];
+const KINDS: [&str; 2] = ["screen", "serial"];
 
 /// The modes of a console.
 const MODES: [&str; 2] = ["view", "drive"];
@@ -47,13 +48,17 @@ pub struct ConsoleTokenHeaders {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConsoleTokenRequest {
-    /// `screen`.
+    /// `screen`, or `serial`: a serial port.
     #[schema(example = "screen", extensions(("x-extensible-enum" = json!(KINDS))))]
     kind: String,
+    /// Only with `serial`, and then required: the key of the port, or its name in Linux, such as
+    /// `ttyS0`.
+    #[schema(nullable = false, example = "ttyS0")]
+    port: Option<String>,
     /// `view` or `drive`.
     #[schema(example = "drive", extensions(("x-extensible-enum" = json!(MODES))))]
     mode: String,
-    /// Only with `drive`: whether to take over from another driver.
+    /// Only with `drive`: whether to take over from another client that drives.
     #[serde(default)]
     force: bool,
 }
@@ -96,8 +101,8 @@ pub struct ConsoleToken {
     extensions(("x-otter-problems" = json!([
         "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading",
         "request-timeout", "payload-too-large", "unsupported-media-type", "machine-leased",
-        "lease-ended", "lease-not-active", "self-protection", "console-busy", "too-many-consoles",
-        "not-supported", "shutting-down"
+        "lease-ended", "lease-not-active", "self-protection", "console-busy", "serial-busy",
+        "too-many-consoles", "not-supported", "shutting-down"
     ]))))]
 pub async fn create_console_token(
     State(api): State<ApiState>,
@@ -108,18 +113,23 @@ pub async fn create_console_token(
     JsonBody { value, .. }: JsonBody<ConsoleTokenRequest>,
 ) -> Result<Response, ApiError> {
     let version = api.services().event_stream.version();
-    let (mode, force) = read_request(&value)?;
-    let view = api.services().machines.resolve(&caller.scope, &reference)?;
+    let AskedConsole { port, mode, force } = read_request(&value)?;
+    let machine = api.services().machines.resolve(&caller.scope, &reference)?.machine;
+    let port = port.map(|port| find_port(&machine, port)).transpose()?;
     let requester = read_authorization(&api, &caller, &headers)?;
     let credential = read_credential(&api, &headers)?;
     let request = ViewerRequest { requester, credential, mode, force };
-    let issued = api.services().screens.issue_console_token(request, &view.machine)?;
+    let issued = match port {
+        None => api.services().screens.issue_console_token(request, &machine)?,
+        Some(port) => api.services().serial.issue_console_token(request, &machine, port)?,
+    };
     let token = issued.text.expose_secret();
+    let port = port.map(|port| port.key);
     let created = ConsoleToken {
         token: token.to_owned(),
         expires_at: issued.expires_at,
-        url: socket_path(&view.machine.id, mode, force),
-        page: page_path(&view.machine.id, mode, token),
+        url: socket_path(&machine.id, port, mode, force),
+        page: page_path(&machine.id, port, mode, token),
     };
     let mut response = respond::object(&api, &version, &created);
     *response.status_mut() = StatusCode::CREATED;
@@ -127,12 +137,32 @@ pub async fn create_console_token(
     Ok(response)
 }
 
-fn read_request(request: &ConsoleTokenRequest) -> Result<(ViewerMode, bool), Failure> {
-    let ConsoleTokenRequest { kind, mode, force } = request;
-    if !KINDS.contains(&kind.as_str()) {
-        let detail = format!("kind is {}; write {}.", shorten(kind), KINDS.join(" or "));
-        return Err(failure_in_body("/kind", "not-one-of", detail));
-    }
+/// The console that a request asks for.
+struct AskedConsole<'r> {
+    /// The name of the serial port. `None` for the screen.
+    port: Option<&'r str>,
+    mode: ViewerMode,
+    force: bool,
+}
+
+fn read_request(request: &ConsoleTokenRequest) -> Result<AskedConsole<'_>, Failure> {
+    let ConsoleTokenRequest { kind, port, mode, force } = request;
+    let port = match (kind.as_str(), port.as_deref()) {
+        ("screen", None) => None,
+        ("serial", Some(port)) => Some(port),
+        ("screen", Some(_)) => {
+            let detail = "port is only for the kind serial.".to_owned();
+            return Err(failure_in_body("/port", "not-applicable", detail));
+        }
+        ("serial", None) => {
+            let detail = "port is missing; name a serial port, such as ttyS0.".to_owned();
+            return Err(failure_in_body("/port", "missing", detail));
+        }
+        (other, _) => {
+            let detail = format!("kind is {}; write {}.", shorten(other), KINDS.join(" or "));
+            return Err(failure_in_body("/kind", "not-one-of", detail));
+        }
+    };
     let mode = match mode.as_str() {
         "view" => ViewerMode::View,
         "drive" => ViewerMode::Drive,
@@ -145,16 +175,24 @@ fn read_request(request: &ConsoleTokenRequest) -> Result<(ViewerMode, bool), Fai
         let detail = "force is only for the mode drive.".to_owned();
         return Err(failure_in_body("/force", "not-applicable", detail));
     }
-    Ok((mode, *force))
+    Ok(AskedConsole { port, mode, force: *force })
 }
 
-fn socket_path(machine: &MachineId, mode: ViewerMode, force: bool) -> String {
+fn socket_path(machine: &MachineId, port: Option<i32>, mode: ViewerMode, force: bool) -> String {
     let force = if force { "&force=true" } else { "" };
-    format!("{}/screen/rfb?mode={}{force}", links::machine(machine), mode.as_str())
+    let console = match port {
+        None => "screen/rfb".to_owned(),
+        Some(port) => format!("serial/{port}/stream"),
+    };
+    format!("{}/{console}?mode={}{force}", links::machine(machine), mode.as_str())
 }
 
-fn page_path(machine: &MachineId, mode: ViewerMode, token: &str) -> String {
+fn page_path(machine: &MachineId, port: Option<i32>, mode: ViewerMode, token: &str) -> String {
     let machine = links::encode(&machine.to_string());
+    let console = match port {
+        None => format!("screen&machine={machine}"),
+        Some(port) => format!("serial&machine={machine}&port={port}"),
+    };
     let mode = mode.as_str();
-    links::path(&format!("/#console=screen&machine={machine}&mode={mode}&token={token}"))
+    links::path(&format!("/#console={console}&mode={mode}&token={token}"))
 }

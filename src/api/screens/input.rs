@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -14,15 +13,15 @@ use utoipa::{IntoParams, ToSchema};
 use super::input_check::input_list;
 use super::input_request::InputRequest;
 use super::wait_request::{MAX_BODY, checked};
-use crate::api::extract::{JsonBody, NoParameters, Query, Segment};
+use crate::api::extract::{NoParameters, Query, Segment};
 use crate::api::lease_authorization::read_authorization;
 use crate::api::long_poll::WaitPermit;
 use crate::api::openapi_parts::{MachinePath, Problems};
 use crate::api::problem::{ApiError, InputSent};
 use crate::api::roles::read_credential;
+use crate::api::secret_body::SecretBody;
 use crate::api::start_job::{IDEMPOTENT_REPLAYED, read_idempotency_key, read_reference};
 use crate::api::{ApiState, respond};
-use crate::domain::failure::{Failure, InputError};
 use crate::service::callers::Caller;
 use crate::service::screens::input_call::{BegunInput, InputDone, InputTerms};
 use crate::storage::IdempotencyKey;
@@ -32,7 +31,7 @@ use crate::storage::IdempotencyKey;
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the headers")]
 pub struct InputHeaders {
-    /// At most 255 characters. A repeat with the same key and body types nothing: it waits for the
+    /// At most 255 characters. A repeat with the same key and body sends nothing: it waits for the
     /// first request and returns its answer (of a problem, all but `seen`), or `input-interrupted`
     /// if otter died in between.
     #[param(rename = "Idempotency-Key", value_type = String, required = false)]
@@ -59,13 +58,6 @@ pub struct InputResult {
     pub finished_at: Timestamp,
 }
 
-/// The body of the request, parsed and as the received bytes. The errors of a wrong body never
-/// contain a text of it.
-pub struct InputBody {
-    value: InputRequest,
-    bytes: Bytes,
-}
-
 /// Type and click
 ///
 /// Sends keys, texts and movements of the pointer to a machine, in the order of `events`, and waits
@@ -74,9 +66,9 @@ pub struct InputBody {
 /// caller types on a protected machine.
 ///
 /// A key that may have been typed is never typed again. After the first key every failure is 409
-/// `input-interrupted`, whose `sent` says what the machine got. Power-off, suspend, revert, the end
-/// of the lease or of the token, and a client that hangs up interrupt the input; keys that are held
-/// then are released. Calls for one machine run in the order of their arrival.
+/// `input-interrupted`, whose `sent` says what the machine got. Power-off, suspend, revert, reset,
+/// the end of the lease or of the token, and a client that hangs up interrupt the input; keys that
+/// are held then are released. Calls for one machine run in the order of their arrival.
 ///
 /// At the end of a call, keys that `hold` still holds are released.
 #[utoipa::path(
@@ -108,7 +100,7 @@ pub async fn send_screen_input(
     headers: HeaderMap,
     Segment(reference): Segment,
     _: Query<NoParameters>,
-    InputBody { value, bytes }: InputBody,
+    SecretBody { value, bytes }: SecretBody<InputRequest, MAX_BODY>,
 ) -> Result<Response, ApiError> {
     let version = api.services().event_stream.version();
     let requester = read_authorization(&api, &caller, &headers)?;
@@ -146,61 +138,4 @@ pub async fn send_screen_input(
         respond::set(&mut response, IDEMPOTENT_REPLAYED, "true");
     }
     Ok(response)
-}
-
-impl FromRequest<ApiState> for InputBody {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, api: &ApiState) -> Result<Self, ApiError> {
-        match JsonBody::<InputRequest, MAX_BODY>::from_request(request, api).await {
-            Ok(JsonBody { value, bytes }) => Ok(Self { value, bytes }),
-            Err(ApiError(failure)) => Err(ApiError(without_values(failure))),
-        }
-    }
-}
-
-/// The failure of a body without the values that serde quotes: one of them can be a password in the
-/// wrong place.
-fn without_values(failure: Failure) -> Failure {
-    let errors = failure
-        .errors
-        .iter()
-        .map(|error| InputError { detail: without_value(&error.detail), ..error.clone() });
-    Failure { errors: errors.collect(), detail: without_value(&failure.detail), ..failure }
-}
-
-fn without_value(detail: &str) -> String {
-    let quoted = ["invalid type: ", "invalid value: ", "invalid length "];
-    let cut = quoted.iter().find_map(|words| {
-        let (before, rest) = detail.split_once(words)?;
-        let (_, expected) = rest.rsplit_once(", expected ")?;
-        Some(format!("{before}wrong type or value, expected {expected}"))
-    });
-    cut.unwrap_or_else(|| detail.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_error_of_a_body_quotes_a_value() {
-        for (detail, shown) in [
-            (
-                "/events/0/keys: invalid type: string \"hunter2\", expected a list.",
-                "/events/0/keys: wrong type or value, expected a list.",
-            ),
-            (
-                "/events/0/keys: invalid type: string \"a, expected b\", expected a list.",
-                "/events/0/keys: wrong type or value, expected a list.",
-            ),
-            (
-                "/x: invalid value: integer `70000`, expected a whole number.",
-                "/x: wrong type or value, expected a whole number.",
-            ),
-            ("The body is not JSON: EOF at line 1.", "The body is not JSON: EOF at line 1."),
-        ] {
-            assert_eq!(without_value(detail), shown);
-        }
-    }
 }

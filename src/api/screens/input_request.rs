@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::wait_request::ConditionRequest;
 use crate::api::extract::{bounded_list, duration_text, some_bounded_list, some_duration_text};
 use crate::domain::input::{MAX_EVENTS, Point};
-use crate::service::screens::conditions::MAX_CONDITIONS;
+use crate::service::wait_conditions::MAX_CONDITIONS;
 
 /// Keys, texts and movements of the pointer for a machine.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -29,7 +29,8 @@ pub struct InputRequest {
     pub layout: Option<String>,
     /// Whether the texts are secret: no error shows a part of one. otter never writes a text to its
     /// log, its store, its metrics or the audit in any case. What the guest then shows on its
-    /// screen is not masked: pictures, texts of the screen, and `seen` of a problem show it.
+    /// screen is not masked: pictures, texts of the screen, and `seen` of a problem show it. But
+    /// recordings of the machine leave it out until 2 s after the call.
     #[serde(default)]
     pub secret: bool,
 }

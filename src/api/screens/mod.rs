@@ -13,6 +13,10 @@ mod text;
 pub mod wait;
 mod wait_request;
 
+pub use self::input::InputHeaders;
+pub use self::rfb::{ViewerHeaders, ViewerQuery, from_message, viewer_request};
+pub use self::wait_request::checked;
+
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
@@ -42,7 +46,7 @@ pub fn routes() -> Routes {
 #[expect(dead_code, reason = "documents the answer")]
 pub struct Png(Vec<u8>);
 
-/// The headers of requests that look at a screen.
+/// The headers of requests that look at a screen or read a serial port.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents the headers")]

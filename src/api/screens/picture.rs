@@ -69,7 +69,9 @@ pub struct Width(u16);
     tag = "screens",
     params(MachinePath, PictureQuery, LookHeaders),
     responses(
-        (status = 200, description = "The picture", content_type = "image/png", body = Png),
+        (status = 200, description = "The picture", content_type = "image/png", body = Png,
+            headers(("Otter-Screen-Changed" = String, description = "When the screen last \
+                                                                     changed"))),
         Problems,
     ),
     extensions(("x-otter-problems" = json!([
@@ -130,7 +132,7 @@ pub async fn get_screen_picture(
     extensions(("x-otter-problems" = json!([
         "invalid-request", "unknown-parameter", "not-found", "ambiguous-name", "inventory-loading",
         "machine-leased", "forbidden-by-host", "host-unreachable", "host-login-refused",
-        "host-protocol", "not-supported", "too-many-waits"
+        "host-protocol", "console-unavailable", "not-supported", "too-many-waits"
     ]))))]
 pub async fn get_snapshot_picture(
     State(api): State<ApiState>,

@@ -24,8 +24,7 @@ use crate::domain::machine::Machine;
 use crate::service::callers::Caller;
 use crate::service::jobs::authorization::Requester;
 use crate::service::screens::ViewerMode;
-use crate::service::screens::console_tokens::Console;
-use crate::service::screens::viewer_end::ViewerEnd;
+use crate::service::screens::console_tokens::{Console, ConsoleKind};
 use crate::service::screens::viewer_session::{FromViewer, ToViewer};
 use crate::service::screens::viewers::{Viewer, ViewerRequest};
 
@@ -36,10 +35,10 @@ const MODES: [ViewerMode; 2] = [ViewerMode::View, ViewerMode::Drive];
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ViewerQuery {
-    /// `view` (default), or `drive`: the keys and the pointer of the viewer reach the machine.
+    /// `view` (default), or `drive`: what the client sends reaches the machine.
     #[param(value_type = Option<String>)]
     mode: Option<Parsed<ViewerMode>>,
-    /// Only with `mode=drive`: whether to take over from another driver.
+    /// Only with `mode=drive`: whether to take over from another client that drives.
     #[param(value_type = Option<bool>)]
     force: Option<Parsed<bool>>,
 }
@@ -68,7 +67,8 @@ pub struct ViewerHeaders {
 /// One viewer at a time drives. The keys that it holds are released when it ends. When a right
 /// ends, the WebSocket is closed with a code: 4401 the token is not valid any more, 4403 the caller
 /// may not look or drive any more, or the machine is gone, 4409 another viewer took over, 4423 the
-/// lease ended, 4503 otter stops. A machine has at most `screens.max_viewers` viewers.
+/// lease ended, 4503 otter stops. A message of more than 256 KiB ends it with 1009. A machine has
+/// at most `screens.max_viewers` viewers.
 #[utoipa::path(
     get,
     path = "/v1/machines/{machine}/screen/rfb",
@@ -95,10 +95,12 @@ pub async fn open_screen_viewer(
 ) -> Result<Response, ApiError> {
     let screens = &api.services().screens;
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
-    let request = viewer_request(&api, caller, access, &headers, &query, &view.machine)?;
+    let kind = ConsoleKind::Screen;
+    let request = viewer_request(&api, caller, access, &headers, &query, &view.machine, kind)?;
     // First, so that a plain GET shows why a browser's WebSocket would be refused.
     screens.check_viewer(&request, &view.machine)?;
-    let upgrade = websocket::check(upgrade, &headers)?;
+    let instead = "For one picture: GET /v1/machines/{machine}/screen.png.";
+    let upgrade = websocket::check(upgrade, &headers, instead)?;
     let overrides = &api.services().overrides;
     let viewer = screens.open_viewer(request, &view.machine, overrides)?;
     let state = api.clone();
@@ -109,13 +111,20 @@ pub async fn open_screen_viewer(
 }
 
 /// What the caller asks for: by its console token, or by its headers and the query.
-fn viewer_request(
+///
+/// # Parameters
+/// - `kind`: the console that the path names.
+///
+/// # Errors
+/// `invalid-request`, and those of the console token or of `Otter-Lease` and `Otter-Override`.
+pub fn viewer_request(
     api: &ApiState,
     caller: Caller,
     access: ConsoleAccess,
     headers: &HeaderMap,
     query: &ViewerQuery,
     machine: &Machine,
+    kind: ConsoleKind,
 ) -> Result<ViewerRequest, Failure> {
     let (mode, force) = (query.mode.map(Parsed::value), query.force.map(Parsed::value));
     let ConsoleAccess { credential, grant } = access;
@@ -128,8 +137,9 @@ fn viewer_request(
         }
         return Ok(ViewerRequest { requester, credential, mode, force });
     };
-    grant.check(machine, mode, force, api.services().screens.fence_of(machine))?;
-    let Console::Screen { mode, force } = grant.console;
+    let fence = api.services().screens.fence_of(machine);
+    grant.check(machine, kind, mode, force, fence)?;
+    let Console { mode, force, .. } = grant.console;
     // The caller as it was identified now, with the address of this request.
     let requester = Requester { caller, ..grant.requester };
     Ok(ViewerRequest { requester, credential, mode, force })
@@ -144,17 +154,18 @@ async fn serve(api: ApiState, socket: WebSocket, viewer: Viewer) {
     let mut incoming = messages.take_while(|message| ready(message.is_some())).filter_map(ready);
     let end = viewer.serve(&mut incoming, &mut outgoing, api.stop()).await;
     tracing::debug!(end = end.as_str(), "a viewer of a screen ended");
-    let close = close_code(&end).map(|code| (code, end.reason()));
+    let close = websocket::close_code(&end).map(|code| (code, end.reason()));
     websocket::close(outgoing.into_inner(), stream, close, api.clock()).await;
 }
 
-/// `None` at the end of the connection.
-fn from_message(received: Result<Message, axum::Error>) -> Option<FromViewer> {
+/// What a WebSocket received. `None` at the end of the connection.
+pub fn from_message(received: Result<Message, axum::Error>) -> Option<FromViewer> {
     match received {
         Ok(Message::Binary(bytes)) => Some(FromViewer::Bytes(bytes)),
         Ok(Message::Text(_)) => Some(FromViewer::Text),
         Ok(Message::Ping(_) | Message::Pong(_)) => Some(FromViewer::Alive),
-        Ok(Message::Close(_)) | Err(_) => None,
+        Ok(Message::Close(_)) => None,
+        Err(error) => websocket::is_too_large(error).then_some(FromViewer::TooLarge),
     }
 }
 
@@ -162,20 +173,6 @@ fn to_message(message: ToViewer) -> Message {
     match message {
         ToViewer::Bytes(bytes) => Message::Binary(bytes),
         ToViewer::Ping => Message::Ping(Bytes::new()),
-    }
-}
-
-/// The code of the close message. `None` if there is no one to send it to.
-const fn close_code(end: &ViewerEnd) -> Option<u16> {
-    match end {
-        ViewerEnd::Left | ViewerEnd::Silent => None,
-        // RFC 6455, section 7.4.1: a protocol error.
-        ViewerEnd::Protocol(_) => Some(1002),
-        ViewerEnd::TokenRefused => Some(4401),
-        ViewerEnd::RightEnded(_) | ViewerEnd::MachineGone => Some(4403),
-        ViewerEnd::TakenOver => Some(4409),
-        ViewerEnd::LeaseEnded(_) => Some(4423),
-        ViewerEnd::ShuttingDown => Some(4503),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::api::lease_authorization::read_authorization;
 use crate::api::openapi_parts::{MachinePath, Problems};
 use crate::api::problem::ApiError;
 use crate::api::{ApiState, links, respond};
+use crate::domain::ids::LeaseId;
 use crate::domain::machine::Machine;
 use crate::service::callers::Caller;
 use crate::service::screens;
@@ -50,7 +51,7 @@ pub struct Screen {
     /// The viewer that drives. Null if no viewer does.
     #[schema(required)]
     pub driver: Option<ScreenDriver>,
-    /// The recording that is being made. Null if none is.
+    /// The id of the lease for which the screen is being recorded. Null if it is not.
     #[schema(required)]
     pub recording: Option<String>,
     /// `self`, `machine`, `picture`, `text`, `wait`, `input` and `rfb`.
@@ -111,11 +112,16 @@ pub async fn get_screen(
     let view = api.services().machines.resolve(&caller.scope, &reference)?;
     api.services().screens.may_look(&requester, &view.machine)?;
     let state = api.services().screens.state(&view.machine);
-    Ok(respond::object(&api, &version, &Screen::from_state(&view.machine, state)))
+    let recording = api.services().leases.recording_of_screen(&view.machine);
+    Ok(respond::object(&api, &version, &Screen::from_state(&view.machine, state, recording)))
 }
 
 impl Screen {
-    fn from_state(machine: &Machine, state: screens::ScreenState) -> Self {
+    fn from_state(
+        machine: &Machine,
+        state: screens::ScreenState,
+        recording: Option<LeaseId>,
+    ) -> Self {
         let screens::ScreenState {
             unavailable_reason,
             size,
@@ -137,7 +143,7 @@ impl Screen {
             connection: connection.as_str().to_owned(),
             viewers: viewers.into_iter().map(ScreenViewer::from_info).collect(),
             driver: driver.map(ScreenDriver::from_info),
-            recording: None,
+            recording: recording.map(|lease| lease.to_string()),
             links: BTreeMap::from([
                 link("picture", format!("{screen}.png")),
                 link("text", format!("{screen}/text")),

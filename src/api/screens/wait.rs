@@ -14,6 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::LookHeaders;
 use super::wait_request::{MAX_BODY, ScreenWaitRequest, checked};
+use crate::api::condition_fields::in_words;
 use crate::api::extract::{JsonBody, NoParameters, Parsed, Query, Segment, failure_in_body};
 use crate::api::lease_authorization::read_authorization;
 use crate::api::long_poll::{WaitEnd, WaitMode, WaitPermit};
@@ -27,7 +28,8 @@ use crate::domain::ids::LeaseId;
 use crate::domain::machine::Machine;
 use crate::service::callers::Caller;
 use crate::service::jobs::authorization::Requester;
-use crate::service::screens::conditions::ScreenConditions;
+use crate::service::machines::shorten;
+use crate::service::screens::conditions::{ScreenCondition, ScreenConditions, Subject};
 use crate::service::screens::wait::{
     FIRST_TEST_LIMIT, Matched, RightCheck, ScreenMatch, Seen, Sight, WaitTerms,
 };
@@ -263,11 +265,17 @@ impl ScreenCall<'_> {
         if let Some(outside) = outside.as_ref().filter(|_| time.is_none()) {
             return self.with_machine(outside.clone());
         }
-        let what = match (conditions.any.len(), conditions.still) {
+        let shown: Vec<String> =
+            conditions.any.iter().enumerate().map(|(index, one)| shown(index, one)).collect();
+        let named = in_words(&shown);
+        let what = match (shown.len(), conditions.still) {
             (0, _) => "was not still".to_owned(),
-            (1, None) => "did not meet the condition".to_owned(),
-            (count, None) => format!("did not meet any of the {count} conditions"),
-            (count, Some(_)) => format!("was not still with one of {count} conditions met"),
+            (1, None) => format!("did not meet the condition {named}"),
+            (count, None) => format!("did not meet any of the {count} conditions ({named})"),
+            (1, Some(_)) => format!("was not still with the condition {named} met"),
+            (count, Some(_)) => {
+                format!("was not still with one of {count} conditions met ({named})")
+            }
         };
         let when = match time {
             Some(time) => format!("within {}; wait again", duration::format(time)),
@@ -279,6 +287,17 @@ impl ScreenCall<'_> {
         let waits = &self.api.services().screen_waits;
         waits.timed_out(self.machine, &self.requester.caller, sight, &detail).await
     }
+}
+
+/// A condition in words: its name, or what it looks for.
+fn shown(index: usize, condition: &ScreenCondition) -> String {
+    let subject = match (&condition.name, &condition.subject) {
+        (Some(name), _) => shorten(name),
+        (None, Subject::Text(needle)) => shorten(needle.text()),
+        (None, Subject::Regex { regex, .. }) => format!("regex {}", shorten(regex.as_str())),
+        (None, Subject::Image { .. }) => format!("image {index}"),
+    };
+    if condition.absent { format!("absent {subject}") } else { subject }
 }
 
 impl ScreenWaitResult {

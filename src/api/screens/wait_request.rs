@@ -8,27 +8,23 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
-use crate::api::extract::{
-    check_printable_field, failure_in_body, some_bounded_list, some_duration_text,
-};
+use crate::api::condition_fields;
+use crate::api::extract::{failure_in_body, some_bounded_list, some_duration_text};
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::screen::{Region, ScreenSize};
 use crate::service::machines::shorten;
 use crate::service::screens::conditions::{
-    DEFAULT_TOLERANCE, MAX_CONDITIONS, MAX_IMAGES, MAX_TEXT, ScreenCondition, ScreenConditions,
-    StillCondition, Subject, compile_regex,
+    DEFAULT_TOLERANCE, MAX_IMAGES, ScreenCondition, ScreenConditions, StillCondition, Subject,
 };
 use crate::service::screens::picture_search::{DEFAULT_SIMILARITY, Template};
 use crate::service::screens::png::{self, PngError};
 use crate::service::screens::text_match::Needle;
 use crate::service::screens::wait_memory::{WaitMemory, WaitSpace};
+use crate::service::wait_conditions::{MAX_CONDITIONS, compile_regex};
 
 /// The largest body of a wait, in bytes.
 pub const MAX_BODY: usize = 4 * 1024 * 1024;
-
-/// The largest name of a condition, in characters.
-const MAX_NAME: usize = 64;
 
 /// The largest margin of an image, in pixels.
 const MAX_MARGIN: u16 = ScreenSize::MAX_SIDE;
@@ -193,19 +189,14 @@ pub fn screen_conditions(
 ) -> Result<ScreenConditions, Failure> {
     let in_any = format!("{at}/any");
     let still = still.map(|text| parse_still(&format!("{at}/still"), &text)).transpose()?;
-    if any.as_ref().is_some_and(Vec::is_empty) {
-        let detail = "any is empty; add a condition.".to_owned();
-        return Err(failure_in_body(&in_any, "empty", detail));
-    }
     if any.is_none() && still.is_none() {
         let detail = "There is nothing to wait for; set any or still.".to_owned();
         return Err(failure_in_body(&in_any, "missing", detail));
     }
-    let any = any.unwrap_or_default();
-    if any.len() > MAX_CONDITIONS {
-        let detail = format!("any has more than {MAX_CONDITIONS} conditions.");
-        return Err(failure_in_body(&in_any, "out-of-range", detail));
+    if let Some(any) = &any {
+        condition_fields::check_count(&in_any, any.len())?;
     }
+    let any = any.unwrap_or_default();
     let images = any.iter().filter(|condition| condition.image.is_some()).count();
     if images > MAX_IMAGES {
         let detail = format!("any has {images} images; at most {MAX_IMAGES}.");
@@ -272,11 +263,7 @@ fn parse_condition(
         return Err(failure_in_body(at, "not-one-of", detail));
     }
     if let Some(name) = &name {
-        check_printable_field(&format!("{at}/name"), name)?;
-        if name.is_empty() || name.chars().count() > MAX_NAME {
-            let detail = format!("name must have 1 to {MAX_NAME} characters.");
-            return wrong("name", "out-of-range", detail);
-        }
+        condition_fields::check_name(&format!("{at}/name"), name)?;
     }
     for (field, is_given) in [("similarity", similarity.is_some()), ("margin", margin.is_some())] {
         if is_given && image.is_none() {
@@ -294,7 +281,9 @@ fn parse_condition(
     let subject = if let Some(text) = text {
         parse_text(&format!("{at}/text"), &text)?
     } else if let Some(regex) = regex {
-        parse_regex(&format!("{at}/regex"), &regex, memory)?
+        let at = format!("{at}/regex");
+        let (regex, bytes) = condition_fields::parse_regex(&at, &regex, compile_regex)?;
+        Subject::Regex { regex, _space: memory.reserve(bytes)? }
     } else {
         let similarity =
             similarity.map(|share| parse_share(&format!("{at}/similarity"), share)).transpose()?;
@@ -318,26 +307,11 @@ fn parse_condition(
 }
 
 fn parse_text(at: &str, text: &str) -> Result<Subject, Failure> {
-    if text.chars().nth(MAX_TEXT).is_some() {
-        let detail = format!("text has more than {MAX_TEXT} characters.");
-        return Err(failure_in_body(at, "out-of-range", detail));
-    }
+    condition_fields::check_text_length(at, text)?;
     Needle::new(text).map(Subject::Text).ok_or_else(|| {
         let detail = format!("text is {}; it has no character to compare.", shorten(text));
         failure_in_body(at, "empty", detail)
     })
-}
-
-fn parse_regex(at: &str, regex: &str, memory: &WaitMemory) -> Result<Subject, Failure> {
-    if regex.is_empty() {
-        let detail = "regex is empty, so that it is everywhere.".to_owned();
-        return Err(failure_in_body(at, "empty", detail));
-    }
-    let (regex, bytes) = compile_regex(regex).map_err(|error| {
-        let detail = format!("regex is {}: {error}.", shorten(regex));
-        failure_in_body(at, "not-a-regex", detail)
-    })?;
-    Ok(Subject::Regex { regex, _space: memory.reserve(bytes)? })
 }
 
 /// Decodes an image. Its memory is reserved before.

@@ -77,7 +77,8 @@ pub struct RunCommand {
     #[arg(long, value_name = "on|off", value_parser = ["on", "off"])]
     power: Option<String>,
     /// Then wait until it is on (`power_state:on`), has an IP address (`ip`), runs VMware Tools
-    /// (`tools`), or shows a text on its screen (`screen:TEXT`).
+    /// (`tools`), shows a text on its screen (`screen:TEXT`), or outputs a text on its first serial
+    /// port (`serial:TEXT`) or another one (`serial@PORT:TEXT`).
     #[arg(long, value_name = "WHAT", value_parser = readiness)]
     until: Option<String>,
     /// With --until ip: the network in which the machine's address must be, such as 10.0.0.0/8.
@@ -107,6 +108,15 @@ pub struct RunCommand {
     /// has not failed.
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     pub keep_on_failure: Option<Duration>,
+    /// Record the screen and the serial ports of the machine while the command runs. The recording
+    /// becomes artifacts of the lease, which otter keeps for a while.
+    #[arg(long)]
+    pub record: bool,
+    /// At the end, also after a failure, store the artifacts of the lease in this directory: the
+    /// recording, the last picture of the screen and its text, and what the command stored. Waits
+    /// at most 5 minutes for the recording.
+    #[arg(long, value_name = "DIR")]
+    pub artifacts: Option<PathBuf>,
     /// A name for the holder of the machine, for people. The default is the token's name.
     #[arg(long, value_name = "TEXT")]
     holder: Option<String>,
@@ -149,7 +159,7 @@ impl RunCommand {
             queue_for,
             ..
         } = self;
-        let Self { release_power, release_snapshot, holder, keep_on_failure, .. } = self;
+        let Self { release_power, release_snapshot, holder, keep_on_failure, record, .. } = self;
         let Self { memory_bytes_at_least, nested_virtualization, exclude, .. } = self;
         let text = |value: &Option<String>| value.clone().map(Value::from);
         let time = |value: Duration| Value::from(duration::format(value));
@@ -180,6 +190,7 @@ impl RunCommand {
             ("holder", text(holder)),
             ("queue_for", queue_for.map(time)),
             ("keep_on_failure", keep_on_failure.map(time)),
+            ("record", record.then(|| json!({"screen": true, "serial": ["*"]}))),
         ]);
         body.insert("select".to_owned(), Value::Object(present(select)));
         body.insert("ttl".to_owned(), json!(duration::format(*ttl)));
@@ -255,15 +266,18 @@ mod tests {
         });
         assert_eq!(read(all).unwrap().lease_request(), expected);
         let several = "--pool a --pool b --exclude name:c --exclude 17 --memory-bytes-at-least 8 \
-            --nested-virtualization true --keep-on-failure 4h -- true";
+            --nested-virtualization true --keep-on-failure 4h --record --artifacts out -- true";
         let expected = json!({
             "select": {
                 "pools": ["a", "b"], "exclude": ["name:c", "17"], "memory_bytes_at_least": 8,
                 "nested_virtualization": true,
             },
             "ttl": "10m", "keep_on_failure": "4h",
+            "record": {"screen": true, "serial": ["*"]},
         });
-        assert_eq!(read(several).unwrap().lease_request(), expected);
+        let run = read(several).unwrap();
+        assert_eq!(run.lease_request(), expected);
+        assert_eq!(run.artifacts, Some(PathBuf::from("out")));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::header::{
     AUTHORIZATION, CONNECTION, DATE, RETRY_AFTER, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, UPGRADE,
@@ -249,6 +249,15 @@ impl OtterClient {
         Self::read_answer(response, limit).await
     }
 
+    /// As [`OtterClient::answer`], for a request that may take any time.
+    ///
+    /// # Errors
+    /// As [`OtterClient::answer`].
+    pub async fn answer_in_any_time(request: RequestBuilder) -> Result<Answer, NoAnswer> {
+        let response = request.send().await.map_err(|error| no_answer(&error))?;
+        Self::read_answer(response, ANSWER_LIMIT).await
+    }
+
     /// Opens a WebSocket with the subprotocol `binary`.
     ///
     /// # Returns
@@ -273,6 +282,35 @@ impl OtterClient {
         }
         let read = tokio::time::timeout(ANSWER_TIMEOUT, Self::read_answer(response, ANSWER_LIMIT));
         read.await.map_err(|_| NoAnswer::temporary("no answer came in time"))?.map(Err)
+    }
+
+    /// Opens an answer whose body is read piece by piece.
+    ///
+    /// # Returns
+    /// The pieces, or the answer if its status is not a success.
+    ///
+    /// # Errors
+    /// As [`OtterClient::answer`].
+    pub async fn open(request: RequestBuilder) -> Result<Result<Pieces, Answer>, NoAnswer> {
+        Self::open_within(request, ANSWER_TIMEOUT).await
+    }
+
+    /// As [`OtterClient::open`], for an answer that begins within `timeout`.
+    ///
+    /// # Errors
+    /// As [`OtterClient::answer`].
+    pub async fn open_within(
+        request: RequestBuilder,
+        timeout: Duration,
+    ) -> Result<Result<Pieces, Answer>, NoAnswer> {
+        let late = |_| NoAnswer::temporary("no answer came in time");
+        let opened = tokio::time::timeout(timeout, request.send()).await.map_err(late)?;
+        let response = opened.map_err(|error| no_answer(&error))?;
+        if response.status().is_success() {
+            return Ok(Ok(Pieces(response)));
+        }
+        let read = tokio::time::timeout(ANSWER_TIMEOUT, Self::read_answer(response, ANSWER_LIMIT));
+        read.await.map_err(late)?.map(Err)
     }
 
     async fn read_answer(mut response: Response, limit: usize) -> Result<Answer, NoAnswer> {
@@ -308,6 +346,34 @@ impl OtterClient {
             return Err(NoAnswer { retry_after, ..NoAnswer::temporary(reason) });
         }
         Ok(JsonLines { response, unread: BytesMut::new() })
+    }
+}
+
+/// The body of an answer, which comes in pieces.
+pub struct Pieces(Response);
+
+impl Pieces {
+    /// The next piece. `None` at the end of the body.
+    ///
+    /// # Errors
+    /// Fails if the body breaks off, or is silent for too long.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, NoAnswer> {
+        let piece = tokio::time::timeout(STREAM_TIMEOUT, self.0.chunk()).await;
+        let piece = piece.map_err(|_| NoAnswer::temporary("no byte came in time"))?;
+        piece.map_err(|error| no_answer(&error))
+    }
+
+    /// As [`Pieces::next`], of a body that may be silent for any time.
+    ///
+    /// # Errors
+    /// Fails if the body breaks off.
+    pub async fn next_in_any_time(&mut self) -> Result<Option<Bytes>, NoAnswer> {
+        self.0.chunk().await.map_err(|error| no_answer(&error))
+    }
+
+    /// The value of a header of the answer.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.0.headers().get(name)?.to_str().ok()
     }
 }
 

@@ -60,7 +60,14 @@ pub struct RemoteLease {
     pub job: Option<String>,
     pub secret: Option<SecretString>,
     pub end: Option<RemoteLeaseEnd>,
+    /// The recording whose artifacts are not made yet. Absent in answers of an earlier otter.
+    #[serde(default)]
+    recording: Option<RemoteRecording>,
 }
+
+/// A recording. Only its presence counts.
+#[derive(Clone, Debug, Deserialize)]
+struct RemoteRecording {}
 
 /// How a lease has ended. While the machine is being released, how the lease will end.
 #[derive(Clone, Debug, Deserialize)]
@@ -367,7 +374,7 @@ impl LeaseClient {
 
     /// Sends a request, and sends it again after a failure that may pass. Fails if the last answer
     /// is not a success.
-    async fn send_expecting_success(
+    pub async fn send_expecting_success(
         &self,
         request: impl Fn() -> RequestBuilder,
     ) -> Result<Answer, Failure> {
@@ -451,6 +458,11 @@ impl RemoteLease {
     /// Whether the lease is active, so that its holder may use the machine.
     pub fn is_active(&self) -> bool {
         self.state() == Some(LeaseState::Active)
+    }
+
+    /// Whether otter has not made all artifacts of the lease yet.
+    pub const fn has_recording(&self) -> bool {
+        self.recording.is_some()
     }
 
     /// A sentence that says how the lease ended.

@@ -11,6 +11,7 @@
 //! daemon.
 
 mod arguments;
+mod artifacts;
 mod client;
 mod command;
 mod exit;
@@ -33,11 +34,11 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::process::Command;
 
 pub use self::arguments::{RunCommand, ServerArguments, positive_duration};
-pub use self::client::{Answer, NoAnswer, OtterClient};
+pub use self::client::{ANSWER_TIMEOUT, Answer, NoAnswer, OtterClient, Pieces};
 use self::command::RunningCommand;
 pub use self::exit::Exit;
 use self::lease::{Lease, LeaseClient, ReleaseOutcome};
-use self::progress::Progress;
+pub use self::progress::Progress;
 use self::proxy::proxy_for;
 pub use self::release::{ReleaseCommand, release_lease};
 use self::renew::LeaseExpiry;
@@ -60,7 +61,8 @@ pub struct Failure {
 }
 
 impl Failure {
-    fn new(exit: Exit, message: impl Into<String>) -> Self {
+    /// A failure with the exit code and the text for people.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, message: message.into() }
     }
 }
@@ -129,15 +131,45 @@ async fn take_run_release(command: &RunCommand) -> u8 {
         Err(_) => CommandEnd::interrupted(Exit::Internal.code()),
     };
     let keeps = failed && command.keep_on_failure.is_some();
-    match lease.get() {
-        Some(lease) => {
-            release(&client, lease, keeps, &mut signals, &mut progress).await.unwrap_or(code)
+    let Some(lease) = lease.get() else { return code };
+    if let Some(interrupted) = release(&client, lease, keeps, &mut signals, &mut progress).await {
+        return interrupted;
+    }
+    // A lease that only waited has no artifacts.
+    if !lease.is_queued() {
+        show_artifacts(command, &client, lease, &mut signals, &mut progress).await;
+    }
+    code
+}
+
+/// Stores the artifacts of a lease, and says where they are, as far as the user asked for that.
+async fn show_artifacts(
+    command: &RunCommand,
+    client: &LeaseClient,
+    lease: &Lease,
+    signals: &mut CountedSignals,
+    progress: &mut Progress,
+) {
+    if let Some(directory) = &command.artifacts {
+        let shown = directory.display();
+        let mut storing = Progress::new(progress.is_quiet());
+        tokio::select! {
+            biased;
+            _ = signals.next() => progress.warn("a signal: the artifacts are not all stored"),
+            stored = artifacts::store_all(client, lease, directory, &mut storing) => match stored {
+                Ok(0) => progress.info("there are no artifacts"),
+                Ok(count) => progress.info(&format!("{count} artifacts are in {shown}")),
+                Err(failure) => progress.warn(&failure.message),
+            },
         }
-        None => code,
+    }
+    if command.record || command.artifacts.is_some() {
+        progress.info(&format!("artifacts: {}", artifacts::address(client, lease)));
     }
 }
 
-fn report_failure(progress: &mut Progress, failure: Failure) -> u8 {
+/// Prints why a command failed, and returns its exit code.
+pub fn report_failure(progress: &mut Progress, failure: Failure) -> u8 {
     let Failure { exit, message } = failure;
     progress.warn(&message);
     exit.code()

@@ -50,7 +50,7 @@ async fn get(session: &Session, login: &Arc<Login>, path: &str) -> Result<HttpAn
 
 /// The picture in an answer.
 fn judge(answer: HttpAnswer, object: &ScreenObject) -> Result<Bytes, HostError> {
-    let HttpAnswer { status, body, cookie: _ } = answer;
+    let HttpAnswer { status, body, cookie: _, whole_size: _ } = answer;
     let name = match object {
         ScreenObject::Machine(machine) => format!("the screen of machine {machine}"),
         ScreenObject::Snapshot(snapshot) => format!("the snapshot {snapshot}"),
@@ -70,7 +70,13 @@ fn judge(answer: HttpAnswer, object: &ScreenObject) -> Result<Bytes, HostError> 
         ),
         404 => (HostErrorKind::NotFound, format!("The host has no picture of {name}.")),
         _ => (
-            HostErrorKind::Unreachable,
+            // The proxy of a host answers so while the service behind it does not run. With any
+            // other status the host was reached, and only its picture is out of reach.
+            if matches!(status, 502..=504) {
+                HostErrorKind::Unreachable
+            } else {
+                HostErrorKind::Rejected
+            },
             format!("The host gave no picture of {name}: it answered with HTTP status {status}."),
         ),
     };
@@ -83,7 +89,8 @@ mod tests {
     use crate::domain::ids::MachineId;
 
     fn judged(status: u16, body: &'static [u8]) -> Result<Bytes, HostErrorKind> {
-        let answer = HttpAnswer { status, body: Bytes::from_static(body), cookie: None };
+        let body = Bytes::from_static(body);
+        let answer = HttpAnswer { status, body, cookie: None, whole_size: None };
         let object = ScreenObject::Machine(MachineId::from_backend("16"));
         judge(answer, &object).map_err(|error| error.kind)
     }
@@ -95,6 +102,7 @@ mod tests {
         assert_eq!(judged(200, b"<html>"), Err(HostErrorKind::Protocol));
         assert_eq!(judged(401, b""), Err(HostErrorKind::Forbidden));
         assert_eq!(judged(404, b""), Err(HostErrorKind::NotFound));
-        assert_eq!(judged(500, png), Err(HostErrorKind::Unreachable));
+        assert_eq!(judged(500, png), Err(HostErrorKind::Rejected));
+        assert_eq!(judged(503, png), Err(HostErrorKind::Unreachable));
     }
 }

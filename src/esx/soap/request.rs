@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::xml::Writer;
 use super::{ENVELOPE, Reference, VIM25};
+use crate::domain::media::{BootDevice, BootEntry, BootOptions, CdDrive};
 
 /// One method call, encoded as a SOAP envelope.
 #[derive(Clone)]
@@ -243,6 +244,65 @@ pub fn answer_question(
     call.finish()
 }
 
+/// `ReconfigVM_Task` with one edited device: makes the CD drive as `drive` says.
+#[must_use]
+pub fn set_media(machine: &Reference, drive: &CdDrive, operation_id: &str) -> Request {
+    let CdDrive { key, label: _, controller, unit, iso, connected, connects_at_power_on } = drive;
+    let mut call = EnvelopeBuilder::new("ReconfigVM_Task", machine, Some(operation_id));
+    call.writer.start("spec", &[]).start("deviceChange", &[]);
+    call.text("operation", "edit");
+    call.writer.start("device", &[("xsi:type", "VirtualCdrom")]);
+    call.text("key", &key.to_string());
+    if let Some(path) = iso {
+        call.writer.start("backing", &[("xsi:type", "VirtualCdromIsoBackingInfo")]);
+        call.text("fileName", path);
+    } else {
+        let kind = "VirtualCdromRemotePassthroughBackingInfo";
+        call.writer.start("backing", &[("xsi:type", kind)]);
+        call.text("deviceName", "").text("useAutoDetect", "false").text("exclusive", "false");
+    }
+    call.writer.end().start("connectable", &[]);
+    call.text("startConnected", boolean(*connects_at_power_on));
+    call.text("allowGuestControl", "true").text("connected", boolean(*connected));
+    call.writer.end();
+    if let Some(controller) = controller {
+        call.text("controllerKey", &controller.to_string());
+    }
+    if let Some(unit) = unit {
+        call.text("unitNumber", &unit.to_string());
+    }
+    call.writer.end().end().end();
+    call.finish()
+}
+
+/// `ReconfigVM_Task` with the boot options. A host takes a list with one entry of the base type as
+/// an empty boot order, and a request without entries leaves the order as it is.
+#[must_use]
+pub fn set_boot(machine: &Reference, boot: &BootOptions, operation_id: &str) -> Request {
+    let mut call = EnvelopeBuilder::new("ReconfigVM_Task", machine, Some(operation_id));
+    call.writer.start("spec", &[]).start("bootOptions", &[]);
+    call.text("bootDelay", &boot.delay.as_millis().to_string());
+    for BootEntry { device, key } in &boot.order {
+        let kind = match device {
+            BootDevice::Cdrom => "VirtualMachineBootOptionsBootableCdromDevice",
+            BootDevice::Disk => "VirtualMachineBootOptionsBootableDiskDevice",
+            BootDevice::Network => "VirtualMachineBootOptionsBootableEthernetDevice",
+            BootDevice::Floppy => "VirtualMachineBootOptionsBootableFloppyDevice",
+        };
+        call.writer.start("bootOrder", &[("xsi:type", kind)]);
+        if let Some(key) = key {
+            call.text("deviceKey", &key.to_string());
+        }
+        call.writer.end();
+    }
+    if boot.order.is_empty() {
+        let kind = "VirtualMachineBootOptionsBootableDevice";
+        call.writer.start("bootOrder", &[("xsi:type", kind)]).end();
+    }
+    call.writer.end().end();
+    call.finish()
+}
+
 const fn boolean(yes: bool) -> &'static str {
     if yes { "true" } else { "false" }
 }
@@ -252,6 +312,58 @@ const fn boolean(yes: bool) -> &'static str {
 pub fn acquire_ticket(machine: &Reference, ticket_type: &str) -> Request {
     let mut call = EnvelopeBuilder::new("AcquireTicket", machine, None);
     call.text("ticketType", ticket_type);
+    call.finish()
+}
+
+/// `SearchDatastore_Task`: lists a folder of a datastore. `folder` is a path with the name of the
+/// datastore.
+///
+/// # Parameters
+/// - `name`: a pattern of the names to list. `None` lists all.
+#[must_use]
+pub fn search_datastore(browser: &Reference, folder: &str, name: Option<&str>) -> Request {
+    let mut call = EnvelopeBuilder::new("SearchDatastore_Task", browser, None);
+    call.text("datastorePath", folder);
+    call.writer.start("searchSpec", &[]).start("details", &[]);
+    call.text("fileType", "true").text("fileSize", "true");
+    call.text("modification", "true").text("fileOwner", "false");
+    call.writer.end();
+    // Without a pattern, some hosts list nothing.
+    call.text("matchPattern", name.unwrap_or("*"));
+    call.writer.end();
+    call.finish()
+}
+
+/// `MoveDatastoreFile_Task`: gives a file another name. With `force`, it replaces a file that has
+/// this name. The paths have the name of the datastore.
+#[must_use]
+pub fn move_file(
+    file_manager: &Reference,
+    from: &str,
+    to: &str,
+    force: bool,
+    operation_id: &str,
+) -> Request {
+    let method = "MoveDatastoreFile_Task";
+    let mut call = EnvelopeBuilder::new(method, file_manager, Some(operation_id));
+    call.text("sourceName", from).text("destinationName", to).text("force", boolean(force));
+    call.finish()
+}
+
+/// `DeleteDatastoreFile_Task`: deletes a file, or a folder with everything in it.
+#[must_use]
+pub fn delete_file(file_manager: &Reference, path: &str, operation_id: &str) -> Request {
+    let method = "DeleteDatastoreFile_Task";
+    let mut call = EnvelopeBuilder::new(method, file_manager, Some(operation_id));
+    call.text("name", path);
+    call.finish()
+}
+
+/// `MakeDirectory`: creates a folder, whose parent must exist.
+#[must_use]
+pub fn make_directory(file_manager: &Reference, path: &str, operation_id: &str) -> Request {
+    let mut call = EnvelopeBuilder::new("MakeDirectory", file_manager, Some(operation_id));
+    call.text("name", path).text("createParentDirectories", "false");
     call.finish()
 }
 
@@ -361,6 +473,57 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_what_a_machine_boots_from_is_in_the_order_of_the_wsdl() {
+        let machine = Reference::new("VirtualMachine", "16");
+        let drive = CdDrive {
+            key: 3000,
+            label: String::new(),
+            controller: Some(200),
+            unit: Some(0),
+            iso: None,
+            connected: false,
+            connects_at_power_on: false,
+        };
+        for (iso, backing, fields) in [
+            (Some("[isos] a&b.iso"), "VirtualCdromIsoBackingInfo", ["fileName"].as_slice()),
+            (
+                None,
+                "VirtualCdromRemotePassthroughBackingInfo",
+                &["deviceName", "useAutoDetect", "exclusive"],
+            ),
+        ] {
+            let request = set_media(&machine, &drive.with(iso), "job-1");
+            let document = Document::parse(request.envelope.as_bytes()).unwrap();
+            let call = document.root().descend(&["Body", "ReconfigVM_Task"]).unwrap();
+            let change = call.descend(&["spec", "deviceChange"]).unwrap();
+            assert_eq!(names(change), ["operation", "device"]);
+            let device = change.child("device").unwrap();
+            assert_eq!(device.type_name(), Some("VirtualCdrom"));
+            let expected = ["key", "backing", "connectable", "controllerKey", "unitNumber"];
+            assert_eq!(names(device), expected);
+            assert_eq!(device.child("backing").unwrap().type_name(), Some(backing));
+            assert_eq!(names(device.child("backing").unwrap()), fields);
+            let connectable = device.child("connectable").unwrap();
+            assert_eq!(names(connectable), ["startConnected", "allowGuestControl", "connected"]);
+        }
+        let entry = BootEntry { device: BootDevice::Disk, key: Some(2000) };
+        for (order, kind, fields) in [
+            (vec![entry], "VirtualMachineBootOptionsBootableDiskDevice", ["deviceKey"].as_slice()),
+            (Vec::new(), "VirtualMachineBootOptionsBootableDevice", &[]),
+        ] {
+            let boot = BootOptions { order, delay: std::time::Duration::from_secs(5) };
+            let request = set_boot(&machine, &boot, "job-1");
+            let document = Document::parse(request.envelope.as_bytes()).unwrap();
+            let options = document.root().descend(&["Body", "ReconfigVM_Task", "spec"]).unwrap();
+            let options = options.child("bootOptions").unwrap();
+            assert_eq!(names(options), ["bootDelay", "bootOrder"]);
+            assert_eq!(options.child_text("bootDelay"), Some("5000"));
+            let first = options.child("bootOrder").unwrap();
+            assert_eq!((first.type_name(), names(first).as_slice()), (Some(kind), fields));
+        }
+    }
+
+    #[test]
     fn children_are_in_the_order_of_the_wsdl() {
         let collector = Reference::new("PropertyCollector", "pc");
         let view = Reference::new("ContainerView", "v");
@@ -400,6 +563,17 @@ mod tests {
         let document = Document::parse(answer.envelope.as_bytes()).unwrap();
         let call = document.root().descend(&["Body", "AnswerVM"]).unwrap();
         assert_eq!(names(call), ["_this", "questionId", "answerChoice"]);
+        let browser = Reference::new("HostDatastoreBrowser", "b");
+        let search = search_datastore(&browser, "[isos] linux", Some("a.iso"));
+        let document = Document::parse(search.envelope.as_bytes()).unwrap();
+        let call = document.root().descend(&["Body", "SearchDatastore_Task"]).unwrap();
+        assert_eq!(names(call), ["_this", "datastorePath", "searchSpec"]);
+        let spec = call.child("searchSpec").unwrap();
+        assert_eq!(names(spec), ["details", "matchPattern"]);
+        assert_eq!(
+            names(spec.child("details").unwrap()),
+            ["fileType", "fileSize", "modification", "fileOwner"]
+        );
         let snapshot = Reference::new("VirtualMachineSnapshot", "16-snapshot-1");
         for (name, description, given) in [
             (Some("n"), Some(""), ["_this", "name", "description"].as_slice()),

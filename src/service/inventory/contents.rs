@@ -196,6 +196,12 @@ impl InventoryContents {
         self.entry(id).map_or(0, |entry| entry.guest.reverts)
     }
 
+    /// How often a job of otter reset the machine; 0 if the machine does not exist.
+    #[must_use]
+    pub fn resets(&self, id: &MachineId) -> u64 {
+        self.entry(id).map_or(0, |entry| entry.guest.resets)
+    }
+
     /// The machines whose addresses a direct read can confirm. Each has the earliest time for this
     /// read, as the elapsed time of the clock.
     pub fn confirmations(&self) -> impl Iterator<Item = (&MachineId, Duration)> {
@@ -324,9 +330,9 @@ impl<'a> Editor<'a> {
                 datastores.push(datastore);
             }
             Fact::DatastoreRemoved(id) => self.datastores().retain(|known| known.id != id),
-            Fact::GuestRestarted { machine: id, reverted } => {
+            Fact::GuestRestarted { machine: id, by } => {
                 if let Some(Entry { machine, guest }) = self.get(&id).cloned() {
-                    let guest = guest.after_restart(&machine, reverted, now, settle);
+                    let guest = guest.after_restart(&machine, by, now, settle);
                     self.set(id, Some(Entry { machine, guest }));
                 }
             }

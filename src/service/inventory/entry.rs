@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::address_trust::{AddressTrust, reverted};
 use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
+use crate::hypervisor::GuestRestart;
 
 /// A machine and the history of its guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct GuestHistory {
     /// How often the machine was reverted to a snapshot since otter first saw it. One revert can
     /// count twice.
     pub reverts: u64,
+    /// How often a job of otter reset the machine.
+    pub resets: u64,
 }
 
 impl GuestHistory {
@@ -36,7 +39,14 @@ impl GuestHistory {
     #[must_use]
     pub fn at_first(machine: &Machine, now: Duration, settle: Duration) -> Self {
         let address_trust = AddressTrust::at_first(machine, now, settle);
-        Self { address_trust, tools_stops: 0, restarts: 0, restarted_at: None, reverts: 0 }
+        Self {
+            address_trust,
+            tools_stops: 0,
+            restarts: 0,
+            restarted_at: None,
+            reverts: 0,
+            resets: 0,
+        }
     }
 
     /// The history after a complete read or an update changed the machine from `before` to
@@ -64,18 +74,19 @@ impl GuestHistory {
             restarts: self.restarts + u64::from(restarted),
             restarted_at: if restarted { Some(now) } else { self.restarted_at },
             reverts: self.reverts + u64::from(reverted),
+            resets: self.resets,
         }
     }
 
     /// The history after a task that restarts the guest, even if no property changed.
     ///
     /// # Parameters
-    /// - `reverted`: whether the task reverted the machine to a snapshot.
+    /// - `by`: what the task did.
     #[must_use]
     pub fn after_restart(
         self,
         machine: &Machine,
-        reverted: bool,
+        by: GuestRestart,
         now: Duration,
         settle: Duration,
     ) -> Self {
@@ -84,7 +95,8 @@ impl GuestHistory {
             address_trust: AddressTrust::after_restart(machine, now, settle),
             restarts: self.restarts + u64::from(is_on),
             restarted_at: if is_on { Some(now) } else { self.restarted_at },
-            reverts: self.reverts + u64::from(reverted),
+            reverts: self.reverts + u64::from(by == GuestRestart::Revert),
+            resets: self.resets + u64::from(by == GuestRestart::Reset),
             ..self
         }
     }

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::domain::ids::{MachineId, SnapshotId};
 use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
-use crate::hypervisor::{Fact, Facts, Observer, SessionState, SessionStatus};
+use crate::hypervisor::{Fact, Facts, GuestRestart, Observer, SessionState, SessionStatus};
 use crate::service::event_stream::EventStream;
 
 const SETTLE: Duration = Duration::from_secs(30);
@@ -24,6 +24,11 @@ fn any_fact() -> impl Strategy<Value = Fact> {
     let id = prop::sample::select(vec!["1", "2", "3", "4"]);
     let name = prop::sample::select(vec!["Alpha", "alpha", "beta", "Gamma"]);
     let power = prop::sample::select(vec![PowerState::On, PowerState::Off, PowerState::Suspended]);
+    let restart = prop::sample::select(vec![
+        GuestRestart::PowerOn,
+        GuestRestart::Reset,
+        GuestRestart::Revert,
+    ]);
     prop_oneof![
         4 => (id.clone(), name, power, 0..3usize).prop_map(|(id, name, power, snapshots)| {
             let mut machine = samples::machine(id, name);
@@ -34,9 +39,9 @@ fn any_fact() -> impl Strategy<Value = Fact> {
             Fact::Machine(Arc::new(machine))
         }),
         1 => id.clone().prop_map(|id| Fact::MachineRemoved(MachineId::from_backend(id))),
-        1 => (id, any::<bool>()).prop_map(|(id, reverted)| Fact::GuestRestarted {
+        1 => (id, restart).prop_map(|(id, by)| Fact::GuestRestarted {
             machine: MachineId::from_backend(id),
-            reverted,
+            by,
         }),
     ]
 }
@@ -158,7 +163,7 @@ fn a_machine_that_the_host_cannot_read_keeps_its_identity_until_its_moid_leaves(
 }
 
 #[test]
-fn reverts_are_counted_and_other_restarts_are_not() {
+fn reverts_and_resets_are_counted_and_other_restarts_are_not() {
     let id = MachineId::from_backend("1");
     let mut machine = samples::machine("1", "runner");
     machine.power_state = Some(PowerState::On);
@@ -169,20 +174,21 @@ fn reverts_are_counted_and_other_restarts_are_not() {
         machine.snapshots.current = Some(SnapshotId::from_backend(current));
         Fact::Machine(Arc::new(machine))
     };
-    let restarted = |reverted| Fact::GuestRestarted { machine: id.clone(), reverted };
+    let restarted = |by| Fact::GuestRestarted { machine: id.clone(), by };
     let mut grown = machine.clone();
     grown.snapshots.items.push(samples::snapshot("c", "c", Some("b")));
     let mut contents = InventoryContents::default();
-    for (what, fact, reverts) in [
-        ("the first report", shows(&machine, "a"), 0),
-        ("a reset", restarted(false), 0),
-        ("a revert to the current snapshot", restarted(true), 1),
-        ("another current snapshot", shows(&machine, "b"), 2),
-        ("a new snapshot", shows(&grown, "c"), 2),
+    for (what, fact, reverts, resets) in [
+        ("the first report", shows(&machine, "a"), 0, 0),
+        ("a power on", restarted(GuestRestart::PowerOn), 0, 0),
+        ("a reset", restarted(GuestRestart::Reset), 0, 1),
+        ("a revert to the current snapshot", restarted(GuestRestart::Revert), 1, 1),
+        ("another current snapshot", shows(&machine, "b"), 2, 1),
+        ("a new snapshot", shows(&grown, "c"), 2, 1),
     ] {
         let facts = Facts { complete: false, changes: vec![fact] };
         contents = contents.apply(facts, Duration::ZERO, SETTLE).0;
-        assert_eq!(contents.reverts(&id), reverts, "{what}");
+        assert_eq!((contents.reverts(&id), contents.resets(&id)), (reverts, resets), "{what}");
     }
 }
 

@@ -43,7 +43,7 @@ impl Jobs {
     /// change; the errors of
     /// [`JobAuthorizer::authorize`](super::authorization::JobAuthorizer::authorize).
     pub async fn start(&self, new: NewJob) -> Result<JobId, Failure> {
-        let (id, has_key) = (JobId::new(self.0.parts.clock.uuid()), new.key.is_some());
+        let (id, has_key) = (self.new_id(), new.key.is_some());
         // The job is accepted in a task of its own, so that a client that disconnects cannot stop
         // the acceptance halfway.
         let accepted =
@@ -73,7 +73,9 @@ impl Jobs {
         let job = admit(new, id, now.wall, &self.0.parts.settings.deadlines)?;
         let (kind, target) = (job.kind(), job.target.id());
         let reserved = self.0.table.reserve(&target, id, Lane::for_kind(kind));
-        reserved.map_err(|full| queue_full(full, &machine))?;
+        reserved.map_err(|full| {
+            queue_full(full, &machine.name).with_machine(&machine.id, &machine.name)
+        })?;
         let key = claim.as_ref().map(KeyClaim::key);
         let committed = self.commit(job, now, &machine, &requester, key).await;
         match &committed {
@@ -154,7 +156,11 @@ impl Jobs {
         Ok(overrides_protection)
     }
 
-    fn require_accepting(&self) -> Result<(), Failure> {
+    /// Refuses a job while otter stops, or after a long outage.
+    ///
+    /// # Errors
+    /// `shutting-down`, `host-login-refused`, `host-unreachable`
+    pub(super) fn require_accepting(&self) -> Result<(), Failure> {
         if self.0.stop.is_cancelled() {
             let detail = "otter is shutting down and takes no new jobs; try again once it is back.";
             return Err(Failure::new(FailureKind::ShuttingDown, detail));

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::authorization::Requester;
 use super::queue::QueueLimit;
-use super::{Deadlines, NewJob};
+use super::{Deadlines, NewFileJob, NewJob};
 use crate::domain::duration;
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::ids::JobId;
@@ -55,11 +56,35 @@ pub fn admit(
         };
         return Err(Failure::new(FailureKind::InvalidRequest, detail).with_error(place));
     }
-    Ok(Job {
+    let (target, name) = (JobTarget::Machine(machine.identity()), machine.name.clone());
+    Ok(queued(id, target, name, request, &requester, reference, deadline, now))
+}
+
+/// Creates a job on a file with this id.
+#[must_use]
+pub fn admit_file(new: NewFileJob, now: Timestamp, deadlines: &Deadlines) -> Job {
+    let NewFileJob { id, target, request, requester, reference, deadline, key: _ } = new;
+    let deadline = deadline.unwrap_or(deadlines.for_kind(request.kind()));
+    let name = target.text();
+    queued(id, JobTarget::File(target), name, request, &requester, reference, deadline, now)
+}
+
+#[expect(clippy::too_many_arguments, reason = "what an accepted job begins with")]
+fn queued(
+    id: JobId,
+    target: JobTarget,
+    target_name: String,
+    request: JobRequest,
+    requester: &Requester,
+    reference: Option<String>,
+    deadline: Duration,
+    now: Timestamp,
+) -> Job {
+    Job {
         id,
         state: JobState::Queued,
-        target: JobTarget::Machine(machine.identity()),
-        target_name: machine.name.clone(),
+        target,
+        target_name,
         request,
         phase: "queued".to_owned(),
         steps: Vec::new(),
@@ -80,7 +105,8 @@ pub fn admit(
         error: None,
         host_task: None,
         intent: None,
-    })
+        file_intent: None,
+    }
 }
 
 /// Refuses an answer to a question that the machine does not ask.
@@ -137,12 +163,15 @@ pub fn require_host_available(
 }
 
 /// The failure of a job that exceeds a limit of the queues.
-pub fn queue_full(full: QueueLimit, machine: &Machine) -> Failure {
+///
+/// # Parameters
+/// - `target`: the name of the machine or file.
+pub fn queue_full(full: QueueLimit, target: &str) -> Failure {
     let detail = match full {
         QueueLimit::Machine => {
-            format!("Too many jobs wait for {}; try again once some have ended.", machine.name)
+            format!("Too many jobs wait for {target}; try again once some have ended.")
         }
         QueueLimit::All => "Too many jobs wait in all; try again once some have ended.".to_owned(),
     };
-    Failure::new(FailureKind::QueueFull, detail).with_machine(&machine.id, &machine.name)
+    Failure::new(FailureKind::QueueFull, detail)
 }

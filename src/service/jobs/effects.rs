@@ -6,22 +6,25 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::commit::commit;
 use super::observation;
+use super::plan;
 use super::runner::{PROGRESS_EVERY, Runner, sleep_until};
-use super::screen_watch::ScreenSight;
 use super::state_machine::{
     CallResult, Effect, GuestObservation, GuestWatchResult, Input, ObservedMachine, TaskEnd,
 };
 use super::status::JobStatus;
-use crate::domain::call::HostCall;
+use super::text_watch::TextSight;
+use crate::domain::call::{Evidence, HostCall};
 use crate::domain::ids::{QuestionId, TaskId};
 use crate::domain::job::{Job, JobRequest};
 use crate::domain::lease::{Readiness, ReadinessKind};
 use crate::domain::network::Network;
 use crate::domain::power::PowerState;
+use crate::domain::serial::SerialText;
 use crate::domain::snapshot_rules::SnapshotRules;
 use crate::fail_points::fail_point;
-use crate::hypervisor::{CallError, CallTerms, TaskStatus};
+use crate::hypervisor::{CallError, CallTerms, HostError, HostErrorKind, TaskStatus};
 use crate::service::host_failure::HostFailure;
 use crate::storage::StorageError;
 
@@ -33,7 +36,8 @@ impl Runner<'_> {
     /// - `due`: the deadline of the job.
     /// - `task_ended`: whether the last effect followed a task to its end. Commits do not count as
     ///   effects here.
-    /// - `sight`: gets what the screen shows while the effect waits for a text on it.
+    /// - `sight`: gets what the screen shows, or a serial port outputs, while the effect waits for
+    ///   a text there.
     ///
     /// # Errors
     /// The error of the store if it can never commit the job.
@@ -47,7 +51,7 @@ impl Runner<'_> {
         tools_stops: u64,
         task_ended: bool,
         status: &watch::Sender<JobStatus>,
-        sight: &watch::Sender<ScreenSight>,
+        sight: &watch::Sender<TextSight>,
     ) -> Result<Input, StorageError> {
         let machine = &self.machine.id;
         let input = match effect {
@@ -55,7 +59,7 @@ impl Runner<'_> {
                 let [before, after] = fail_points_of_save(&job);
                 fail_point!(before);
                 self.follow_during_commit(&job).await;
-                self.save(&job).await?;
+                commit(self.parts, &job).await?;
                 fail_point!(after);
                 Input::Saved
             }
@@ -69,6 +73,12 @@ impl Runner<'_> {
                 } else {
                     self.host.read_evidence(machine).await
                 };
+                let seen = match seen {
+                    Ok(evidence) if plan::needs_media(&job.request) => {
+                        self.with_media(evidence).await
+                    }
+                    seen => seen,
+                };
                 fail_point!("examined");
                 Input::Examined(
                     seen.map(|evidence| (evidence, others))
@@ -76,6 +86,9 @@ impl Runner<'_> {
                 )
             }
             Effect::Call(call) => {
+                if let Some(text) = awaited_serial_text(&job) {
+                    self.parts.serial.mark(&self.machine, text, job.id).await;
+                }
                 fail_point!("call");
                 let called = self.call(&job, &call, due).await;
                 fail_point!("answered");
@@ -128,6 +141,13 @@ impl Runner<'_> {
                     Err(failure) => Input::NoReadiness(failure),
                 }
             }
+            Effect::AwaitReady(Readiness::Serial(text)) => {
+                self.await_host().await;
+                match self.parts.serial.await_text(&self.machine, &text, job.id, sight).await {
+                    Ok(ready) => Input::Ready(ready),
+                    Err(failure) => Input::NoReadiness(failure),
+                }
+            }
             Effect::AwaitReady(readiness) => {
                 Input::Ready(self.await_ready(readiness.kind(), awaited_network(&job)).await)
             }
@@ -152,49 +172,6 @@ impl Runner<'_> {
             Effect::Finish => Input::Saved,
         };
         Ok(input)
-    }
-
-    /// Commits the job, and tries again while the store refuses writes. The job makes its next
-    /// call, and its end is published, only after this commit.
-    ///
-    /// # Errors
-    /// The error of the store if another try would fail as well.
-    async fn save(&self, job: &Job) -> Result<(), StorageError> {
-        let begun = self.parts.clock.elapsed();
-        let mut pause = Duration::from_millis(100);
-        let mut refused = false;
-        loop {
-            let error = match self.parts.store.update_job(job).await {
-                // `AlreadyEnded` is a success: the job on disk has ended, because an earlier try
-                // was committed although it reported an error.
-                Ok(()) | Err(StorageError::AlreadyEnded(_)) => break,
-                Err(error) => error,
-            };
-            if error.refusal().is_none() {
-                let cause = &error as &dyn std::error::Error;
-                tracing::error!(
-                    job = %job.id,
-                    error = cause,
-                    "the job can never be committed in this state"
-                );
-                return Err(error);
-            }
-            if !std::mem::replace(&mut refused, true) {
-                let error = &error as &dyn std::error::Error;
-                tracing::error!(
-                    job = %job.id,
-                    error,
-                    "the job cannot be committed; it waits until it can be"
-                );
-            }
-            self.parts.clock.sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(10));
-        }
-        if refused {
-            let waited = self.parts.clock.elapsed().saturating_sub(begun);
-            tracing::info!(job = %job.id, "the job is committed after {} s", waited.as_secs());
-        }
-        Ok(())
     }
 
     /// The rules that apply at present to changes of the machine's snapshots. Tries again while the
@@ -249,6 +226,18 @@ impl Runner<'_> {
                 CallResult::Lost(HostFailure::from(&error))
             }
         }
+    }
+
+    /// Adds the drives and the boot options to the evidence, as the inventory has them after a
+    /// barrier.
+    async fn with_media(&self, evidence: Evidence) -> Result<Evidence, HostError> {
+        self.host.barrier().await?;
+        let contents = self.parts.inventory.contents();
+        let Some(machine) = contents.machine(&self.machine.id) else {
+            let message = "The inventory does not have the machine.";
+            return Err(HostError::new(HostErrorKind::Unreachable, message));
+        };
+        Ok(Evidence { media: machine.media(), ..evidence })
     }
 
     /// Begins to follow the task whose reference the commit contains. The host then reports the
@@ -387,8 +376,8 @@ impl Runner<'_> {
                 ReadinessKind::On => on,
                 ReadinessKind::Address => contents.ip_address(machine, cidr).is_some(),
                 ReadinessKind::Tools => on && known.guest.tools_running,
-                // `perform` waits for a screen in another way.
-                ReadinessKind::Screen => return false,
+                // `perform` waits for a text in another way.
+                ReadinessKind::Screen | ReadinessKind::Serial => return false,
             };
             if ready || !on {
                 return ready;
@@ -432,6 +421,14 @@ impl Runner<'_> {
 const fn awaited_network(job: &Job) -> Option<Network> {
     match &job.request {
         JobRequest::Prepare { cidr, .. } => *cidr,
+        _ => None,
+    }
+}
+
+/// The text for which a preparation waits on a serial port. `None` if it waits for no such text.
+const fn awaited_serial_text(job: &Job) -> Option<&SerialText> {
+    match &job.request {
+        JobRequest::Prepare { until: Some(Readiness::Serial(text)), .. } => Some(text),
         _ => None,
     }
 }

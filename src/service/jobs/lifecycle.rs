@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::Jobs;
 use super::deadline_clocks::Moment;
 use super::ended_jobs::EndedJob;
+use super::file_runner::FileRunner;
 use super::runner::{Incomplete, Runner};
 use super::state_machine::{Effect, Interrupt, JobStateMachine};
 use super::status::JobStatus;
@@ -173,7 +174,7 @@ impl Jobs {
             let overdue = pending.due <= self.0.parts.clock.elapsed();
             pending.state_machine.take_turn(overdue, self.0.parts.clock.now())
         });
-        self.run_to_end(pending, first).await
+        Box::pin(self.run_to_end(pending, first)).await
     }
 
     /// Waits for the time `pause`, doubles `pause`, and reads a job whose run failed from disk
@@ -252,7 +253,7 @@ impl Jobs {
             let first = end(&mut pending.state_machine, inner.0.parts.clock.now());
             // The result is ignored: if the end cannot be committed, the next start of otter ends
             // the job.
-            let _ = inner.run_to_end(pending, first).await;
+            let _ = Box::pin(inner.run_to_end(pending, first)).await;
             inner.dispatch(&target);
             inner.queue_moved(&target);
         }));
@@ -264,6 +265,20 @@ impl Jobs {
         let mut storing = self.0.storing_deadline_of.subscribe();
         // The wait cannot fail, because the sender lives as long as `self`.
         let _ = storing.wait_for(|storing| *storing != Some(job.id)).await;
+        if let Some(target) = job.target.file().cloned() {
+            let runner = FileRunner {
+                parts: &self.0.parts,
+                table: &self.0.table,
+                stop: &self.0.stop,
+                target,
+                paths: &self.0.paths,
+                entered: Mutex::default(),
+            };
+            let job = runner.run(pending).await?;
+            self.count_end(&job);
+            self.publish_end(job);
+            return Ok(());
+        }
         let Some(machine) = job.target.machine().cloned() else {
             let detail =
                 format!("This version of otter cannot run jobs on a {}.", job.target.id().kind());

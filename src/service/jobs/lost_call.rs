@@ -30,6 +30,8 @@
 //! rename_snapshot       the requested name and description                 succeeded
 //!                       the snapshot is gone                               unknown
 //!                       any other state                                    send again
+//! set_media, set_boot   the drive, the boot options are as requested       succeeded
+//!                       any other state                                    send again
 //! reset                 any state                                          unknown
 //! shutdown              off                                                succeeded
 //!                       any other state                                    wait until it is off
@@ -37,13 +39,16 @@
 //! answer                the same question                                  send again
 //!                       any other state                                    unknown
 //! ```
-//! A shutdown, a reboot and an answer have no task. The success of a revert's own task counts only
-//! if the requested snapshot is current. The current snapshot does not prove a lost revert, because
-//! it may have been current before; a second revert leads to the same state.
+//! A shutdown, a reboot and an answer have no task. The tasks of changes of media and of boot
+//! orders have the same method. So after the task of a lost call, the machine must show the change,
+//! or the call is resolved without this task. The success of a revert's own task counts only if the
+//! requested snapshot is current. The current snapshot does not prove a lost revert, because it may
+//! have been current before; a second revert leads to the same state.
 
 use crate::domain::call::{Evidence, HostCall, RecentTask, SnapshotEvidence};
 use crate::domain::ids::{SnapshotId, TaskId};
 use crate::domain::job::Intent;
+use crate::domain::media::CdDrive;
 use crate::domain::names::is_name;
 use crate::domain::power::PowerState;
 
@@ -90,7 +95,13 @@ pub fn resolve(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Resolution 
         HostCall::ConsolidateDisks if now.consolidation_needed == Some(false) => {
             Resolution::Succeeded
         }
-        HostCall::RevertToSnapshot { .. } | HostCall::ConsolidateDisks => Resolution::SendAgain,
+        HostCall::SetMedia { .. } | HostCall::SetBoot { .. } if has_change(&intent.call, now) => {
+            Resolution::Succeeded
+        }
+        HostCall::RevertToSnapshot { .. }
+        | HostCall::ConsolidateDisks
+        | HostCall::SetMedia { .. }
+        | HostCall::SetBoot { .. } => Resolution::SendAgain,
         HostCall::Reset => Resolution::Unknown(
             "a reset leaves no trace, and resetting twice is not the same as once",
         ),
@@ -130,9 +141,28 @@ pub fn resolve(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Resolution 
 pub fn own_task(intent: &Intent, now: &Evidence, known: &[TaskId]) -> Option<TaskId> {
     let kind = intent.call.kind();
     let mut candidates = new_tasks(intent, now)
-        .filter(|task| task.call == Some(kind) && task.by_us && !known.contains(&task.id));
+        .filter(|task| task.call.is_some_and(|call| call.shares_task_with(kind)))
+        .filter(|task| task.by_us && !known.contains(&task.id));
     let only = candidates.next()?;
     candidates.next().is_none().then(|| only.id.clone())
+}
+
+/// Whether the machine shows what a call that changes a drive or the boot options causes. False for
+/// other calls.
+#[must_use]
+pub fn has_change(call: &HostCall, now: &Evidence) -> bool {
+    match call {
+        HostCall::SetMedia { drive } => has_drive_like(now, drive),
+        HostCall::SetBoot { boot } => now.media.boot == *boot,
+        _ => false,
+    }
+}
+
+/// Whether a drive of the machine is as `drive` says.
+#[must_use]
+pub fn has_drive_like(now: &Evidence, drive: &CdDrive) -> bool {
+    let on = now.power_state == Some(PowerState::On);
+    now.media.drives.iter().any(|seen| seen.is_like(drive, on))
 }
 
 /// The tasks that the evidence of now has and the recorded evidence does not have.
@@ -227,12 +257,15 @@ fn resolve_power(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
     use crate::domain::call::CallKind;
     use crate::domain::ids::QuestionId;
-    use crate::service::jobs::samples::{evidence, snapshot_evidence};
+    use crate::domain::media::{BootDevice, BootEntry, BootMedia, BootOptions};
+    use crate::service::jobs::samples::{drive, evidence, snapshot_evidence};
 
     fn create() -> HostCall {
         let (name, description) = ("new".to_owned(), String::new());
@@ -256,8 +289,15 @@ mod tests {
         HostCall::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() }
     }
 
+    fn boot() -> BootOptions {
+        let order = vec![BootEntry { device: BootDevice::Cdrom, key: None }];
+        BootOptions { order, delay: Duration::from_secs(5) }
+    }
+
     fn every_call() -> Vec<HostCall> {
         vec![
+            HostCall::SetMedia { drive: drive(Some("[isos] qubes.iso")) },
+            HostCall::SetBoot { boot: boot() },
             HostCall::PowerOn,
             HostCall::PowerOff,
             HostCall::Reset,
@@ -488,6 +528,35 @@ mod tests {
     }
 
     #[test]
+    fn media_and_boot_are_resolved_by_the_configuration_of_the_machine() {
+        let with = |power, iso: Option<&str>, boot: BootOptions| Evidence {
+            media: BootMedia { drives: vec![drive(iso)], boot, ..BootMedia::default() },
+            ..evidence(power)
+        };
+        let iso = Some("[isos] qubes.iso");
+        let insert = intent(HostCall::SetMedia { drive: drive(iso) }, PowerState::Off);
+        let order = intent(HostCall::SetBoot { boot: boot() }, PowerState::Off);
+        let nothing = BootOptions::default;
+        for (intent, now, expected) in [
+            (&insert, with(PowerState::On, iso, nothing()), Resolution::Succeeded),
+            (&insert, with(PowerState::On, None, nothing()), Resolution::SendAgain),
+            (&insert, evidence(PowerState::On), Resolution::SendAgain),
+            (&order, with(PowerState::Off, iso, boot()), Resolution::Succeeded),
+            (&order, with(PowerState::Off, iso, nothing()), Resolution::SendAgain),
+        ] {
+            assert_eq!(resolve(intent, &now, &[]), expected, "{now:?}");
+            let last = Intent { asked: MAX_SENDS, ..intent.clone() };
+            let at_last = resolve(&last, &now, &[]);
+            assert!(at_last == Resolution::Succeeded || is_unknown(&at_last), "{at_last:?}");
+        }
+        let mut connecting = with(PowerState::Off, iso, nothing());
+        connecting.media.drives[0].connected = false;
+        assert_eq!(resolve(&insert, &connecting, &[]), Resolution::Succeeded, "it is off");
+        connecting.power_state = Some(PowerState::On);
+        assert_eq!(resolve(&insert, &connecting, &[]), Resolution::SendAgain);
+    }
+
+    #[test]
     fn the_only_new_task_of_the_account_is_followed_for_every_call() {
         for call in every_call() {
             let mut now = evidence(PowerState::On);
@@ -609,6 +678,8 @@ mod tests {
                             !intent.before.snapshots.iter().any(|snapshot| here(&snapshot.id))
                         }
                         HostCall::ConsolidateDisks => consolidation_needed == Some(false),
+                        HostCall::SetMedia { drive } => has_drive_like(&now, drive),
+                        HostCall::SetBoot { boot } => now.media.boot == *boot,
                         HostCall::RenameSnapshot { snapshot, .. } => {
                             now.snapshot(snapshot).is_some_and(|seen| seen.name == "renamed")
                         }
@@ -628,7 +699,9 @@ mod tests {
                 Resolution::NotDone(_) => prop_assert!(false, "the host did not reboot"),
                 Resolution::FollowTask(id) => {
                     let found = now.recent_tasks.iter().find(|task| task.id == id).unwrap();
-                    prop_assert!(found.by_us && found.call == Some(intent.call.kind()));
+                    let kind = intent.call.kind();
+                    prop_assert!(found.by_us);
+                    prop_assert!(found.call.is_some_and(|call| call.shares_task_with(kind)));
                     prop_assert!(intent.before.recent_tasks.iter().all(|task| task.id != id));
                 }
                 Resolution::Unknown(_) => {}

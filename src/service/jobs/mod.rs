@@ -2,12 +2,18 @@
 //! callers wait for the end.
 
 mod accept;
+mod accept_file;
 mod admission;
 pub mod authorization;
+mod busy_paths;
+mod commit;
 pub(super) mod deadline_clocks;
 mod deadlines;
 mod effects;
 mod ended_jobs;
+pub mod file_machine;
+mod file_runner;
+pub mod file_work;
 mod lifecycle;
 pub mod lost_call;
 mod observation;
@@ -18,10 +24,10 @@ pub mod queue;
 mod runner;
 #[cfg(test)]
 pub(super) mod samples;
-pub mod screen_watch;
 pub mod state_machine;
 mod status;
 mod table;
+pub mod text_watch;
 mod view;
 
 use std::sync::Arc;
@@ -31,12 +37,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::authorization::{JobAuthorizer, Requester};
+use self::busy_paths::BusyPaths;
 use self::ended_jobs::EndedJobs;
 pub use self::ended_jobs::{EncodedJob, EndedJob};
-use self::screen_watch::ScreenWatch;
+use self::file_work::FileWork;
 use self::state_machine::JobRules;
 use self::table::JobTable;
 pub use self::table::MachineActivity;
+use self::text_watch::{ScreenWatch, SerialWatch};
 pub use self::view::{BlockedBy, BlockedByKind, JobView};
 use super::event_stream::EventStream;
 use super::hosts::Hosts;
@@ -44,6 +52,7 @@ use super::idempotency::{IdempotencyKeys, KeyClaim};
 use super::inventory::Inventory;
 use super::snapshots::SnapshotProtection;
 use crate::clock::Clock;
+use crate::domain::file_job::FileTarget;
 use crate::domain::ids::JobId;
 use crate::domain::job::{JobKind, JobRequest};
 use crate::domain::machine::Machine;
@@ -62,6 +71,8 @@ struct Shared {
     /// The jobs that ended last.
     ended: EndedJobs,
     keys: IdempotencyKeys,
+    /// The paths on which jobs on files run.
+    paths: BusyPaths,
     /// The id of the pending job whose new deadline is being stored after a jump of the wall clock.
     /// The runner of this job waits until the deadline is stored.
     storing_deadline_of: watch::Sender<Option<JobId>>,
@@ -81,6 +92,8 @@ pub struct JobsParts {
     pub authorizer: Arc<dyn JobAuthorizer>,
     pub snapshots: Arc<SnapshotProtection>,
     pub screens: Arc<dyn ScreenWatch>,
+    pub serial: Arc<dyn SerialWatch>,
+    pub files: Arc<dyn FileWork>,
 }
 
 /// The configuration of jobs.
@@ -100,7 +113,8 @@ pub struct JobSettings {
 /// The default deadline of each kind of job.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {
-    /// Power on, power off, reset, suspend and kill. Answers and renames have the same deadline.
+    /// Power on, power off, reset, suspend and kill. Answers, renames, changes of what a machine
+    /// boots from, and deletions of files have the same deadline.
     pub power: Duration,
     /// Operations of the guest: shutdown and reboot.
     pub guest: Duration,
@@ -125,12 +139,30 @@ pub struct NewJob {
     pub key: Option<KeyClaim>,
 }
 
+/// A request to start a job on a file.
+#[derive(Clone, Debug)]
+pub struct NewFileJob {
+    /// The id of the job, of [`Jobs::new_id`]. The body of an upload waits under it.
+    pub id: JobId,
+    pub target: FileTarget,
+    pub request: JobRequest,
+    pub requester: Requester,
+    pub reference: Option<String>,
+    /// The time limit of the job. `None` means the default of the job's kind.
+    pub deadline: Option<Duration>,
+    pub key: Option<KeyClaim>,
+}
+
 /// One page of jobs, newest first.
 #[derive(Clone, Debug)]
 pub struct JobsPage {
     pub items: Vec<JobView>,
     pub next: Option<JobCursor>,
 }
+
+/// The time limit of an upload, which only bounds what is stored: an upload ends when its body
+/// stalls, however long it takes.
+const UPLOAD_LIMIT: Duration = Duration::from_hours(365 * 24);
 
 impl Deadlines {
     const fn for_kind(&self, kind: JobKind) -> Duration {
@@ -141,7 +173,12 @@ impl Deadlines {
             | JobKind::MachineSuspend
             | JobKind::MachineKill
             | JobKind::MachineAnswer
+            | JobKind::MachineMedia
+            | JobKind::MachineBoot
+            | JobKind::FileDelete
+            | JobKind::FileCreateFolder
             | JobKind::SnapshotRename => self.power,
+            JobKind::FileUpload => UPLOAD_LIMIT,
             JobKind::MachineShutdown | JobKind::MachineReboot => self.guest,
             JobKind::SnapshotCreate => self.create,
             JobKind::SnapshotRevert => self.revert,
@@ -166,9 +203,16 @@ impl Jobs {
             table: JobTable::new(queue_per_machine, queue_in_all),
             ended: EndedJobs::default(),
             keys,
+            paths: BusyPaths::default(),
             storing_deadline_of: watch::Sender::new(None),
             stop,
         }))
+    }
+
+    /// A new id for a job whose id must be known before the job is accepted.
+    #[must_use]
+    pub fn new_id(&self) -> JobId {
+        JobId::new(self.0.parts.clock.uuid())
     }
 
     fn rules(&self) -> JobRules {

@@ -11,8 +11,9 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::SnapshotId;
 use crate::domain::job::{Job, JobRequest, JobStepState, StepName};
 use crate::domain::lease::Readiness;
+use crate::domain::media::{BootOptions, BootRequest, CdDrive, MediaRecord};
 use crate::domain::power::PowerState;
-use crate::service::jobs::lost_call::MAX_SENDS;
+use crate::service::jobs::lost_call::{MAX_SENDS, has_drive_like};
 
 /// The next action of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,8 +107,65 @@ pub fn next(job: &Job, now: &Evidence) -> Plan {
                 description: description.clone(),
             })
         }
+        JobRequest::SetMedia { iso } => {
+            next_for_iso(job, now, iso.as_deref()).unwrap_or(Plan::Done)
+        }
+        JobRequest::SetBoot(request) => {
+            next_for_boot_request(job, now, request).unwrap_or(Plan::Done)
+        }
         JobRequest::Prepare { .. } | JobRequest::Release { .. } => next_for_lease(job, now),
+        // A job on a file has no machine, and another state machine.
+        JobRequest::UploadFile(_) | JobRequest::DeleteFile | JobRequest::CreateFolder => {
+            let detail = "The job does not work on a machine.";
+            Plan::Fail(Failure::new(FailureKind::NotSupported, detail))
+        }
     }
+}
+
+/// Whether the next call of the job depends on the drives and the boot options of its machine.
+#[must_use]
+pub const fn needs_media(request: &JobRequest) -> bool {
+    match request {
+        JobRequest::SetMedia { .. } | JobRequest::SetBoot(_) => true,
+        JobRequest::Prepare { iso, boot, .. } => iso.is_some() || boot.is_some(),
+        JobRequest::Release { media, .. } => media.is_some(),
+        _ => false,
+    }
+}
+
+/// The next call of a job that puts this ISO into the first drive, or takes out what is in there.
+/// `None` if the drive is so.
+fn next_for_iso(job: &Job, now: &Evidence, iso: Option<&str>) -> Option<Plan> {
+    let Some(drive) = now.media.drives.first() else {
+        let detail = "The machine has no CD drive; nothing was done.";
+        return Some(Plan::Fail(Failure::new(FailureKind::NoDrive, detail)));
+    };
+    next_for_drive(job, now, &drive.with(iso))
+}
+
+fn next_for_drive(job: &Job, now: &Evidence, drive: &CdDrive) -> Option<Plan> {
+    let call = HostCall::SetMedia { drive: drive.clone() };
+    (!has_drive_like(now, drive)).then(|| limited(job, call, FailureKind::HostRejected))
+}
+
+fn next_for_boot_request(job: &Job, now: &Evidence, request: &BootRequest) -> Option<Plan> {
+    next_for_boot(job, now, &now.media.requested(request))
+}
+
+fn next_for_boot(job: &Job, now: &Evidence, boot: &BootOptions) -> Option<Plan> {
+    let call = HostCall::SetBoot { boot: boot.clone() };
+    (now.media.boot != *boot).then(|| limited(job, call, FailureKind::HostRejected))
+}
+
+/// The next call of a release that restores the drive and the boot options. `None` if they are as
+/// recorded. What the machine no longer has is not restored.
+fn next_to_restore(job: &Job, now: &Evidence, record: &MediaRecord) -> Option<Plan> {
+    let MediaRecord { drive, boot } = record;
+    let has_drive = |drive: &&CdDrive| now.media.drives.iter().any(|seen| seen.key == drive.key);
+    let drive = drive.as_ref().filter(has_drive);
+    drive
+        .and_then(|drive| next_for_drive(job, now, drive))
+        .or_else(|| next_for_boot(job, now, &now.media.existing(boot)))
 }
 
 /// The next call of a job that prepares a machine for a lease or releases it.
@@ -115,7 +173,7 @@ fn next_for_lease(job: &Job, now: &Evidence) -> Plan {
     match &job.request {
         // The release of a machine that waits on a question does not wait for the answer: it powers
         // the machine off without its guest, which ends the question.
-        JobRequest::Release { keep_power, snapshot }
+        JobRequest::Release { keep_power, snapshot, .. }
             if now.question.is_some()
                 && now.power_state == Some(PowerState::On)
                 && (!keep_power || snapshot.is_some()) =>
@@ -131,6 +189,24 @@ fn next_for_lease(job: &Job, now: &Evidence) -> Plan {
                 suppress_power_on: false,
             })
         }
+        _ => next_for_media_and_power(job, now),
+    }
+}
+
+/// The next call of such a job after its revert. A preparation changes what the machine boots from
+/// before its power state, and a release after it.
+fn next_for_media_and_power(job: &Job, now: &Evidence) -> Plan {
+    if let JobRequest::Prepare { iso, boot, .. } = &job.request
+        && !is_past_media(job)
+    {
+        let media = iso.as_deref().and_then(|iso| next_for_iso(job, now, Some(iso)));
+        let next = media
+            .or_else(|| boot.as_ref().and_then(|request| next_for_boot_request(job, now, request)));
+        if let Some(plan) = next {
+            return plan;
+        }
+    }
+    match &job.request {
         JobRequest::Prepare { power: Some(PowerState::Off), .. }
         | JobRequest::Release { keep_power: false, .. }
             if now.power_state != Some(PowerState::Off) =>
@@ -139,6 +215,9 @@ fn next_for_lease(job: &Job, now: &Evidence) -> Plan {
         }
         JobRequest::Prepare { power: Some(expected), .. } if now.power_state != Some(*expected) => {
             next_for_power_limited(job, now, *expected)
+        }
+        JobRequest::Release { media: Some(record), .. } => {
+            next_to_restore(job, now, record).unwrap_or(Plan::Done)
         }
         JobRequest::Prepare { until: Some(readiness), .. }
             if !has_waited(job, StepName::Wait(readiness.kind())) =>
@@ -208,6 +287,11 @@ const fn last_call(request: &JobRequest) -> Option<CallKind> {
         | JobRequest::Suspend
         | JobRequest::Shutdown { .. }
         | JobRequest::Revert { .. }
+        | JobRequest::SetMedia { .. }
+        | JobRequest::SetBoot(_)
+        | JobRequest::UploadFile(_)
+        | JobRequest::DeleteFile
+        | JobRequest::CreateFolder
         | JobRequest::Prepare { .. }
         | JobRequest::Release { .. } => None,
     }
@@ -235,16 +319,25 @@ fn next_to_be_off(job: &Job, now: &Evidence) -> Plan {
 /// The plan of [`next_for_power`], with a limit: each call may succeed at most [`MAX_SENDS`] times,
 /// because another user may undo its effect each time.
 fn next_for_power_limited(job: &Job, now: &Evidence, expected: PowerState) -> Plan {
-    let plan = next_for_power(now, expected);
-    let Plan::Call(call) = &plan else { return plan };
+    match next_for_power(now, expected) {
+        Plan::Call(call) => limited(job, call, FailureKind::InvalidPowerState),
+        plan => plan,
+    }
+}
+
+/// Plans a call that may succeed at most [`MAX_SENDS`] times.
+///
+/// # Parameters
+/// - `kind`: the kind of the failure after that.
+fn limited(job: &Job, call: HostCall, kind: FailureKind) -> Plan {
     let name = StepName::Call(call.kind());
     let done =
         job.steps.iter().filter(|step| step.name == name && step.state == JobStepState::Succeeded);
     if done.count() < MAX_SENDS as usize {
-        return plan;
+        return Plan::Call(call);
     }
     let detail = format!("{} was undone each time.", name.as_str().replace('_', " "));
-    Plan::Fail(Failure::new(FailureKind::InvalidPowerState, detail))
+    Plan::Fail(Failure::new(kind, detail))
 }
 
 fn call_on_snapshot(
@@ -269,6 +362,22 @@ fn has_done(job: &Job, call: CallKind) -> bool {
     job.steps
         .iter()
         .any(|step| step.name == StepName::Call(call) && step.state == JobStepState::Succeeded)
+}
+
+/// Whether a preparation has begun the steps that follow the drives and the boot options. From then
+/// on the guest may have ejected what was put in.
+fn is_past_media(job: &Job) -> bool {
+    let revert = StepName::Call(CallKind::RevertToSnapshot);
+    let is_later = |name| {
+        matches!(
+            name,
+            StepName::Call(CallKind::PowerOn | CallKind::PowerOff)
+                | StepName::Wait(_)
+                | StepName::Settle
+        )
+    };
+    let mut since_revert = job.steps.iter().rev().take_while(|step| step.name != revert);
+    since_revert.any(|step| is_later(step.name))
 }
 
 /// Whether the job finished the wait `name` after its last call. A wait before the last call does

@@ -144,6 +144,12 @@ impl Jobs {
         self.0.table.is_answering(machine)
     }
 
+    /// Whether a job that has not ended makes a call that changes what is in a CD drive.
+    #[must_use]
+    pub fn is_changing_media(&self, machine: &MachineId) -> bool {
+        self.0.table.is_changing_media(machine)
+    }
+
     /// The numbers of queued and of running jobs.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
@@ -157,7 +163,11 @@ impl Jobs {
                 kind: BlockedByKind::Job,
                 id: Some(active.to_string()),
                 since: status.job.created_at,
-                detail: "One job at a time runs on a machine.".to_owned(),
+                detail: match status.job.machine_id() {
+                    Some(_) => "One job at a time runs on a machine.",
+                    None => "One job at a time runs on a file.",
+                }
+                .to_owned(),
             }),
             None => self.blocked_by(&status),
         };

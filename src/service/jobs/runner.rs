@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::JobsParts;
 use super::deadline_clocks::Moment;
 use super::question_timer::QuestionTimer;
-use super::screen_watch::ScreenSight;
 use super::state_machine::{Effect, Input, Interrupt, JobStateMachine, Reaction, TaskEnd};
 use super::status::JobStatus;
 use super::table::{JobTable, PendingJob};
+use super::text_watch::TextSight;
 use crate::clock::Clock;
 use crate::domain::event::Subject;
 use crate::domain::ids::TaskId;
@@ -79,7 +79,7 @@ impl Runner<'_> {
         // Whether a request to cancel is not committed yet. Readers do not see such a request,
         // because a crash would lose it.
         let mut cancel_unsaved = false;
-        let (sight, mut seen) = watch::channel(ScreenSight::default());
+        let (sight, mut seen) = watch::channel(TextSight::default());
         let mut seen_published = None;
         loop {
             if effect == Effect::Finish {
@@ -137,7 +137,7 @@ impl Runner<'_> {
                     }
                     Ok(()) = seen.changed() => {
                         let sight = seen.borrow_and_update().clone();
-                        state_machine.see_screen(sight, self.parts.clock.now());
+                        state_machine.see_text(sight, self.parts.clock.now());
                         let now = self.parts.clock.elapsed();
                         let is_early =
                             seen_published.is_some_and(|last| now < last + PROGRESS_EVERY);
@@ -187,7 +187,7 @@ impl Runner<'_> {
             // The step shows what the wait saw last, not what was published before.
             if seen.has_changed().unwrap_or(false) {
                 let sight = seen.borrow_and_update().clone();
-                state_machine.see_screen(sight, self.parts.clock.now());
+                state_machine.see_text(sight, self.parts.clock.now());
             }
             if let Some(input) = input {
                 if deadline_unsaved {

@@ -1,12 +1,15 @@
-//! A job, and the evidence of a machine, for the tests of jobs.
+//! Jobs on a machine and on a file, and the evidence of a machine, for the tests of jobs.
 
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use crate::domain::access::Authority;
 use crate::domain::call::{Evidence, SnapshotEvidence};
-use crate::domain::ids::{JobId, SnapshotId};
+use crate::domain::file_job::FileTarget;
+use crate::domain::file_path::FilePath;
+use crate::domain::ids::{DatastoreId, JobId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState, JobTarget};
+use crate::domain::media::{BootMedia, CdDrive};
 use crate::domain::origin::RequestOrigin;
 use crate::domain::power::PowerState;
 use crate::service::inventory::samples;
@@ -45,6 +48,24 @@ pub fn job(request: JobRequest) -> Job {
         error: None,
         host_task: None,
         intent: None,
+        file_intent: None,
+    }
+}
+
+/// A job that runs on the file `iso/qubes.iso`, with the times of [`job`].
+#[must_use]
+pub fn file_job(request: JobRequest) -> Job {
+    let target = FileTarget {
+        datastore: DatastoreId::from_backend("ds-1"),
+        datastore_name: "isos".to_owned(),
+        path: FilePath::parse("iso/qubes.iso").unwrap(),
+    };
+    Job {
+        state: JobState::Running,
+        started_at: Some(start()),
+        target_name: target.text(),
+        target: JobTarget::File(target),
+        ..job(request)
     }
 }
 
@@ -61,7 +82,23 @@ pub fn evidence(power_state: PowerState) -> Evidence {
         consolidation_needed: Some(true),
         host_boot_time: None,
         recent_tasks: Vec::new(),
+        media: BootMedia::default(),
     }
+}
+
+/// The first CD drive of a machine with this ISO in it, or without one.
+#[must_use]
+pub fn drive(iso: Option<&str>) -> CdDrive {
+    let empty = CdDrive {
+        key: 3000,
+        label: "CD/DVD drive 1".to_owned(),
+        controller: Some(200),
+        unit: Some(0),
+        iso: None,
+        connected: false,
+        connects_at_power_on: false,
+    };
+    empty.with(iso)
 }
 
 #[must_use]

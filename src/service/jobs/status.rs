@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::ended_jobs::EndedJob;
+use super::file_machine::FileMachine;
 use super::state_machine::{Blocker, JobStateMachine};
 use crate::domain::ids::TaskId;
 use crate::domain::job::Job;
@@ -82,6 +83,35 @@ impl JobStatus {
         if next.task.is_some() && next.task == self.task {
             next.progress = self.progress;
         }
+        self.replace(next)
+    }
+
+    /// Updates the status of a job on a file from its state machine. Returns whether readers see a
+    /// difference.
+    ///
+    /// # Parameters
+    /// - `hide_cancel`: as for [`Self::update`].
+    pub fn update_file(&mut self, machine: &FileMachine, hide_cancel: bool) -> bool {
+        let mut job = machine.job().clone();
+        if job.state.is_end() {
+            return false;
+        }
+        if hide_cancel {
+            job.cancel_requested_at = None;
+            job.cancel_requested_by = None;
+        }
+        self.replace(Self {
+            job: Arc::new(job),
+            progress: self.progress,
+            blocker: machine.blocker().cloned(),
+            task: None,
+            settling: machine.is_settling(),
+            ended: None,
+        })
+    }
+
+    /// Replaces the status. Returns whether readers see a difference.
+    fn replace(&mut self, next: Self) -> bool {
         let changed = *next.job != *self.job
             || next.blocker != self.blocker
             || next.progress != self.progress;

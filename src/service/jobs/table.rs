@@ -30,6 +30,7 @@ use super::ended_jobs::EndedJob;
 use super::queue::{Killed, Lane, QueueLimit, Queues, Turn};
 use super::state_machine::{Effect, Interrupt, JobRules, JobStateMachine, OtherJobs};
 use super::status::JobStatus;
+use crate::domain::call::CallKind;
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{JobId, LeaseId, MachineId, TaskId};
 use crate::domain::job::{Job, JobKind, JobState, TargetId};
@@ -382,6 +383,16 @@ impl JobTable {
         let inner = self.lock();
         let mut jobs = inner.jobs_on(machine);
         jobs.any(|job| job.kind() == JobKind::MachineAnswer)
+    }
+
+    /// Whether a job that has not ended makes a call that changes what is in a CD drive.
+    pub fn is_changing_media(&self, machine: &MachineId) -> bool {
+        let inner = self.lock();
+        let changes = |job: Arc<Job>| {
+            let call = job.intent.as_ref().map(|intent| intent.call.kind());
+            call == Some(CallKind::SetMedia)
+        };
+        inner.jobs_on(machine).any(changes)
     }
 
     /// The facts about the other jobs on the machine on which the job `id` works.

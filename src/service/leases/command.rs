@@ -39,6 +39,8 @@ pub enum LeaseCommand {
     RecordOverride { id: LeaseId, by: String, reason: String },
     /// A rule of the configuration answers a question of the machine of this lease.
     RecordAnswer { id: LeaseId, what: String },
+    /// Something happened with the recording of this lease.
+    RecordRecording { id: LeaseId, what: String, is_warning: bool },
     /// An operator quarantines a machine, or changes the reason of its quarantine.
     QuarantineMachine(MachineKey, Quarantine, MachineId),
     /// An operator lifts the quarantine of a machine.
@@ -76,6 +78,9 @@ impl LeaseCommand {
             Self::RecordAnswer { id, what } => {
                 LeaseInput::RecordAnswer { id: *id, what: what.clone() }
             }
+            Self::RecordRecording { id, what, is_warning } => {
+                LeaseInput::RecordRecording { id: *id, what: what.clone(), is_warning: *is_warning }
+            }
             Self::QuarantineMachine(machine, quarantine, _) => {
                 LeaseInput::QuarantineMachine(machine.clone(), quarantine.clone())
             }
@@ -111,6 +116,7 @@ impl LeaseCommand {
             | Self::JobStarted(..)
             | Self::RecordOverride { .. }
             | Self::RecordAnswer { .. }
+            | Self::RecordRecording { .. }
             | Self::QuarantineMachine(..) => false,
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::lease_table::OpenLease;
 use super::published::PublishedLeases;
+use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::LeaseId;
 use crate::domain::job::{Job, JobKind};
@@ -56,7 +57,7 @@ impl JobAuthorizer for PublishedLeases {
             LeaseCredential::Absent if requester.is_override() => {
                 Ok(Authorization::Override(lease))
             }
-            _ => Err(leased_by_another(machine, open)),
+            _ => Err(leased_by_another(machine, requester, open)),
         }
     }
 
@@ -131,14 +132,20 @@ impl PublishedLeases {
     }
 }
 
-fn leased_by_another(machine: &Machine, open: &OpenLease) -> Failure {
+fn leased_by_another(machine: &Machine, requester: &Requester, open: &OpenLease) -> Failure {
     let until = match (open.lease.state, open.expiry()) {
         (_, Some((at, _))) => format!(" until {at:.0}"),
         (LeaseState::Releasing, None) => ", and is being released".to_owned(),
         (_, None) => ", and is being prepared".to_owned(),
     };
+    let advice = if requester.caller.role >= Role::Operator {
+        " An operator may also override the lease: Otter-Override: <reason>, without Otter-Lease."
+    } else {
+        ""
+    };
     let detail = format!(
-        "{} is leased by {}{until}. To change it, send that lease: Otter-Lease: <id>.<secret>.",
+        "{} is leased by {}{until}. To change it, send that lease: Otter-Lease: \
+         <id>.<secret>.{advice}",
         machine.name, open.lease.holder
     );
     failure_with_lease(FailureKind::MachineLeased, detail, machine, open.lease.id)

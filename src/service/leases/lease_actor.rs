@@ -243,7 +243,15 @@ impl LeaseActor {
     pub fn view(&self, id: LeaseId) -> Option<LeaseView> {
         let table = self.parts.published.load();
         let open = table.get(id)?;
-        Some(LeaseView::open(&table, open, self.is_inventory_current()))
+        let view = LeaseView::open(&table, open, self.is_inventory_current());
+        Some(LeaseView { recording: self.parts.recordings.of(id), ..view })
+    }
+
+    /// A lease that has ended, as readers see it.
+    #[must_use]
+    pub fn ended_view(&self, lease: Lease) -> LeaseView {
+        let recording = self.parts.recordings.of(lease.id);
+        LeaseView { recording, ..LeaseView::ended(lease) }
     }
 
     /// Takes over what has changed in machines and tokens since the last pass of the loop. Returns

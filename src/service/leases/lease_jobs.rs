@@ -15,6 +15,7 @@ use crate::domain::ids::{JobId, LeaseId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobState};
 use crate::domain::lease::{Lease, LeaseState, Recovery};
 use crate::domain::machine::Machine;
+use crate::domain::media::MediaRecord;
 use crate::domain::origin::Actor;
 use crate::fail_points::fail_point;
 use crate::service::idempotency::Claimed;
@@ -104,6 +105,14 @@ impl LeaseActor {
     }
 
     async fn release(&self, id: LeaseId) {
+        // A later attempt finds another machine than the lease left.
+        let first = self
+            .view(id)
+            .map(|view| view.lease)
+            .filter(|lease| lease.state == LeaseState::Releasing && lease.setback.is_none());
+        if let Some(lease) = first {
+            self.parts.before_release.before_release(&lease).await;
+        }
         if !self.cancel_jobs(id).await {
             return;
         }
@@ -262,6 +271,7 @@ impl LeaseActor {
         let request = JobRequest::Release {
             keep_power: false,
             snapshot: resolve(machine, recovery.snapshot.as_ref())?,
+            media: recovery.media.clone(),
         };
         let key = IdempotencyKey {
             key: format!("recover-{fence}-{}", attempt.number),
@@ -416,6 +426,8 @@ fn job_request(lease: &Lease, machine: &Machine, state: LeaseState) -> Result<Jo
     Ok(match (state, &lease.prepare) {
         (LeaseState::Preparing, Some(prepare)) => JobRequest::Prepare {
             snapshot: resolve(machine, prepare.snapshot.as_ref())?,
+            iso: prepare.iso.clone(),
+            boot: prepare.boot.clone(),
             power: prepare.power,
             until: prepare.until.clone(),
             cidr: prepare.cidr,
@@ -423,6 +435,8 @@ fn job_request(lease: &Lease, machine: &Machine, state: LeaseState) -> Result<Jo
         },
         (LeaseState::Preparing, None) => JobRequest::Prepare {
             snapshot: None,
+            iso: None,
+            boot: None,
             power: None,
             until: None,
             cidr: None,
@@ -431,8 +445,19 @@ fn job_request(lease: &Lease, machine: &Machine, state: LeaseState) -> Result<Jo
         _ => JobRequest::Release {
             keep_power: lease.release.keep_power,
             snapshot: resolve(machine, lease.release.snapshot.as_ref())?,
+            media: media_to_restore(lease, machine),
         },
     })
+}
+
+/// What the release of a lease restores of the drive and the boot options. `None` if nothing
+/// changed them: the preparation did not, and they are as they were before. All jobs of the lease
+/// have ended, so the inventory has what they changed.
+fn media_to_restore(lease: &Lease, machine: &Machine) -> Option<MediaRecord> {
+    let prepares =
+        lease.prepare.as_ref().is_some_and(|with| with.iso.is_some() || with.boot.is_some());
+    let is_changed = |before: &&MediaRecord| prepares || !before.is_like(&machine.media().record());
+    lease.recorded_media().filter(is_changed).cloned()
 }
 
 /// The id and the path of the snapshot that has this name on the machine.
@@ -457,8 +482,34 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::domain::lease::{Prepare, Release};
     use crate::domain::machine::MachineIdentity;
     use crate::service::inventory::samples;
+
+    #[test]
+    fn a_release_restores_what_the_lease_changed_unless_it_reverts() {
+        let iso = "[isos] qubes.iso";
+        let drive = |iso| Some(crate::service::jobs::samples::drive(iso));
+        let before = MediaRecord { drive: drive(None), ..MediaRecord::default() };
+        let mut machine = samples::machine("1", "qubes");
+        machine.cdroms.extend(drive(None));
+        let plain = crate::service::leases::tests::lease(
+            1,
+            true,
+            None,
+            crate::service::leases::tests::at(0),
+        );
+        let lease = Lease { media: Some(before.clone()), ..plain };
+        assert_eq!(media_to_restore(&lease, &machine), None, "nothing changed it");
+        let prepare = Prepare { iso: Some(iso.to_owned()), ..Prepare::default() };
+        let prepared = Lease { prepare: Some(prepare), ..lease.clone() };
+        assert_eq!(media_to_restore(&prepared, &machine), Some(before.clone()));
+        machine.cdroms = drive(Some(iso)).into_iter().collect();
+        assert_eq!(media_to_restore(&lease, &machine), Some(before));
+        let release = Release { snapshot: Some("base".to_owned()), ..Release::default() };
+        assert_eq!(media_to_restore(&Lease { release, ..prepared }, &machine), None);
+        assert_eq!(media_to_restore(&Lease { media: None, ..lease }, &machine), None);
+    }
 
     #[test]
     fn a_recovery_finds_the_copy_that_its_lease_held() {
@@ -471,6 +522,7 @@ mod tests {
             lease: LeaseId::new(Uuid::from_u128(1)),
             machine,
             snapshot: None,
+            media: None,
             attempts: 0,
             pause: Duration::ZERO,
             retry_at: Timestamp::UNIX_EPOCH,

@@ -8,6 +8,7 @@ use crate::domain::lease::{Lease, Select};
 use crate::domain::mac::MacAddress;
 use crate::domain::machine::{Machine, MachineIdentity};
 use crate::domain::machine_reference::{MachineReference, ReferencedMachine};
+use crate::domain::media::MediaRecord;
 use crate::domain::names::contains_loosely;
 use crate::domain::pool::ScopedLimits;
 use crate::domain::power::PowerState;
@@ -36,6 +37,8 @@ pub struct CandidateMachine {
     /// The limits that apply to the machine: those of the host and of its pools.
     pub limits: Vec<ScopedLimits>,
     pub snapshots: Snapshots,
+    /// The first CD drive and the boot options, which the release of a lease restores.
+    pub media: MediaRecord,
 }
 
 impl CandidateMachine {
@@ -61,8 +64,21 @@ impl CandidateMachine {
             nested_virtualization: machine.nested_virtualization,
             limits: Vec::new(),
             snapshots: machine.snapshots.clone(),
+            media: machine.media().record(),
         }
     }
+}
+
+/// Whether a machine has the CD drive that the preparation of a lease needs.
+#[must_use]
+pub fn has_needed_drive(lease: &Lease, machine: &CandidateMachine) -> bool {
+    !needs_drive(lease) || machine.media.drive.is_some()
+}
+
+/// Whether the preparation of a lease puts an ISO into a CD drive.
+#[must_use]
+pub fn needs_drive(lease: &Lease) -> bool {
+    lease.prepare.as_ref().is_some_and(|prepare| prepare.iso.is_some())
 }
 
 /// The snapshots that the preparation and the release of a lease need. The machine of the lease
@@ -230,8 +246,26 @@ mod tests {
                 current: None,
                 items: vec![samples::snapshot("s-1", "kickstart", None)],
             },
+            media: MediaRecord::default(),
         };
         assert_eq!(candidate(), expected);
+    }
+
+    #[test]
+    fn only_a_machine_with_a_drive_has_the_drive_that_a_preparation_needs() {
+        let plain = lease(1, true, None, crate::service::leases::tests::at(0));
+        let prepare = Prepare { iso: Some("[isos] qubes.iso".to_owned()), ..Prepare::default() };
+        let with_iso = Lease { prepare: Some(prepare), ..plain.clone() };
+        let drive = Some(crate::service::jobs::samples::drive(None));
+        let media = MediaRecord { drive, ..MediaRecord::default() };
+        let with_drive = CandidateMachine { media, ..candidate() };
+        for (lease, machine, expected) in [
+            (&plain, candidate(), true),
+            (&with_iso, candidate(), false),
+            (&with_iso, with_drive, true),
+        ] {
+            assert_eq!(has_needed_drive(lease, &machine), expected);
+        }
     }
 
     #[test]

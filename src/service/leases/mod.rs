@@ -9,6 +9,7 @@
 //! is the state machine.
 
 mod audit_records;
+pub mod before_release;
 mod candidates;
 pub mod capacity;
 mod command;
@@ -36,6 +37,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use self::before_release::BeforeRelease;
 use self::command::LeaseCommand;
 use self::lease_actor::LeaseActor;
 pub use self::lease_table::LeaseBlocker;
@@ -53,6 +55,7 @@ use super::inventory::Inventory;
 use super::jobs::Jobs;
 use super::live_settings::LiveSettings;
 use super::machines::Machines;
+use super::recordings::status::{RecordingStatus, RecordingStatuses};
 use super::storage_watch::{store_failure, unconfirmed_start};
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
@@ -82,6 +85,9 @@ pub struct LeasesParts {
     pub secrets: LeaseSecrets,
     pub supervisor: Supervisor,
     pub metrics: Metrics,
+    /// The recordings of leases, which the views show.
+    pub recordings: RecordingStatuses,
+    pub before_release: Arc<dyn BeforeRelease>,
 }
 
 /// A lease as readers see it.
@@ -96,6 +102,8 @@ pub struct LeaseView {
     pub max_expires_at: Option<Timestamp>,
     /// Why the lease gets no machine. `None` if the lease is not queued.
     pub blocked_by: Option<LeaseBlocker>,
+    /// The recording of the lease that runs, or whose artifacts are not made yet.
+    pub recording: Option<RecordingStatus>,
 }
 
 /// The number of commands that fit into the channel to the actor. If the channel is full, a sender
@@ -196,7 +204,7 @@ impl Leases {
     pub async fn exists_for(&self, caller: &Caller, id: LeaseId) -> Result<bool, Failure> {
         let view = match self.0.view(id) {
             Some(view) => Some(view),
-            None => self.stored(id).await?.map(LeaseView::ended),
+            None => self.stored(id).await?.map(|lease| self.0.ended_view(lease)),
         };
         Ok(view.is_some_and(|view| self.visible_to(caller, view).is_some()))
     }
@@ -253,7 +261,7 @@ impl Leases {
             }
             stored = self.stored(id).await?;
         }
-        Ok(stored.map(LeaseView::ended))
+        Ok(stored.map(|lease| self.0.ended_view(lease)))
     }
 
     async fn stored(&self, id: LeaseId) -> Result<Option<Lease>, Failure> {
@@ -278,7 +286,7 @@ impl Leases {
         let failed = |error: StorageError| store_failure(&error);
         let store = &self.0.parts.store;
         let visible = |lease: Lease| {
-            let view = self.0.view(lease.id).unwrap_or_else(|| LeaseView::ended(lease));
+            let view = self.0.view(lease.id).unwrap_or_else(|| self.0.ended_view(lease));
             self.visible_to(caller, view)
         };
         let mut after = match after {
@@ -308,7 +316,10 @@ impl Leases {
     pub fn open_leases(&self, caller: &Caller) -> Vec<LeaseView> {
         let shown = self.0.parts.published.load();
         let is_current = self.0.is_inventory_current();
-        let views = shown.open_leases().map(|open| LeaseView::open(&shown, open, is_current));
+        let views = shown.open_leases().map(|open| LeaseView {
+            recording: self.0.parts.recordings.of(open.lease.id),
+            ..LeaseView::open(&shown, open, is_current)
+        });
         views.filter_map(|view| self.visible_to(caller, view)).collect()
     }
 
@@ -449,6 +460,25 @@ impl Leases {
         let _ = self.0.submit(LeaseCommand::RecordAnswer { id, what }).await;
     }
 
+    /// The lease that holds a machine, if the screen of the machine is being recorded for it.
+    #[must_use]
+    pub fn recording_of_screen(&self, machine: &Machine) -> Option<LeaseId> {
+        let LeaseActor { parts, .. } = &*self.0;
+        let holder = parts.published.load().holder_of(&machine.identity())?.lease.id;
+        let is_recorded =
+            parts.recordings.is_recording(holder) && parts.recordings.has_screen(holder);
+        is_recorded.then_some(holder)
+    }
+
+    /// Records in the history of a lease what happens with its recording.
+    ///
+    /// # Parameters
+    /// - `is_warning`: whether the holder must know, so that it is a warning of the lease too.
+    pub async fn record_recording(&self, id: LeaseId, what: String, is_warning: bool) {
+        // A failure is ignored, because the audit has the recording too.
+        let _ = self.0.submit(LeaseCommand::RecordRecording { id, what, is_warning }).await;
+    }
+
     /// The `Otter-Reference` of the request for a lease. `None` if the request had none, or if the
     /// lease has ended.
     #[must_use]
@@ -517,7 +547,7 @@ impl Leases {
 }
 
 impl LeaseView {
-    /// The view of a lease that has not ended.
+    /// The view of a lease that has not ended, without its recording.
     ///
     /// # Parameters
     /// - `is_current`: whether the inventory is loaded and the host is connected.
@@ -531,10 +561,11 @@ impl LeaseView {
             expires_at,
             max_expires_at,
             blocked_by: blocked_by.map(|why| if is_current { why } else { LeaseBlocker::HostAway }),
+            recording: None,
         }
     }
 
-    /// The view of a lease that has ended.
+    /// The view of a lease that has ended, without its recording.
     #[must_use]
     pub fn ended(lease: Lease) -> Self {
         Self {
@@ -543,6 +574,7 @@ impl LeaseView {
             expires_at: None,
             max_expires_at: None,
             blocked_by: None,
+            recording: None,
         }
     }
 }
@@ -565,6 +597,7 @@ async fn recovery_of_earlier(
     let Some(lease) = store.job(job).await?.and_then(|job| job.lease) else { return Ok(None) };
     let lease = store.lease(lease).await?;
     Ok(lease.map(|lease| Recovery {
+        media: lease.recorded_media().cloned(),
         lease: lease.id,
         machine: lease.machine,
         snapshot: lease.release.snapshot,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::capacity::{ReachedLimit, never_fits};
 use super::lease_actor::LeaseActor;
 use super::lease_table::LeaseTable;
-use super::matching::{CandidateMachine, Selection, missing_snapshot};
+use super::matching::{CandidateMachine, Selection, has_needed_drive, missing_snapshot};
 use super::{LeaseView, Leases};
 use crate::domain::access::{Role, TokenLimits};
 use crate::domain::duration;
@@ -14,6 +14,7 @@ use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::{Lease, LeaseTerms, Prepare, Release, Select};
 use crate::domain::pool::Pool;
+use crate::domain::recording::Record;
 use crate::domain::scope::Scope;
 use crate::service::callers::Caller;
 use crate::service::limits::{queue_full, too_many};
@@ -31,6 +32,8 @@ pub struct NewLease {
     pub prepare: Option<Prepare>,
     /// How otter releases the machine. `None` means the release that the pool sets.
     pub release: Option<Release>,
+    /// What otter records during the lease. `None` means what the pool sets.
+    pub record: Option<Record>,
     pub keep_on_failure: Option<Duration>,
     pub reference: Option<String>,
     pub key: Option<IdempotencyKey>,
@@ -70,6 +73,10 @@ impl Leases {
                 pool.and_then(|pool| pool.release.clone()).unwrap_or_default()
             })?,
         };
+        let record = match &new.record {
+            Some(record) => Some(record.clone()),
+            None => common_setting(&pools, "record", |pool| pool?.record.clone())?,
+        };
         let pools_allow =
             |pool: &Option<Pool>| pool.as_ref().is_some_and(|pool| pool.may_keep_power);
         let may_keep =
@@ -96,6 +103,7 @@ impl Leases {
             queue_for: new.queue_for,
             prepare,
             release,
+            record: record.filter(|record| !record.is_empty()),
             keep_on_failure: new.keep_on_failure,
             created_at: parts.clock.now(),
         });
@@ -147,7 +155,8 @@ impl LeaseActor {
     /// # Errors
     /// `no-free-machine` if no machine matches the selection, or if each matching machine is larger
     /// than a limit; `not-found` if no matching machine has the snapshots of `prepare` and
-    /// `release`; `ambiguous-name` if `select.machine` names several machines.
+    /// `release`; `no-drive` if none has a CD drive for the ISO; `ambiguous-name` if
+    /// `select.machine` names several machines.
     pub fn check_grantable(
         &self,
         lease: &Lease,
@@ -160,11 +169,16 @@ impl LeaseActor {
             return Err(failure);
         }
         let (mut without_snapshot, mut too_large, mut is_any_selected) = (None, None, false);
+        let mut without_drive = None;
         let selection = Selection::new(lease, candidates);
         for candidate in candidates.iter().filter(|machine| selection.includes(machine)) {
             is_any_selected = true;
             if let Some(limit) = never_fits(candidate) {
                 too_large = too_large.or_else(|| Some(larger_than(&limit, candidate)));
+                continue;
+            }
+            if !has_needed_drive(lease, candidate) {
+                without_drive = without_drive.or_else(|| Some(no_drive(candidate)));
                 continue;
             }
             let Some(missing) = missing_snapshot(lease, candidate) else { return Ok(()) };
@@ -175,7 +189,7 @@ impl LeaseActor {
         if !is_any_selected {
             return Err(self.parts.machines.why_none_fits(&lease.scope, &lease.select)?);
         }
-        without_snapshot.or(too_large).map_or(Ok(()), Err)
+        without_snapshot.or(without_drive).or(too_large).map_or(Ok(()), Err)
     }
 
     /// Rejects a lease that exceeds the limits of the caller's token.
@@ -222,6 +236,22 @@ fn common_setting<T: PartialEq>(
         detail: detail.clone(),
     };
     Err(Failure::new(FailureKind::InvalidRequest, detail).with_error(error))
+}
+
+/// The failure of a request with an ISO whose matching machine has no CD drive.
+fn no_drive(machine: &CandidateMachine) -> Failure {
+    let detail = format!(
+        "No matching machine has a CD drive for the ISO of the preparation; one is {}.",
+        machine.name
+    );
+    Failure::new(FailureKind::NoDrive, detail)
+        .with_machine(&machine.identity.id, &machine.name)
+        .with_error(InputError {
+            pointer: Some("/prepare/iso".to_owned()),
+            parameter: None,
+            code: "no-drive".into(),
+            detail: "no matching machine has a CD drive".to_owned(),
+        })
 }
 
 /// The failure of a request whose matching machine exceeds a limit by itself, even if no other

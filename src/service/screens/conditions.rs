@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use regex::{Regex, RegexBuilder};
+use regex::Regex;
 
 use super::picture_search::{self, SearchArea, SearchTooLong, Template};
 use super::text_match::{Needle, ReadText};
@@ -11,25 +11,12 @@ use super::wait_memory::WaitSpace;
 use crate::domain::screen::{Picture, Region, ScreenSize};
 use crate::domain::screen_text::ScreenText;
 
-/// The largest number of conditions of one wait.
-pub const MAX_CONDITIONS: usize = 16;
-
 /// The largest number of conditions of one wait that search for an image.
 pub const MAX_IMAGES: usize = 4;
 
 /// The largest number of regular expressions of one call of input. All are compiled before its
 /// first key.
 pub const MAX_REGEXES: usize = 64;
-
-/// The largest regular expression, in bytes.
-pub const MAX_REGEX: usize = 1024;
-
-/// The largest text of a condition, in characters.
-pub const MAX_TEXT: usize = 1024;
-
-/// The sizes of compiled regular expressions, in bytes. Each gets the smallest one that it fits
-/// into. The time of a search grows with it.
-const COMPILED_SIZES: [usize; 3] = [8 << 10, 64 << 10, 1 << 20];
 
 /// The share of the pixels that may change while a region counts as still.
 pub const DEFAULT_TOLERANCE: f64 = 0.005;
@@ -200,42 +187,12 @@ impl ScreenCondition {
     }
 }
 
-/// Compiles a regular expression of a caller, with the limits that keep its searches fast.
-///
-/// # Returns
-/// The regular expression, and the bytes that it takes at most, with those of its searches.
-///
-/// # Errors
-/// The first line that says what is wrong with it.
-pub fn compile_regex(pattern: &str) -> Result<(Regex, usize), String> {
-    if pattern.len() > MAX_REGEX {
-        return Err(format!("it has {} bytes, and {MAX_REGEX} are allowed", pattern.len()));
-    }
-    for size in COMPILED_SIZES {
-        let mut builder = RegexBuilder::new(pattern);
-        let built = builder.size_limit(size).dfa_size_limit(size).nest_limit(50).build();
-        match built {
-            Ok(regex) => return Ok((regex, 2 * size)),
-            Err(regex::Error::CompiledTooBig(_)) => {}
-            Err(error) => return Err(reason(&error)),
-        }
-    }
-    Err("it is too large once its repetitions are counted; use smaller ones".to_owned())
-}
-
-/// The reason of a syntax error. The parser draws the pattern and the place over several lines, and
-/// the last one is the reason.
-fn reason(error: &regex::Error) -> String {
-    let text = error.to_string();
-    let last = text.lines().rev().find(|line| !line.trim().is_empty());
-    last.unwrap_or(&text).trim().trim_start_matches("error: ").to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::text_match::Word;
     use super::super::wait_memory::WaitMemory;
     use super::*;
+    use crate::service::wait_conditions::compile_regex;
 
     const SIZE: ScreenSize = ScreenSize { width: 800, height: 600 };
 
@@ -270,22 +227,6 @@ mod tests {
         };
         assert_eq!(find("(?i)log in"), None, "nothing is folded");
         assert_eq!(find(r"L\dg In\nus").unwrap().text.as_deref(), Some("L0g In\nus"));
-    }
-
-    #[test]
-    fn regular_expressions_that_explode_are_refused() {
-        assert!(compile_regex("a{1000}{1000}").unwrap_err().contains("too large"));
-        assert!(compile_regex(&"a".repeat(1025)).unwrap_err().contains("1025 bytes"));
-        assert!(compile_regex(&"(".repeat(500)).is_err());
-        let unclosed = compile_regex("(abc").unwrap_err();
-        assert_eq!(unclosed, "unclosed group");
-    }
-
-    #[test]
-    fn a_regular_expression_takes_as_much_memory_as_it_needs() {
-        let bytes = |pattern: &str| compile_regex(pattern).unwrap().1;
-        let sizes = ["Terminal|Konsole", r"\w+", r"\w{20}"].map(bytes);
-        assert_eq!(sizes, COMPILED_SIZES.map(|size| 2 * size));
     }
 
     #[test]

@@ -55,13 +55,19 @@ pub struct ConsoleGrant {
 
 /// The console that a token opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Console {
-    /// The screen.
-    Screen {
-        mode: ViewerMode,
-        /// Whether the viewer takes over from another driver.
-        force: bool,
-    },
+pub struct Console {
+    pub kind: ConsoleKind,
+    pub mode: ViewerMode,
+    /// Whether it takes over from another driver, or from another writer.
+    pub force: bool,
+}
+
+/// What a console shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConsoleKind {
+    Screen,
+    /// The serial port with this key.
+    Serial(i32),
 }
 
 /// A new token.
@@ -144,7 +150,7 @@ impl ConsoleGrant {
     /// Checks that the token opens this console of this machine.
     ///
     /// # Parameters
-    /// - `machine`: the machine in the path of the request.
+    /// - `machine`, `kind`: from the path of the request.
     /// - `mode`, `force`: from the query; `None` if they are absent, which is always right.
     /// - `fence`: the fence of the machine's last grant now.
     ///
@@ -154,17 +160,19 @@ impl ConsoleGrant {
     pub fn check(
         &self,
         machine: &Machine,
+        kind: ConsoleKind,
         mode: Option<ViewerMode>,
         force: Option<bool>,
         fence: u64,
     ) -> Result<(), Failure> {
-        let Console::Screen { mode: own_mode, force: own_force } = self.console;
-        let is_of_console = mode.is_none_or(|mode| mode == own_mode)
-            && force.is_none_or(|force| force == own_force);
+        let own = self.console;
+        let is_of_console = kind == own.kind
+            && mode.is_none_or(|mode| mode == own.mode)
+            && force.is_none_or(|force| force == own.force);
         if !self.machine.can_be(&machine.identity()) || !is_of_console {
             let detail = format!(
-                "The console token was made for another machine, mode or force than this request \
-                 names. It is used up; ask for another one for {}.",
+                "The console token was made for another machine, console, mode or force than this \
+                 request names. It is used up; ask for another one for {}.",
                 machine.name
             );
             return Err(Failure::new(FailureKind::Forbidden, detail)
@@ -220,7 +228,7 @@ mod tests {
             },
             credential: Credential::none(),
             machine: machine("16").identity(),
-            console: Console::Screen { mode: ViewerMode::Drive, force: false },
+            console: Console { kind: ConsoleKind::Screen, mode: ViewerMode::Drive, force: false },
             fence: 3,
         }
     }
@@ -266,7 +274,8 @@ mod tests {
     fn a_token_opens_only_its_console_of_its_machine_under_its_grant() {
         let grant = grant("ci");
         let check = |id: &str, mode, force, fence| {
-            grant.check(&machine(id), mode, force, fence).map_err(|failure| failure.kind)
+            let checked = grant.check(&machine(id), ConsoleKind::Screen, mode, force, fence);
+            checked.map_err(|failure| failure.kind)
         };
         let (view, drive) = (Some(ViewerMode::View), Some(ViewerMode::Drive));
         assert_eq!(check("16", None, None, 3), Ok(()));
@@ -275,6 +284,8 @@ mod tests {
         assert_eq!(check("16", None, Some(true), 3), Err(FailureKind::Forbidden));
         assert_eq!(check("17", None, None, 3), Err(FailureKind::Forbidden));
         assert_eq!(check("16", None, None, 4), Err(FailureKind::LeaseEnded));
+        let of_port = grant.check(&machine("16"), ConsoleKind::Serial(9000), None, None, 3);
+        assert_eq!(of_port.map_err(|failure| failure.kind), Err(FailureKind::Forbidden));
     }
 
     #[test]

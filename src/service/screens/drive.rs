@@ -8,18 +8,19 @@
 //! ```
 //! A driver sends nothing before the keys and buttons of the earlier one are released.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::screen_input::{InputLost, ScreenInput};
 use super::screen_user::ScreenUser;
+use super::shared_screen::InputLost;
 use super::state::DriverInfo;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::ids::{MachineId, ViewerId};
+use crate::domain::input::{Point, ScreenInput};
 use crate::domain::keyboard::Keysym;
 use crate::domain::machine::Machine;
+use crate::service::seats::{Seat, Seats};
 use crate::supervisor::Supervisor;
 
 /// The most keys that a driver can hold at the same time. Further ones are ignored: no keyboard has
@@ -28,36 +29,16 @@ const MAX_HELD: usize = 32;
 
 /// The drivers of all machines.
 #[derive(Default)]
-pub struct Drivers {
-    seats: Mutex<HashMap<MachineId, Seat>>,
-}
-
-/// The seat of a driver, as the table has it.
-struct Seat {
-    viewer: ViewerId,
-    info: DriverInfo,
-    taken_over: CancellationToken,
-    vacated: CancellationToken,
-    /// Whether the driver has left. It holds the seat only until its keys are released.
-    has_left: bool,
-}
+pub struct Drivers(Arc<Seats<MachineId, DriverInfo>>);
 
 /// The right of one viewer to send input, until this value is dropped or another viewer takes over.
-pub struct DriverSeat {
-    drivers: Arc<Drivers>,
-    machine: MachineId,
-    viewer: ViewerId,
-    taken_over: CancellationToken,
-    vacated: CancellationToken,
-    /// Ends when the driver before this one has released its keys. `None` if there was none.
-    earlier: Option<CancellationToken>,
-}
+pub type DriverSeat = Seat<MachineId, DriverInfo>;
 
 impl Drivers {
     /// The driver of a machine.
     #[must_use]
     pub fn of(&self, machine: &MachineId) -> Option<DriverInfo> {
-        self.seats().get(machine).filter(|seat| !seat.has_left).map(|seat| seat.info.clone())
+        self.0.of(machine)
     }
 
     /// Checks that a viewer could drive now.
@@ -65,8 +46,8 @@ impl Drivers {
     /// # Errors
     /// `console-busy` if another viewer drives and `force` is not set.
     pub fn check(&self, machine: &Machine, force: bool) -> Result<(), Failure> {
-        match self.seats().get(&machine.id) {
-            Some(seat) if !force && !seat.has_left => Err(busy(machine, &seat.info)),
+        match self.0.of(&machine.id) {
+            Some(driver) if !force => Err(busy(machine, &driver)),
             _ => Ok(()),
         }
     }
@@ -79,40 +60,14 @@ impl Drivers {
     /// # Errors
     /// `console-busy` if another viewer drives and `force` is not set.
     pub fn take(
-        self: &Arc<Self>,
+        &self,
         machine: &Machine,
         viewer: ViewerId,
         info: DriverInfo,
         force: bool,
     ) -> Result<DriverSeat, Failure> {
-        let (taken_over, vacated) = (CancellationToken::new(), CancellationToken::new());
-        let seat = Seat {
-            viewer,
-            info,
-            taken_over: taken_over.clone(),
-            vacated: vacated.clone(),
-            has_left: false,
-        };
-        let mut seats = self.seats();
-        if let Some(held) = seats.get(&machine.id).filter(|held| !force && !held.has_left) {
-            return Err(busy(machine, &held.info));
-        }
-        let earlier = seats.insert(machine.id.clone(), seat).map(|earlier| {
-            earlier.taken_over.cancel();
-            earlier.vacated
-        });
-        Ok(DriverSeat {
-            drivers: Arc::clone(self),
-            machine: machine.id.clone(),
-            viewer,
-            taken_over,
-            vacated,
-            earlier,
-        })
-    }
-
-    fn seats(&self) -> MutexGuard<'_, HashMap<MachineId, Seat>> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+        let taken = self.0.take(&machine.id, viewer, info, force);
+        taken.map_err(|driver| busy(machine, &driver))
     }
 }
 
@@ -124,52 +79,13 @@ fn busy(machine: &Machine, driver: &DriverInfo) -> Failure {
     Failure::new(FailureKind::ConsoleBusy, detail).with_machine(&machine.id, &machine.name)
 }
 
-impl DriverSeat {
-    /// Ends when another viewer takes over.
-    #[must_use]
-    pub fn taken_over(&self) -> CancellationToken {
-        self.taken_over.clone()
-    }
-
-    /// Waits until the driver before this one has released its keys.
-    pub async fn ready(&mut self) {
-        if let Some(earlier) = &self.earlier {
-            earlier.cancelled().await;
-            self.earlier = None;
-        }
-    }
-
-    /// Whether the driver before this one has released its keys.
-    fn is_ready(&self) -> bool {
-        self.earlier.as_ref().is_none_or(CancellationToken::is_cancelled)
-    }
-
-    /// Lets another viewer take the seat without force. It gets ready when this value is dropped.
-    fn leave(&self) {
-        let mut seats = self.drivers.seats();
-        if let Some(seat) = seats.get_mut(&self.machine).filter(|seat| seat.viewer == self.viewer) {
-            seat.has_left = true;
-        }
-    }
-}
-
-impl Drop for DriverSeat {
-    fn drop(&mut self) {
-        self.vacated.cancel();
-        let mut seats = self.drivers.seats();
-        if seats.get(&self.machine).is_some_and(|seat| seat.viewer == self.viewer) {
-            seats.remove(&self.machine);
-        }
-    }
-}
-
 /// The keys and buttons that a driver holds down.
 #[derive(Debug, Default)]
 pub struct HeldInput {
     /// In the order in which they were pressed.
     keys: Vec<Keysym>,
     buttons: u8,
-    position: (u16, u16),
+    at: Point,
 }
 
 impl HeldInput {
@@ -191,8 +107,8 @@ impl HeldInput {
                 self.keys.retain(|held| *held != keysym);
                 true
             }
-            ScreenInput::Pointer { buttons, x, y } => {
-                (self.buttons, self.position) = (buttons, (x, y));
+            ScreenInput::Pointer { buttons, at } => {
+                (self.buttons, self.at) = (buttons, at);
                 true
             }
         }
@@ -205,8 +121,7 @@ impl HeldInput {
         let mut releases: Vec<ScreenInput> =
             keys.map(|keysym| ScreenInput::Key { keysym, down: false }).collect();
         if std::mem::take(&mut self.buttons) != 0 {
-            let (x, y) = self.position;
-            releases.push(ScreenInput::Pointer { buttons: 0, x, y });
+            releases.push(ScreenInput::Pointer { buttons: 0, at: self.at });
         }
         releases
     }
@@ -263,7 +178,7 @@ impl DriverInput {
             self.counts.lost += all;
             if maybe_sent {
                 // Perhaps only a part arrived, without what releases its keys.
-                for pressed in input.into_iter().filter(|one| presses(*one)) {
+                for pressed in input.into_iter().filter(|one| one.presses()) {
                     self.held.note(pressed);
                 }
             }
@@ -300,14 +215,6 @@ impl Drop for DriverInput {
             drop(seat);
         };
         drop(self.supervisor.spawn_isolated("release of keys", sending));
-    }
-}
-
-/// Whether input presses a key or a button.
-const fn presses(input: ScreenInput) -> bool {
-    match input {
-        ScreenInput::Key { down, .. } => down,
-        ScreenInput::Pointer { buttons, .. } => buttons != 0,
     }
 }
 
@@ -383,15 +290,13 @@ mod tests {
         assert!(
             held.note(key(0x61, true)) && held.note(key(0x61, true)) && held.note(key(0x61, false))
         );
-        assert!(held.note(ScreenInput::Pointer { buttons: 1, x: 7, y: 9 }));
-        let released = [
-            key(0xffe9, false),
-            key(0xffe3, false),
-            ScreenInput::Pointer { buttons: 0, x: 7, y: 9 },
-        ];
+        let at = Point { x: 7, y: 9 };
+        assert!(held.note(ScreenInput::Pointer { buttons: 1, at }));
+        let released =
+            [key(0xffe9, false), key(0xffe3, false), ScreenInput::Pointer { buttons: 0, at }];
         assert_eq!(held.release(), released);
         assert_eq!(held.release(), []);
-        held.note(ScreenInput::Pointer { buttons: 0, x: 1, y: 1 });
+        held.note(ScreenInput::Pointer { buttons: 0, at: Point { x: 1, y: 1 } });
         assert_eq!(held.release(), []);
     }
 

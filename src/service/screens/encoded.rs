@@ -102,10 +102,30 @@ fn not_encoded(error: &dyn std::fmt::Display) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use futures_util::future::join_all;
 
     use super::*;
     use crate::domain::screen::ScreenSize;
+
+    #[test]
+    fn four_pictures_are_encoded_at_once() {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let four = ENCODINGS.acquire_many(4).await.unwrap();
+            assert!(ENCODINGS.try_acquire().is_err(), "there are more than four permits");
+            let pictures = EncodedPictures::default();
+            let whole = Picture::blank(ScreenSize::new(64, 16));
+            let mut fifth = Box::pin(pictures.png(whole, PictureRequest::default()));
+            assert!(fifth.as_mut().now_or_never().is_none());
+            // The only thread for such work does it in order: an encoding would be done before.
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            assert!(fifth.as_mut().now_or_never().is_none(), "a fifth picture was encoded");
+            drop(four);
+            fifth.await.unwrap();
+        });
+    }
 
     #[tokio::test]
     async fn more_callers_than_permits_all_get_their_picture() {

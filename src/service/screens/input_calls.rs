@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::input_call::{
-    BegunInput, CallEnds, InputCall, InputCallsParts, InputDone, InputTerms, NewInput, Until,
+    BegunInput, InputCall, InputCallsParts, InputDone, InputTerms, NewInput, Until,
 };
 use super::input_lane::LanePlace;
 use super::input_record::ClaimedInput;
@@ -24,6 +24,7 @@ use super::input_run::InputRun;
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::input::InputList;
 use crate::domain::machine::Machine;
+use crate::service::call_ends::CallEnds;
 use crate::service::idempotency::KeyClaim;
 use crate::storage::InputAnswer;
 
@@ -56,8 +57,10 @@ impl InputCalls {
     pub async fn begin(&self, terms: InputTerms) -> Result<BegunInput, Failure> {
         let ended = CancellationToken::new();
         let hang_up = ended.clone().drop_guard();
-        let ends = CallEnds::new(&self.0, &terms, ended);
-        let InputTerms { requester, reference, key, .. } = terms;
+        let InputTerms { requester, credential, reference, key, limit } = terms;
+        let InputCallsParts { callers, supervisor, clock, .. } = &*self.0;
+        let (shutdown, callers) = (supervisor.shutdown_token(), Arc::clone(callers));
+        let ends = CallEnds::new(ended, shutdown, callers, credential, limit, clock.clone());
         let mut claim = None;
         if let Some(key) = key {
             match ends.or(self.0.records.claim(key)).await?? {
@@ -116,6 +119,8 @@ impl InputCallsParts {
         let user = self.screens.use_screen(&machine)?;
         let limit = OPEN_LIMIT.min(ends.left());
         ends.or(user.opened(limit)).await??;
+        // Recordings of the machine leave a secret out, from before its first key on.
+        let _secret = call.list.secret.then(|| self.pauses.begin(&machine.id));
         let mut run = InputRun::new(self, call, machine, right, user, &turn, ends, claim);
         let result = run.send_all().await;
         run.release().await;
@@ -137,7 +142,7 @@ impl InputCallsParts {
 
 /// The result of the first call, for a repeat.
 fn result_of(answer: InputAnswer) -> Result<InputDone, Failure> {
-    let InputAnswer { sent, finished_at, interruption } = answer;
+    let InputAnswer { sent, finished_at, interruption, result: _ } = answer;
     match interruption {
         None => Ok(InputDone { sent, finished_at }),
         Some(failure) => Err(Failure { sent: Some(sent), ..*failure }),

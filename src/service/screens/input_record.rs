@@ -100,9 +100,9 @@ impl InputRecords {
 
 /// The failure of a repeat whose first call has no answer.
 fn died() -> Failure {
-    let detail = "otter died while the first call with this Idempotency-Key typed, or could not \
-                  store its answer, so the machine may have got a part of the input. Look at the \
-                  screen, then decide what to type.";
+    let detail = "otter died while the first call with this Idempotency-Key sent its input, or \
+                  could not store its answer, so the machine may have got a part of it. Look at \
+                  the machine, then decide what to send.";
     Failure::new(FailureKind::InputInterrupted, detail)
 }
 
@@ -139,6 +139,7 @@ mod tests {
             sent: SentInput { events: 1, characters: 5 },
             finished_at: Timestamp::UNIX_EPOCH,
             interruption: None,
+            result: None,
         }
     }
 

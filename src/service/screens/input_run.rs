@@ -6,23 +6,24 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::input_call::{CallEnds, InputCall, InputCallsParts, InputDone, Until};
+use super::RightChanges;
+use super::guest_changes::GuestChanges;
+use super::input_call::{InputCall, InputCallsParts, InputDone, Until};
 use super::input_lane::Turn;
-use super::reverts::Reverts;
 use super::rights::DriveRight;
-use super::screen_input::{InputLost, ScreenInput};
 use super::screen_user::ScreenUser;
+use super::shared_screen::InputLost;
 use super::wait::{FIRST_TEST_LIMIT, ScreenMatch, Sight, WaitTerms};
-use super::{RightChanges, Screens};
 use crate::domain::audit::{AuditAction, AuditOutcome, AuditRecord};
 use crate::domain::failure::{Failure, FailureKind, InputError};
 use crate::domain::input::{
-    HeldKeys, InputEvent, InputMessage, InputStroke, Point, SentInput, character_strokes,
+    HeldKeys, InputEvent, InputStroke, Point, ScreenInput, SentInput, character_strokes,
     default_interval, key_stroke, pointer_strokes,
 };
 use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
 use crate::fail_points::fail_point;
+use crate::service::call_ends::{CallEnds, reason_after_input};
 use crate::service::idempotency::KeyClaim;
 use crate::service::jobs::authorization::Authorization;
 use crate::storage::InputAnswer;
@@ -37,7 +38,7 @@ pub(super) struct InputRun<'c> {
     user: ScreenUser,
     /// The connection to the screen on which the call began. It never goes on on another one.
     epoch: u64,
-    reverts: Reverts,
+    guest_changes: GuestChanges,
     turn: &'c Turn,
     ends: &'c CallEnds,
     claim: Option<&'c KeyClaim>,
@@ -66,7 +67,7 @@ impl<'c> InputRun<'c> {
         ends: &'c CallEnds,
         claim: Option<&'c KeyClaim>,
     ) -> Self {
-        let reverts = Reverts::since_now(&parts.inventory, &machine.id);
+        let guest_changes = GuestChanges::since_now(&parts.inventory, &machine.id);
         Self {
             parts,
             call,
@@ -74,7 +75,7 @@ impl<'c> InputRun<'c> {
             right,
             right_changes: parts.screens.right_changes(),
             epoch: user.epoch(),
-            reverts,
+            guest_changes,
             user,
             turn,
             ends,
@@ -110,8 +111,7 @@ impl<'c> InputRun<'c> {
         if releases.is_empty() {
             return;
         }
-        let messages: Vec<ScreenInput> = releases.iter().copied().map(screen_input).collect();
-        if !self.user.release(&messages).await {
+        if !self.user.release(&releases).await {
             tracing::debug!(machine = %self.machine.id, "held keys were not released");
         }
         self.held.record(&releases);
@@ -132,6 +132,7 @@ impl<'c> InputRun<'c> {
             sent: self.sent,
             finished_at,
             interruption: interruption.clone().map(Box::new),
+            result: None,
         };
         let record = self.audit_record(interruption.as_ref());
         fail_point!("input-answer");
@@ -161,7 +162,7 @@ impl<'c> InputRun<'c> {
             }
             InputEvent::Hold(keysym) | InputEvent::Release(keysym) => {
                 let down = matches!(event, InputEvent::Hold(_));
-                let messages = vec![InputMessage::Key { keysym: *keysym, down }];
+                let messages = vec![ScreenInput::Key { keysym: *keysym, down }];
                 self.send_stroke(InputStroke { messages, characters: 0 }).await
             }
             InputEvent::Pause(time) => {
@@ -247,8 +248,7 @@ impl<'c> InputRun<'c> {
             right = self.check_now()?;
         }
         self.record_override(right);
-        let inputs: Vec<ScreenInput> = messages.iter().copied().map(screen_input).collect();
-        let sent = self.user.send_on(self.epoch, &inputs).await;
+        let sent = self.user.send_on(self.epoch, &messages).await;
         self.has_begun |= !matches!(sent, Err(InputLost { maybe_sent: false }));
         if let Err(InputLost { maybe_sent }) = sent {
             if maybe_sent {
@@ -287,14 +287,15 @@ impl<'c> InputRun<'c> {
 
     /// Waits for `work`, unless the call must end before.
     async fn unless_ended<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Failure> {
-        let Self { parts, call, machine, right_changes, user, epoch, reverts, ends, .. } = self;
+        let Self { parts, call, machine, right_changes, user, epoch, guest_changes, ends, .. } =
+            self;
         tokio::select! {
             biased;
             failure = ends.ended() => return Err(failure),
-            failure = right_ended(&parts.screens, right_changes, call, machine) => {
+            failure = right_changes.drive_right_ended(&parts.screens, &call.requester, machine) => {
                 return Err(failure);
             }
-            () = reverts.grown(&parts.inventory, &machine.id) => {}
+            () = guest_changes.next(&parts.inventory, &machine.id) => {}
             () = connection_ended(user, *epoch) => {}
             done = work => return Ok(done),
         }
@@ -303,11 +304,11 @@ impl<'c> InputRun<'c> {
 
     /// Checks that the call may send the next message.
     fn check_now(&self) -> Result<DriveRight, Failure> {
-        let Self { parts, call, machine, user, epoch, reverts, ends, .. } = self;
+        let Self { parts, call, machine, user, epoch, guest_changes, ends, .. } = self;
         if let Some(failure) = ends.failure() {
             return Err(failure);
         }
-        if user.epoch() != *epoch || reverts.have_grown(&parts.inventory, &machine.id) {
+        if user.epoch() != *epoch || guest_changes.seen(&parts.inventory, &machine.id).is_some() {
             return Err(self.screen_lost());
         }
         parts.screens.may_drive(&call.requester, machine)
@@ -341,7 +342,7 @@ impl<'c> InputRun<'c> {
     ) -> Result<(), Failure> {
         let screen = self.user.frame().size;
         for message in &stroke.messages {
-            if let InputMessage::Pointer { at, .. } = message
+            if let ScreenInput::Pointer { at, .. } = message
                 && !at.is_on(screen)
             {
                 return Err(match event.points().first() {
@@ -391,25 +392,28 @@ impl<'c> InputRun<'c> {
     }
 
     /// The failure of a call whose screen is gone: its connection ended, or the machine was
-    /// reverted.
+    /// reverted or reset.
     fn screen_lost(&self) -> Failure {
         let machine = &self.machine;
         let inventory = &self.parts.inventory;
         let contents = inventory.contents();
         let power_state = contents.machine(&machine.id).and_then(|machine| machine.power_state);
         let (kind, what) = match power_state {
-            Some(PowerState::Off) => (FailureKind::InvalidPowerState, "the machine was turned off"),
+            Some(PowerState::Off) => {
+                (FailureKind::InvalidPowerState, "the machine was turned off".to_owned())
+            }
             Some(PowerState::Suspended) => {
-                (FailureKind::InvalidPowerState, "the machine was suspended")
+                (FailureKind::InvalidPowerState, "the machine was suspended".to_owned())
             }
-            Some(PowerState::On) | None if self.reverts.have_grown(inventory, &machine.id) => {
-                (FailureKind::ConsoleUnavailable, "the machine was reverted")
+            Some(PowerState::On) | None => {
+                let what = match self.guest_changes.seen(inventory, &machine.id) {
+                    Some(change) => format!("the machine {change}"),
+                    None => "the connection to its screen ended, as it does when the machine is \
+                             reverted, turned off or suspended"
+                        .to_owned(),
+                };
+                (FailureKind::ConsoleUnavailable, what)
             }
-            Some(PowerState::On) | None => (
-                FailureKind::ConsoleUnavailable,
-                "the connection to its screen ended, as it does when the machine is reverted, \
-                 turned off or suspended",
-            ),
         };
         let detail = format!("The input to {} ended: {what}.", machine.name);
         Failure::new(kind, detail).with_machine(&machine.id, &machine.name)
@@ -468,43 +472,11 @@ impl<'c> InputRun<'c> {
     }
 }
 
-/// The detail of a failure that ended a call after its first key, without what holds only for a
-/// call that is refused.
-fn reason_after_input(detail: &str) -> String {
-    let of_refusals =
-        ["; nothing was done", " Nothing was typed or clicked.", "; try again when it is back"];
-    of_refusals.iter().fold(detail.to_owned(), |detail, words| detail.replace(words, ""))
-}
-
-/// Waits until the caller has no longer the right to drive.
-async fn right_ended(
-    screens: &Screens,
-    changes: &mut RightChanges,
-    call: &InputCall,
-    machine: &Machine,
-) -> Failure {
-    loop {
-        if let Err(failure) = screens.may_drive(&call.requester, machine) {
-            return failure;
-        }
-        changes.changed().await;
-    }
-}
-
 /// Waits until the connection with this epoch has ended.
 async fn connection_ended(user: &mut ScreenUser, epoch: u64) {
     while user.epoch() == epoch {
         if user.changed().await.is_err() {
             return;
-        }
-    }
-}
-
-const fn screen_input(message: InputMessage) -> ScreenInput {
-    match message {
-        InputMessage::Key { keysym, down } => ScreenInput::Key { keysym, down },
-        InputMessage::Pointer { buttons, at: Point { x, y } } => {
-            ScreenInput::Pointer { buttons, x, y }
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod drive;
 mod due_check;
 pub mod encoded;
 pub mod frame;
+mod guest_changes;
 pub mod input_call;
 pub mod input_calls;
 pub mod input_lane;
@@ -20,14 +21,11 @@ mod input_run;
 pub mod last_pictures;
 mod no_signal;
 pub mod ocr;
-pub mod overrides;
 pub mod picture_search;
 pub mod png;
 mod prepare_wait;
 mod registry;
-mod reverts;
 pub mod rights;
-mod screen_input;
 mod screen_user;
 mod shared_screen;
 mod sight;
@@ -36,11 +34,11 @@ mod stillness;
 pub mod text_match;
 mod upstream;
 mod upstream_task;
-mod viewer_damage;
+pub mod viewer_damage;
 pub mod viewer_end;
 mod viewer_exchange;
 mod viewer_pieces;
-mod viewer_rights;
+pub mod viewer_rights;
 pub mod viewer_session;
 mod viewer_writer;
 pub mod viewers;
@@ -52,11 +50,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
 pub use self::frame::{Frame, FrameChange};
 pub use self::rights::{DriveRight, RightChanges};
-pub use self::screen_input::{InputLost, ScreenInput};
 pub use self::screen_user::{CONFIRM_LIMIT, ScreenUser};
+pub use self::shared_screen::InputLost;
 pub use self::state::{ConnectionState, DriverInfo, ScreenState, ViewerInfo, ViewerMode};
 
 use self::registry::Registry;
@@ -71,7 +70,7 @@ use super::live_settings::LiveSettings;
 use crate::clock::Clock;
 use crate::domain::access::Role;
 use crate::domain::failure::{Failure, FailureKind};
-use crate::domain::ids::SnapshotId;
+use crate::domain::ids::{MachineId, SnapshotId};
 use crate::domain::machine::Machine;
 use crate::domain::power::PowerState;
 use crate::hypervisor::{Capability, HostErrorKind, ScreenObject};
@@ -257,11 +256,18 @@ impl Screens {
         self.registry.join(machine)
     }
 
+    /// Whether the screen of a machine was used at or after this time, as far as this process
+    /// knows.
+    #[must_use]
+    pub fn was_used_since(&self, machine: &MachineId, since: Timestamp) -> bool {
+        self.registry.was_used_since(machine, since)
+    }
+
     /// The picture that the host took with a memory snapshot, as PNG.
     ///
     /// # Errors
-    /// `not-found` if the host has no picture of the snapshot, `not-supported`, and the failures of
-    /// the host.
+    /// `not-found` if the host has no picture of the snapshot, `console-unavailable` if it gives
+    /// none, `not-supported`, and the failures of the host.
     pub async fn snapshot_picture(
         &self,
         machine: &Machine,
@@ -275,6 +281,9 @@ impl Screens {
                     FailureKind::NotFound,
                     format!("The host has no picture of the snapshot {snapshot}."),
                 ),
+                HostErrorKind::Rejected => {
+                    Failure::new(FailureKind::ConsoleUnavailable, error.message)
+                }
                 _ => HostFailure::from(&error).to_failure(),
             };
             failure.with_machine(&machine.id, &machine.name)

@@ -12,7 +12,7 @@ use super::wait::{ScreenWaits, Seen, Sight, WaitTerms};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::machine::MachineIdentity;
 use crate::domain::screen_text::ScreenText;
-use crate::service::jobs::screen_watch::{ScreenSight, ScreenWatch};
+use crate::service::jobs::text_watch::{ScreenWatch, TextSight};
 
 /// The pause before a preparation tries again to get a screen.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
@@ -23,7 +23,7 @@ impl ScreenWatch for ScreenWaits {
         &self,
         machine: &MachineIdentity,
         text: &ScreenText,
-        sight: &watch::Sender<ScreenSight>,
+        sight: &watch::Sender<TextSight>,
     ) -> Result<bool, Failure> {
         let Some(conditions) = ScreenConditions::of_text(text) else {
             let detail =
@@ -64,7 +64,7 @@ impl ScreenWaits {
         &self,
         machine: &MachineIdentity,
         terms: &WaitTerms<'_>,
-        sight: &watch::Sender<ScreenSight>,
+        sight: &watch::Sender<TextSight>,
     ) -> Result<(), Failure> {
         let own = Sight::default();
         let mut changes = own.subscribe();
@@ -79,7 +79,7 @@ impl ScreenWaits {
             let Seen { text, trouble, .. } = own.seen();
             sight.send_if_modified(|sight| {
                 let text = text.or_else(|| sight.text.clone());
-                let next = ScreenSight { text, trouble };
+                let next = TextSight { text, trouble };
                 let is_new = *sight != next;
                 *sight = next;
                 is_new

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::ScreenSettings;
@@ -22,6 +23,9 @@ use crate::service::inventory::Inventory;
 use crate::supervisor::Supervisor;
 use crate::telemetry::screens::ScreenMetrics;
 
+/// The number of machines whose last use is remembered.
+const MAX_LAST_USES: usize = 10_000;
+
 /// The screens that are open. Clones share them.
 #[derive(Clone)]
 pub struct Registry(Arc<Inner>);
@@ -35,6 +39,8 @@ struct Inner {
     idle: Duration,
     max_open: usize,
     screens: Mutex<HashMap<MachineId, Arc<SharedScreen>>>,
+    /// When a user last joined each screen, whether it is open or not.
+    last_uses: Mutex<HashMap<MachineId, Timestamp>>,
 }
 
 impl Registry {
@@ -59,6 +65,7 @@ impl Registry {
             idle,
             max_open,
             screens,
+            last_uses: Mutex::default(),
         }))
     }
 
@@ -72,6 +79,7 @@ impl Registry {
         if stop.is_cancelled() {
             return Err(Failure::new(FailureKind::ShuttingDown, "otter is shutting down."));
         }
+        self.remember_use(&machine.id);
         let mut screens = self.screens();
         let known = screens.get(&machine.id).filter(|known| {
             !known.stop.is_cancelled() && known.machine.identity().agrees_with(&machine.identity())
@@ -100,6 +108,27 @@ impl Registry {
         drop(screens);
         self.start(&shared, inputs);
         Ok(user)
+    }
+
+    /// Whether a user joined the screen of a machine at or after this time, or uses it now.
+    pub fn was_used_since(&self, machine: &MachineId, since: Timestamp) -> bool {
+        let is_used = self.screens().get(machine).is_some_and(|shared| *shared.users.borrow() > 0);
+        is_used || self.last_uses().get(machine).is_some_and(|used_at| *used_at >= since)
+    }
+
+    fn remember_use(&self, machine: &MachineId) {
+        let mut last_uses = self.last_uses();
+        if last_uses.len() >= MAX_LAST_USES && !last_uses.contains_key(machine) {
+            let oldest = last_uses.iter().min_by_key(|(_, used_at)| **used_at);
+            if let Some(oldest) = oldest.map(|(machine, _)| machine.clone()) {
+                last_uses.remove(&oldest);
+            }
+        }
+        last_uses.insert(machine.clone(), self.0.clock.now());
+    }
+
+    fn last_uses(&self) -> MutexGuard<'_, HashMap<MachineId, Timestamp>> {
+        self.0.last_uses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The state of a screen, from memory.

@@ -1,4 +1,4 @@
-//! Who may look at a screen, and who may type and click.
+//! Who may look at a screen and serial ports, and who may send input.
 
 use tokio::sync::watch;
 
@@ -58,6 +58,21 @@ impl RightChanges {
             else => std::future::pending().await,
         }
     }
+
+    /// Waits until a caller has no longer the right to drive a machine.
+    pub async fn drive_right_ended(
+        &mut self,
+        screens: &Screens,
+        requester: &Requester,
+        machine: &Machine,
+    ) -> Failure {
+        loop {
+            if let Err(failure) = screens.may_drive(requester, machine) {
+                return failure;
+            }
+            self.changed().await;
+        }
+    }
 }
 
 /// As [`Screens::may_look`].
@@ -74,7 +89,7 @@ pub(super) fn may_look(
     let protection = &settings.protection;
     if protection.covers(machine) || protection.is_self(machine) {
         let detail = format!(
-            "{} is protected, so only operators may look at its screen; {} is {}.",
+            "{} is protected, so only operators may look at its screen and serial ports; {} is {}.",
             machine.name,
             caller.name,
             caller.role.with_article()
@@ -99,7 +114,7 @@ pub(super) fn may_look(
         "A viewer may look at machines in pools with screens = \"public\", and at a leased machine \
          whose lease it sends."
     } else {
-        "To look at the screen, lease the machine: POST /v1/leases."
+        "To look at its screen or serial ports, lease the machine: POST /v1/leases."
     };
     let detail = format!(
         "{} is {} and does not hold {}. {advice}",
@@ -124,7 +139,7 @@ fn may_look_as_holder(
         None if is_own => return Ok(()),
         Some(end) if is_own => format!(
             "The lease {} ended ({}, by {}) and {} is being released, so only operators may look \
-             at its screen.",
+             at its screen and serial ports.",
             lease.id,
             end.reason.as_str(),
             end.by,
@@ -132,7 +147,7 @@ fn may_look_as_holder(
         ),
         _ => format!(
             "{} is leased by {}. Only the holder of the lease and operators may look at its \
-             screen: send Otter-Lease: <id>.<secret>.",
+             screen and serial ports: send Otter-Lease: <id>.<secret>.",
             machine.name, lease.holder
         ),
     };
@@ -151,8 +166,7 @@ pub(super) fn may_drive(
     // A lease alone is not enough: a viewer changes nothing, whatever it shows.
     if caller.role < Role::Runner {
         let detail = format!(
-            "{} is {}, and only runners and operators type and click. Nothing was typed or \
-             clicked.",
+            "{} is {}, and only runners and operators send input. Nothing was sent.",
             caller.name,
             caller.role.with_article()
         );
@@ -169,7 +183,7 @@ pub(super) fn may_drive(
         } else {
             "machines.protected of otter's configuration names it"
         };
-        let detail = format!("{} is protected: {why}. Nothing was typed or clicked.", machine.name);
+        let detail = format!("{} is protected: {why}. Nothing was sent.", machine.name);
         return Err(Failure::new(FailureKind::SelfProtection, detail)
             .with_machine(&machine.id, &machine.name));
     }

@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 use super::frame::{Frame, FrameChange, SeenFrame};
-use super::screen_input::{InputLost, ScreenInput};
-use super::shared_screen::{InputMessage, Published, UseCount};
+use super::shared_screen::{InputLost, InputMessage, Published, UseCount};
 use super::state::ConnectionState;
 use super::upstream::Refusal;
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::input::ScreenInput;
 use crate::hypervisor::HostErrorKind;
 
 /// How long a caller waits for a confirmed frame: the host has 10 s to answer, and then 10 s on one

@@ -9,10 +9,10 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::frame::{DamageHistory, Frame, FrameChange};
-use super::screen_input::{InputLost, ScreenInput};
 use super::state::ConnectionState;
 use super::upstream::Status;
 use crate::domain::failure::Failure;
+use crate::domain::input::ScreenInput;
 use crate::domain::machine::Machine;
 
 /// The input messages that can wait for the task. Further senders wait.
@@ -59,6 +59,13 @@ pub struct InputMessage {
     /// When it was handed over, by the monotonic clock.
     pub since: Duration,
     pub reply: oneshot::Sender<Result<(), InputLost>>,
+}
+
+/// Input that the host's socket did not take for certain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InputLost {
+    /// Whether the machine may have got a part of it. If false, it got nothing.
+    pub maybe_sent: bool,
 }
 
 impl SharedScreen {

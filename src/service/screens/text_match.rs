@@ -33,6 +33,8 @@ pub struct ReadText {
 /// A text that a caller looks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Needle {
+    /// The text as the caller wrote it.
+    text: String,
     folded: String,
 }
 
@@ -150,7 +152,13 @@ impl Needle {
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         let folded = fold(text);
-        (!folded.is_empty()).then_some(Self { folded })
+        (!folded.is_empty()).then(|| Self { text: text.to_owned(), folded })
+    }
+
+    /// The text as the caller wrote it.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 }
 

@@ -27,8 +27,8 @@ pub use self::protocol::{Effect, Event, Moment, Refusal, Status};
 
 use self::console::{Console, Probe};
 use super::frame::{Canvas, FrameChange};
-use super::screen_input::ScreenInput;
 use super::state::ConnectionState;
+use crate::domain::input::ScreenInput;
 use crate::domain::screen::Picture;
 use crate::hypervisor::HostErrorKind;
 use crate::rfb::{RfbError, ServerEvent, client_messages};
@@ -194,8 +194,8 @@ impl Upstream {
                     ScreenInput::Key { keysym, down } => {
                         bytes.extend_from_slice(&client_messages::key(keysym, down));
                     }
-                    ScreenInput::Pointer { buttons, x, y } => {
-                        bytes.extend_from_slice(&client_messages::pointer(buttons, x, y));
+                    ScreenInput::Pointer { buttons, at } => {
+                        bytes.extend_from_slice(&client_messages::pointer(buttons, at.x, at.y));
                     }
                 }
             }

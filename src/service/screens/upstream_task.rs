@@ -10,8 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 
 use super::png;
-use super::screen_input::InputLost;
-use super::shared_screen::{InputMessage, SharedScreen};
+use super::shared_screen::{InputLost, InputMessage, SharedScreen};
 use super::upstream::{Effect, Event, Moment, Refusal, Upstream};
 use crate::clock::Clock;
 use crate::domain::failure::{Failure, FailureKind};

@@ -84,6 +84,7 @@ pub struct PieceLimits {
 
 /// Splits regions into pieces within the limits. Each piece is sent on its own, so that a viewer
 /// that reads slowly holds little memory.
+#[must_use]
 pub fn split(regions: &[Region], limits: PieceLimits) -> Vec<Region> {
     let mut pieces = Vec::new();
     for region in regions {

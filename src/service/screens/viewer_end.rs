@@ -1,4 +1,4 @@
-//! Why a viewer of a screen ended.
+//! Why a viewer of a screen, or the stream of a serial port, ended.
 
 /// Why a viewer ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +16,12 @@ pub enum ViewerEnd {
     ShuttingDown,
     /// It was silent for too long.
     Silent,
-    /// It sent bytes that are not RFB; the text says which.
+    /// It sent what the protocol does not allow; the text says what.
     Protocol(String),
+    /// It sent a message that is too large.
+    TooLarge,
+    /// otter failed; the text says why.
+    Failed(String),
     /// The machine is gone.
     MachineGone,
 }
@@ -35,19 +39,26 @@ impl ViewerEnd {
             Self::ShuttingDown => "shutting-down",
             Self::Silent => "silent",
             Self::Protocol(_) => "protocol",
+            Self::TooLarge => "too-large",
+            Self::Failed(_) => "failed",
             Self::MachineGone => "machine-gone",
         }
     }
+
     /// The reason as a text for people. The close message of a WebSocket has it.
     #[must_use]
     pub fn reason(&self) -> &str {
         match self {
-            Self::RightEnded(detail) | Self::LeaseEnded(detail) | Self::Protocol(detail) => detail,
+            Self::RightEnded(detail)
+            | Self::LeaseEnded(detail)
+            | Self::Protocol(detail)
+            | Self::Failed(detail) => detail,
             Self::Left => "the viewer left",
             Self::TokenRefused => "the token was revoked, rotated or has expired",
-            Self::TakenOver => "another viewer drives now",
+            Self::TakenOver => "another client took over",
             Self::ShuttingDown => "otter is shutting down",
             Self::Silent => "the viewer was silent for too long",
+            Self::TooLarge => "the message is too large",
             Self::MachineGone => "the machine is gone",
         }
     }

@@ -22,6 +22,8 @@ pub enum FromViewer {
     Bytes(Bytes),
     /// A text, which RFB does not use.
     Text,
+    /// The beginning of a message that is too large. It is the last thing that is received.
+    TooLarge,
     /// Something else, which shows that the viewer is there.
     Alive,
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::overrides::Overrides;
 use super::state::ViewerMode;
 use super::viewer_end::ViewerEnd;
 use super::{DriveRight, Screens};
@@ -17,6 +16,7 @@ use crate::domain::ids::LeaseId;
 use crate::domain::machine::{Machine, MachineIdentity};
 use crate::service::callers::Credential;
 use crate::service::jobs::authorization::{Authorization, Requester};
+use crate::service::overrides::Overrides;
 
 /// A right is judged at least this often, whether or not anything changed.
 const JUDGE_INTERVAL: Duration = Duration::from_secs(20);
@@ -25,6 +25,8 @@ const JUDGE_INTERVAL: Duration = Duration::from_secs(20);
 pub struct ViewerRights {
     screens: Arc<Screens>,
     overrides: Arc<Overrides>,
+    /// What a driver does, for the record of an override.
+    action: AuditAction,
     clock: Clock,
     requester: Requester,
     credential: Credential,
@@ -51,7 +53,26 @@ impl ViewerRights {
         let table = screens.leases.load();
         let lease = table.holder_of(&machine.identity()).map(|open| open.lease.id);
         let (machine, allowed_by) = (machine.identity(), Mutex::default());
-        Self { screens, overrides, clock, requester, credential, mode, machine, lease, allowed_by }
+        let action = AuditAction::DriverStarted;
+        Self {
+            screens,
+            overrides,
+            action,
+            clock,
+            requester,
+            credential,
+            mode,
+            machine,
+            lease,
+            allowed_by,
+        }
+    }
+
+    /// The same right, of a driver that does something else than to drive a screen.
+    #[must_use]
+    pub const fn with_action(mut self, action: AuditAction) -> Self {
+        self.action = action;
+        self
     }
 
     /// Whether the right still exists. Records the override of a driver that has its right against
@@ -81,8 +102,7 @@ impl ViewerRights {
             let before = allowed_by.replace(authorization);
             drop(allowed_by);
             if before != Some(authorization) {
-                let (requester, action) = (&self.requester, AuditAction::DriverStarted);
-                self.overrides.record(machine, requester, authorization, action);
+                self.overrides.record(machine, &self.requester, authorization, self.action);
             }
         }
         Ok(())
@@ -155,8 +175,7 @@ pub fn check(
     }
     if caller.role < Role::Runner {
         let detail = format!(
-            "{} is {}, and only runners and operators type and click. Open the screen with \
-             mode=view.",
+            "{} is {}, and only runners and operators send input. Open it with mode=view.",
             caller.name,
             caller.role.with_article()
         );

@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 pub use super::viewer_exchange::{FromViewer, ToViewer};
 
 use super::drive::DriverInput;
-use super::screen_input::ScreenInput;
 use super::screen_user::ScreenUser;
 use super::viewer_end::ViewerEnd;
 use super::viewer_exchange::Exchange;
@@ -25,6 +24,7 @@ use super::viewer_pieces::SharedPieces;
 use super::viewer_rights::ViewerRights;
 use super::viewer_writer::Writer;
 use crate::clock::Clock;
+use crate::domain::input::{Point, ScreenInput};
 use crate::rfb::{ViewerEvent, ViewerStream};
 
 /// The most messages of input that are sent to the host at once.
@@ -87,6 +87,7 @@ impl Reader<'_> {
             let bytes = match received {
                 FromViewer::Bytes(bytes) => bytes,
                 FromViewer::Alive => continue,
+                FromViewer::TooLarge => return ViewerEnd::TooLarge,
                 FromViewer::Text => {
                     let error = "RFB needs binary messages, and this was a text message";
                     return ViewerEnd::Protocol(error.to_owned());
@@ -143,7 +144,7 @@ impl Reader<'_> {
                 return Some(ScreenInput::Key { keysym, down });
             }
             ViewerEvent::Pointer { buttons, x, y } if self.driver.is_some() => {
-                return Some(ScreenInput::Pointer { buttons, x, y });
+                return Some(ScreenInput::Pointer { buttons, at: Point { x, y } });
             }
             ViewerEvent::Version { .. }
             | ViewerEvent::Security

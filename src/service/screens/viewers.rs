@@ -9,9 +9,8 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::Screens;
-use super::console_tokens::{Console, ConsoleGrant, ConsoleTokens, IssuedToken};
+use super::console_tokens::{Console, ConsoleGrant, ConsoleKind, ConsoleTokens, IssuedToken};
 use super::drive::{DriverInput, Drivers, InputCounts};
-use super::overrides::Overrides;
 use super::state::{DriverInfo, ViewerInfo, ViewerMode};
 use super::viewer_end::ViewerEnd;
 use super::viewer_pieces::SharedPieces;
@@ -26,11 +25,15 @@ use crate::hypervisor::Capability;
 use crate::service::audit::Audit;
 use crate::service::callers::Credential;
 use crate::service::jobs::authorization::Requester;
+use crate::service::overrides::Overrides;
 use crate::supervisor::Supervisor;
 use crate::telemetry::screens::ScreenMetrics;
 
 /// The most viewers of all machines together.
 const MAX_VIEWERS: usize = 256;
+
+/// The most viewers of one token, so that no token takes the places of all others.
+const MAX_OF_TOKEN: usize = 64;
 
 /// What a caller asks for when it opens a viewer.
 #[derive(Clone, Debug)]
@@ -101,7 +104,7 @@ impl Screens {
     /// # Errors
     /// As for [`Screens::open_viewer`].
     pub fn check_viewer(&self, request: &ViewerRequest, machine: &Machine) -> Result<(), Failure> {
-        let ViewerRequest { requester, mode, force, .. } = request;
+        let ViewerRequest { requester, credential, mode, force } = request;
         viewer_rights::check(self, requester, *mode, machine)?;
         let viewers = self.viewers();
         if viewers.supervisor.shutdown_token().is_cancelled() {
@@ -110,7 +113,8 @@ impl Screens {
                 .with_machine(&machine.id, &machine.name));
         }
         self.hosts.with_capability(Capability::Screens, machine)?;
-        viewers.open.check(machine, viewers.max_per_machine)?;
+        let token = (!credential.is_none()).then_some(&*requester.caller.name);
+        viewers.open.check(machine, token, viewers.max_per_machine)?;
         match mode {
             ViewerMode::View => Ok(()),
             ViewerMode::Drive => viewers.drivers.check(machine, *force),
@@ -125,8 +129,8 @@ impl Screens {
     ///
     /// # Errors
     /// `forbidden`, `machine-leased`, `lease-ended`, `lease-not-active`, `self-protection` if the
-    /// caller may not look or drive; `console-busy`; `too-many-consoles` if the machine or otter
-    /// has as many viewers as it may, or as many screens are open; `not-supported`,
+    /// caller may not look or drive; `console-busy`; `too-many-consoles` if the machine, the
+    /// token or otter has as many viewers as it may, or as many screens are open; `not-supported`,
     /// `shutting-down`.
     pub fn open_viewer(
         self: &Arc<Self>,
@@ -146,7 +150,8 @@ impl Screens {
             since: now,
             address: requester.caller.origin.address,
         };
-        let place = viewers.open.enter(machine, info.clone(), viewers)?;
+        let has_token = !credential.is_none();
+        let place = viewers.open.enter(machine, info.clone(), has_token, viewers)?;
         let user = self.join_screen(machine)?;
         let mut driver = None;
         let mut drive_record = None;
@@ -208,7 +213,7 @@ impl Screens {
             requester,
             credential,
             machine: machine.identity(),
-            console: Console::Screen { mode, force },
+            console: Console { kind: ConsoleKind::Screen, mode, force },
             fence: self.fence_of(machine),
         })
     }
@@ -279,19 +284,32 @@ struct ViewerPlace {
 
 impl OpenViewers {
     /// Checks that a machine can have one more viewer.
-    fn check(&self, machine: &Machine, max_per_machine: usize) -> Result<(), Failure> {
-        check_room(&self.machines(), machine, max_per_machine)
+    ///
+    /// # Parameters
+    /// - `token`: the name of the token that opens it. `None` if otter has no tokens.
+    fn check(
+        &self,
+        machine: &Machine,
+        token: Option<&str>,
+        max_per_machine: usize,
+    ) -> Result<(), Failure> {
+        check_room(&self.machines(), machine, token, max_per_machine)
     }
 
     /// Adds a viewer to the list.
+    ///
+    /// # Parameters
+    /// - `has_token`: whether the caller of the viewer is the name of a token.
     fn enter(
         self: &Arc<Self>,
         machine: &Machine,
         info: ViewerInfo,
+        has_token: bool,
         viewers: &Viewers,
     ) -> Result<ViewerPlace, Failure> {
         let mut machines = self.machines();
-        check_room(&machines, machine, viewers.max_per_machine)?;
+        let token = has_token.then_some(info.caller.as_str());
+        check_room(&machines, machine, token, viewers.max_per_machine)?;
         let (viewer, mode) = (info.id, info.mode);
         let of_machine = machines.entry(machine.id.clone()).or_default();
         of_machine.viewers.push(info);
@@ -327,9 +345,14 @@ impl Drop for ViewerPlace {
 fn check_room(
     machines: &HashMap<MachineId, MachineViewers>,
     machine: &Machine,
+    token: Option<&str>,
     max_per_machine: usize,
 ) -> Result<(), Failure> {
     let count = |open: &MachineViewers| open.viewers.len();
+    let of_token = |token: &str| {
+        let all = machines.values().flat_map(|open| &open.viewers);
+        all.filter(|viewer| viewer.caller == token).count()
+    };
     let (own, all) =
         (machines.get(&machine.id).map_or(0, count), machines.values().map(count).sum::<usize>());
     let detail = if own >= max_per_machine {
@@ -337,6 +360,11 @@ fn check_room(
             "{} has {own} viewers, which is the most that screens.max_viewers allows. Close one of \
              them, or use one of the pictures: GET /v1/machines/{{machine}}/screen.png.",
             machine.name
+        )
+    } else if let Some(token) = token.filter(|token| of_token(token) >= MAX_OF_TOKEN) {
+        format!(
+            "The token {token} has {MAX_OF_TOKEN} viewers of screens, which is the most. Close one \
+             of them."
         )
     } else if all >= MAX_VIEWERS {
         format!("otter serves {all} viewers of screens, which is the most. Close one of them.")
@@ -400,29 +428,51 @@ impl Drop for DriveRecord {
 mod tests {
     use super::*;
 
-    #[test]
-    fn otter_serves_at_most_256_viewers_of_all_machines() {
-        let viewer = ViewerInfo {
+    fn viewer(caller: &str) -> ViewerInfo {
+        ViewerInfo {
             id: ViewerId::new(uuid::Uuid::nil()),
-            caller: "ci".to_owned(),
+            caller: caller.to_owned(),
             mode: ViewerMode::View,
             since: Timestamp::UNIX_EPOCH,
             address: None,
-        };
+        }
+    }
+
+    #[test]
+    fn otter_serves_at_most_256_viewers_of_all_machines() {
         let mut machines: HashMap<MachineId, MachineViewers> = HashMap::new();
         for number in 0..8 {
-            let viewers = vec![viewer.clone(); 32];
+            let viewers = vec![viewer("ci"); 32];
             let of_machine = MachineViewers { viewers, ..MachineViewers::default() };
             machines.insert(MachineId::from_backend(number.to_string()), of_machine);
         }
         let other = Machine::new(MachineId::from_backend("other"));
-        let refused = check_room(&machines, &other, 32).unwrap_err();
+        let refused = check_room(&machines, &other, None, 32).unwrap_err();
         assert_eq!(refused.kind, FailureKind::TooManyConsoles);
         assert!(refused.detail.contains("256 viewers"), "{refused}");
         machines.values_mut().next().unwrap().viewers.pop();
-        assert!(check_room(&machines, &other, 32).is_ok());
+        assert!(check_room(&machines, &other, None, 32).is_ok());
         let full = machines.iter().find(|(_, open)| open.viewers.len() == 32).unwrap().0;
-        let refused = check_room(&machines, &Machine::new(full.clone()), 32).unwrap_err();
+        let refused = check_room(&machines, &Machine::new(full.clone()), None, 32).unwrap_err();
         assert!(refused.detail.contains("screens.max_viewers"), "{refused}");
+    }
+
+    #[test]
+    fn a_token_has_at_most_64_viewers_of_all_machines() {
+        let mut machines: HashMap<MachineId, MachineViewers> = HashMap::new();
+        for number in 0..2 {
+            let viewers = vec![viewer("ci"); 32];
+            let of_machine = MachineViewers { viewers, ..MachineViewers::default() };
+            machines.insert(MachineId::from_backend(number.to_string()), of_machine);
+        }
+        let other = Machine::new(MachineId::from_backend("other"));
+        let refused = check_room(&machines, &other, Some("ci"), 32).unwrap_err();
+        assert_eq!(refused.kind, FailureKind::TooManyConsoles);
+        assert!(refused.detail.contains("The token ci has 64 viewers"), "{refused}");
+        for token in [Some("ann"), None] {
+            assert!(check_room(&machines, &other, token, 32).is_ok(), "{token:?}");
+        }
+        machines.values_mut().next().unwrap().viewers.pop();
+        assert!(check_room(&machines, &other, Some("ci"), 32).is_ok());
     }
 }

@@ -37,8 +37,9 @@ impl WaitMemory {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let Ok(permit) = Arc::clone(&self.0).try_acquire_many_owned(bytes) else {
             let detail = format!(
-                "The images and regular expressions of the calls that wait for screens, and of \
-                 this one, need more than {} MiB; try again in a moment, or send smaller ones.",
+                "The images and regular expressions of the calls that wait for screens and \
+                 serial ports, and of this one, need more than {} MiB; try again in a moment, or \
+                 send smaller ones.",
                 MAX_BYTES >> 20
             );
             return Err(Failure::new(FailureKind::TooManyWaits, detail));

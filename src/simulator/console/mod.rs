@@ -31,7 +31,7 @@ use tokio::sync::watch;
 
 pub use endpoint::{TicketAnswer, open_ticket};
 pub use scan_codes::put_scan_codes;
-pub use screen_picture::screen_picture;
+pub use screen_picture::{encode_bitmap, screen_picture};
 
 use super::value::{Object, Value};
 use super::vim_fault::Fault;

@@ -3,10 +3,7 @@
 //! `left`, `top`, `right` and `bottom` cut out a part; `right` and `bottom` are exclusive. Then
 //! `width` and `height` scale the part. If only one of the two is given, the proportions stay.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
 
 use super::super::Shared;
@@ -54,14 +51,9 @@ fn find_picture(
     const NO_SCREEN: (StatusCode, &str) = (StatusCode::NOT_FOUND, "there is no such screen");
     let mut state = shared.lock();
     let now = state.world.now();
-    let has_session = state.sessions.get(cookie).is_some();
-    if !has_session
-        && !basic_login(headers)
-            .is_some_and(|(user, password)| state.sessions.accepts(&user, &password))
-    {
+    if !state.sessions.admits(cookie, headers, now) {
         return Err((StatusCode::UNAUTHORIZED, "log in"));
     }
-    state.sessions.mark_active(cookie, now);
     if check_may_look(&state.world).is_err() {
         return Err((StatusCode::FORBIDDEN, "the role does not allow consoles"));
     }
@@ -79,14 +71,6 @@ fn find_picture(
     let saved = Moment { wall: snapshot.created_at, ..now };
     let screen = snapshot.screen.as_ref().ok_or(NO_SCREEN)?;
     screen.picture(saved, &machine.name).ok_or(NO_SCREEN)
-}
-
-/// The user and the password of basic authentication.
-fn basic_login(headers: &HeaderMap) -> Option<(String, String)> {
-    let encoded = headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Basic ")?;
-    let text = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    let (user, password) = text.split_once(':')?;
-    Some((user.to_owned(), password.to_owned()))
 }
 
 impl PictureQuery {
@@ -158,6 +142,12 @@ fn proportional(length: u16, scaled: u16, whole: u16) -> Option<u16> {
 fn nearest(at: u16, scaled: u16, whole: u16) -> u16 {
     let place = (u32::from(at) * u32::from(whole)).checked_div(u32::from(scaled));
     u16::try_from(place.unwrap_or_default()).unwrap_or_default().min(whole.saturating_sub(1))
+}
+
+/// A PNG of a whole picture.
+pub fn encode_bitmap(bitmap: &Bitmap) -> Vec<u8> {
+    let (width, height) = (bitmap.width(), bitmap.height());
+    encode_png(width, height, |y| bitmap.row(0, y, width))
 }
 
 /// A PNG of rows of pixels in the order blue, green, red, 0.

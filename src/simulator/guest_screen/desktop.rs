@@ -57,6 +57,7 @@ pub struct Desktop {
 pub enum DesktopOutcome {
     Stay,
     LogOut,
+    Restart,
 }
 
 impl Desktop {
@@ -68,6 +69,10 @@ impl Desktop {
         self.size
     }
 
+    pub const fn resize(&mut self, size: (u16, u16)) {
+        self.size = size;
+    }
+
     pub const fn has_terminal(&self) -> bool {
         self.terminal.is_some()
     }
@@ -77,7 +82,7 @@ impl Desktop {
         self.terminal.get_or_insert_with(Terminal::new);
     }
 
-    pub fn press(&mut self, stroke: Stroke) {
+    pub fn press(&mut self, stroke: Stroke) -> DesktopOutcome {
         if stroke.has_control && stroke.has_alt && stroke.key == Key::letter(b't') {
             self.open_terminal();
         } else if stroke.has_alt && stroke.key == Key::F2 {
@@ -108,8 +113,10 @@ impl Desktop {
                 TerminalRequest::None => {}
                 TerminalRequest::Close => self.terminal = None,
                 TerminalRequest::Resize(width, height) => self.size = (width, height),
+                TerminalRequest::Restart => return DesktopOutcome::Restart,
             }
         }
+        DesktopOutcome::Stay
     }
 
     /// The pointer is at this place with these buttons down, and had the buttons `before` down.

@@ -1,10 +1,13 @@
-//! The guest as its screen shows it: a pure state machine of the machine, time, keys and pointer.
+//! The guest as its screen and its serial ports show it: a pure state machine of the machine, time,
+//! keys, pointer and bytes.
 //!
 //! ```text
 //! off ──► firmware ──► boot menu ──► kernel ──► login ──► desktop
 //!           720×400      720×400      720×400    800×600    1280×1024
+//!           └──► installer (from a CD), 720×400
 //!           └──── restart ◄──┴─ Ctrl-Alt-Delete   └◄─ Log Out ─┘
 //! login, desktop: blank after ten minutes without input; a key or the pointer wakes the screen
+//! serial ports: the messages of the start; after it a login and a shell for each port
 //! ```
 //! Nothing runs while no client looks: the state is brought up to the present when a client asks
 //! for the picture or sends an input. Moments are ages of the guest, which does not age while its
@@ -16,9 +19,12 @@ mod font;
 mod keyboard;
 mod login;
 mod picture;
+mod shell;
 mod terminal;
 mod text_mode;
+mod tty;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use bitmap::Bitmap;
@@ -32,6 +38,7 @@ use desktop::{Desktop, DesktopOutcome};
 use keyboard::{Keyboard, Stroke};
 use login::Login;
 use text_mode::{BootChoice, BootMenu};
+use tty::{BootProgress, Tty, TtyRequest};
 
 /// How long the firmware shows its screen, at scale 1.0.
 const FIRMWARE: Duration = Duration::from_secs(1);
@@ -49,7 +56,7 @@ const MAX_REPEATS: u32 = 1_000;
 /// Half of the period in which the cursor blinks.
 const BLINK: Duration = Duration::from_millis(500);
 
-/// The screen and the input devices of a guest.
+/// The screen, the input devices and the serial ports of a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestScreen {
     time: GuestTime,
@@ -61,6 +68,12 @@ pub struct GuestScreen {
     buttons: u8,
     /// The age at the last input.
     last_input: Duration,
+    /// How often the guest has started.
+    starts: u64,
+    /// The serial ports that were used, by their numbers: `ttyS0` has 0.
+    ttys: BTreeMap<usize, Tty>,
+    /// The image from which the next start boots. `None`: it boots from the disk.
+    medium: Option<String>,
     version: u64,
 }
 
@@ -71,6 +84,8 @@ pub enum ScreenStage {
     Firmware,
     Menu,
     Kernel,
+    /// The menu of an installer, which was booted from a CD.
+    Installer,
     Login,
     Desktop,
     /// The desktop with an open terminal.
@@ -88,6 +103,7 @@ impl ScreenStage {
             Self::Firmware => "firmware",
             Self::Menu => "menu",
             Self::Kernel => "kernel",
+            Self::Installer => "installer",
             Self::Login => "login",
             Self::Desktop => "desktop",
             Self::Terminal => "terminal",
@@ -102,6 +118,7 @@ enum Stage {
     Firmware { since: Duration },
     Menu(Box<BootMenu>),
     Kernel { since: Duration, arguments: String },
+    Installer { medium: String },
     Login(Login),
     Desktop(Box<Desktop>),
 }
@@ -142,15 +159,23 @@ impl GuestScreen {
             pointer: None,
             buttons: 0,
             last_input: Duration::ZERO,
+            starts: 0,
+            ttys: BTreeMap::new(),
+            medium: None,
             version: 0,
         }
+    }
+
+    /// Sets the image from which the next start boots. `None`: it boots from the disk.
+    pub fn insert(&mut self, medium: Option<String>) {
+        self.medium = medium;
     }
 
     /// The machine is powered on. `scale` is the factor for the durations of the start.
     pub fn power_on(&mut self, now: Duration, scale: f64) {
         self.times = BootTimes::scaled(scale);
         self.time = GuestTime { age: Duration::ZERO, at: Some(now) };
-        self.start_again(Duration::ZERO);
+        self.start(Duration::ZERO);
     }
 
     /// The machine is on at the start of the simulation: the guest goes on where it is, or shows
@@ -166,14 +191,14 @@ impl GuestScreen {
     /// The machine is powered off.
     pub fn power_off(&mut self) {
         self.time.at = None;
-        self.start_again(Duration::ZERO);
+        self.forget_input(Duration::ZERO);
         self.stage = Stage::Off;
     }
 
     /// The guest restarts, and its machine stays on.
     pub fn restart(&mut self, now: Duration) {
         if self.stage != Stage::Off {
-            self.start_again(self.time.age(now));
+            self.start(self.time.age(now));
         }
     }
 
@@ -198,7 +223,8 @@ impl GuestScreen {
     /// The guest is in a saved state, which does not go on by itself.
     pub fn restore(&mut self, saved: &Self) {
         let version = self.version.max(saved.version) + 1;
-        *self = Self { version, ..saved.clone() };
+        let medium = self.medium.take();
+        *self = Self { medium, version, ..saved.clone() };
     }
 
     /// The layout of the guest's keyboard.
@@ -216,12 +242,22 @@ impl GuestScreen {
     /// Shows this stage, as if the guest had just come to it.
     pub fn show(&mut self, stage: ScreenStage, now: Duration) {
         let age = self.time.age(now);
-        self.start_again(age);
+        match stage {
+            // On the serial ports only these stages are those of a new start.
+            ScreenStage::Firmware
+            | ScreenStage::Menu
+            | ScreenStage::Kernel
+            | ScreenStage::Installer => self.start(age),
+            _ => self.forget_input(age),
+        }
         self.stage = match stage {
             ScreenStage::Off => Stage::Off,
             ScreenStage::Firmware => Stage::Firmware { since: age },
             ScreenStage::Menu => Stage::Menu(Box::new(BootMenu::new(age, self.times.menu))),
             ScreenStage::Kernel => Stage::Kernel { since: age, arguments: String::new() },
+            ScreenStage::Installer => {
+                Stage::Installer { medium: self.medium.clone().unwrap_or_default() }
+            }
             ScreenStage::Login => Stage::Login(Login::default()),
             ScreenStage::Desktop | ScreenStage::Terminal | ScreenStage::Blank => {
                 Stage::Desktop(Box::new(Desktop::new()))
@@ -283,7 +319,11 @@ impl GuestScreen {
                 }
             }
             // No driver of a mouse runs.
-            Stage::Off | Stage::Firmware { .. } | Stage::Menu(_) | Stage::Kernel { .. } => return,
+            Stage::Off
+            | Stage::Firmware { .. }
+            | Stage::Menu(_)
+            | Stage::Kernel { .. }
+            | Stage::Installer { .. } => return,
         }
         self.pointer = Some((x, y));
     }
@@ -307,6 +347,7 @@ impl GuestScreen {
                 let lines = text_mode::kernel_lines(age.saturating_sub(*since), guest.times.kernel);
                 text_mode::kernel(lines, arguments)
             }
+            Stage::Installer { medium } => text_mode::installer(medium),
             Stage::Login(login) => login.picture(machine),
             Stage::Desktop(desktop) => {
                 let blinks = age.saturating_sub(guest.last_input).as_millis() / BLINK.as_millis();
@@ -327,15 +368,10 @@ impl GuestScreen {
         let guest = self.at(age);
         let blank_at = guest.last_input + BLANK_AFTER;
         let change = match &guest.stage {
-            Stage::Off => None,
+            Stage::Off | Stage::Installer { .. } => None,
             Stage::Firmware { since } => Some(*since + guest.times.firmware),
             Stage::Menu(menu) => menu.next_change(age),
-            Stage::Kernel { since, .. } => {
-                let step = guest.times.kernel / 6;
-                let passed = age.saturating_sub(*since).as_nanos() / step.as_nanos().max(1);
-                let next = u32::try_from(passed).unwrap_or(u32::MAX).saturating_add(1);
-                Some(*since + step.saturating_mul(next))
-            }
+            Stage::Kernel { since, .. } => Some(guest.next_kernel_line(*since, age)),
             Stage::Login(_) | Stage::Desktop(_) if guest.is_blank(age) => None,
             Stage::Login(_) => Some(blank_at),
             Stage::Desktop(desktop) => {
@@ -358,6 +394,55 @@ impl GuestScreen {
     #[must_use]
     pub fn idle(&self, now: Duration) -> Duration {
         self.time.age(now).saturating_sub(self.last_input)
+    }
+
+    /// What the guest has written to its serial port `ttyS<number>` since the last call, and the
+    /// host's time at which it writes next without an input. `None` if it does not.
+    pub fn serial_output(&mut self, now: Duration, number: usize) -> (Vec<u8>, Option<Duration>) {
+        let age = self.time.age(now);
+        self.settle(age);
+        let mut output = Vec::new();
+        let progress = self.boot_progress(age);
+        let tty = self.ttys.entry(number).or_default();
+        tty.write_messages(self.starts, progress, number, &mut output);
+        let change = match &self.stage {
+            Stage::Firmware { since } => Some(*since + self.times.firmware),
+            Stage::Menu(menu) => menu.ends(),
+            Stage::Kernel { since, .. } => Some(self.next_kernel_line(*since, age)),
+            Stage::Off | Stage::Installer { .. } | Stage::Login(_) | Stage::Desktop(_) => None,
+        };
+        let next = self.time.at.zip(change);
+        (output, next.map(|(at, change)| at + change.saturating_sub(self.time.age)))
+    }
+
+    /// Somebody sends bytes to the serial port `ttyS<number>`. Returns what the guest writes. The
+    /// bytes are lost while no guest runs.
+    pub fn serial_input(&mut self, now: Duration, number: usize, bytes: &[u8]) -> Vec<u8> {
+        if self.stage == Stage::Off || self.time.at.is_none() {
+            return Vec::new();
+        }
+        let (mut output, _) = self.serial_output(now, number);
+        let mut tty = self.ttys.remove(&number).unwrap_or_default();
+        for byte in bytes {
+            let wrong = match tty.receive(*byte, number, &mut output) {
+                None => continue,
+                Some(TtyRequest::Restart) => {
+                    self.start(self.time.age(now));
+                    let progress = self.boot_progress(self.time.age(now));
+                    tty.write_messages(self.starts, progress, number, &mut output);
+                    continue;
+                }
+                Some(TtyRequest::OpenTerminal) => {
+                    (!self.open_terminal(now)).then_some("xfce4-terminal: cannot open display: :0")
+                }
+                Some(TtyRequest::Resize(width, height)) => {
+                    (!self.resize((width, height))).then_some("xrandr: cannot open display: :0")
+                }
+            };
+            Tty::answer(wrong, &mut output);
+        }
+        self.ttys.insert(number, tty);
+        output
     }
 
     /// Increases with each input and each change of the power state.
@@ -388,6 +473,7 @@ impl GuestScreen {
             Stage::Firmware { .. } => ScreenStage::Firmware,
             Stage::Menu(_) => ScreenStage::Menu,
             Stage::Kernel { .. } => ScreenStage::Kernel,
+            Stage::Installer { .. } => ScreenStage::Installer,
             _ if guest.is_blank(age) => ScreenStage::Blank,
             Stage::Login(_) => ScreenStage::Login,
             Stage::Desktop(desktop) if desktop.has_terminal() => ScreenStage::Terminal,
@@ -395,8 +481,15 @@ impl GuestScreen {
         }
     }
 
-    fn start_again(&mut self, age: Duration) {
+    /// The guest starts.
+    fn start(&mut self, age: Duration) {
+        self.starts += 1;
         self.stage = Stage::Firmware { since: age };
+        self.forget_input(age);
+    }
+
+    /// The input devices are as they are at a start.
+    fn forget_input(&mut self, age: Duration) {
         self.keyboard = Keyboard::new(self.keyboard.layout());
         self.repeat = None;
         self.pointer = None;
@@ -445,7 +538,10 @@ impl GuestScreen {
             let next = match &self.stage {
                 Stage::Firmware { since } => {
                     let end = *since + self.times.firmware;
-                    (age >= end).then(|| Stage::Menu(Box::new(BootMenu::new(end, self.times.menu))))
+                    (age >= end).then(|| match &self.medium {
+                        Some(medium) => Stage::Installer { medium: medium.clone() },
+                        None => Stage::Menu(Box::new(BootMenu::new(end, self.times.menu))),
+                    })
                 }
                 Stage::Menu(menu) => menu
                     .ends()
@@ -458,7 +554,7 @@ impl GuestScreen {
                         Stage::Login(Login::default())
                     })
                 }
-                Stage::Off | Stage::Login(_) | Stage::Desktop(_) => None,
+                Stage::Off | Stage::Installer { .. } | Stage::Login(_) | Stage::Desktop(_) => None,
             };
             match next {
                 Some(next) => self.stage = next,
@@ -471,24 +567,71 @@ impl GuestScreen {
     fn act(&mut self, stroke: Stroke, age: Duration) {
         let restarts = stroke.has_control && stroke.has_alt && stroke.key == Key::DELETE;
         match &mut self.stage {
-            Stage::Firmware { .. } | Stage::Menu(_) | Stage::Kernel { .. } if restarts => {
-                self.start_again(age);
+            Stage::Firmware { .. }
+            | Stage::Menu(_)
+            | Stage::Kernel { .. }
+            | Stage::Installer { .. }
+                if restarts =>
+            {
+                self.start(age);
             }
             Stage::Menu(menu) => match menu.press(stroke, age) {
                 BootChoice::Stay => {}
                 BootChoice::Boot(arguments) => {
                     self.stage = Stage::Kernel { since: age, arguments };
                 }
-                BootChoice::Restart => self.start_again(age),
+                BootChoice::Restart => self.start(age),
             },
             Stage::Login(login) => {
                 if login.press(stroke) {
                     self.stage = Stage::Desktop(Box::new(Desktop::new()));
                 }
             }
-            Stage::Desktop(desktop) => desktop.press(stroke),
-            Stage::Off | Stage::Firmware { .. } | Stage::Kernel { .. } => {}
+            Stage::Desktop(desktop) => {
+                if desktop.press(stroke) == DesktopOutcome::Restart {
+                    self.start(age);
+                }
+            }
+            Stage::Off
+            | Stage::Firmware { .. }
+            | Stage::Kernel { .. }
+            | Stage::Installer { .. } => {}
         }
+    }
+
+    /// Sets the size of the desktop. Returns whether the guest has one.
+    fn resize(&mut self, size: (u16, u16)) -> bool {
+        self.version += 1;
+        match &mut self.stage {
+            Stage::Desktop(desktop) => {
+                desktop.resize(size);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// How far the start of the guest has come at this age, to which the guest was brought.
+    fn boot_progress(&self, age: Duration) -> BootProgress {
+        match &self.stage {
+            Stage::Off => BootProgress::Off,
+            Stage::Firmware { .. } => BootProgress::Firmware,
+            Stage::Menu(_) => BootProgress::BootLoader,
+            Stage::Installer { .. } => BootProgress::Installer,
+            Stage::Kernel { since, .. } => {
+                let since = age.saturating_sub(*since);
+                BootProgress::Kernel(text_mode::kernel_lines(since, self.times.kernel))
+            }
+            Stage::Login(_) | Stage::Desktop(_) => BootProgress::Up,
+        }
+    }
+
+    /// The age at which the kernel, which runs since `since`, writes its next line.
+    fn next_kernel_line(&self, since: Duration, age: Duration) -> Duration {
+        let step = self.times.kernel / 6;
+        let passed = age.saturating_sub(since).as_nanos() / step.as_nanos().max(1);
+        let next = u32::try_from(passed).unwrap_or(u32::MAX).saturating_add(1);
+        since + step.saturating_mul(next)
     }
 
     fn is_blank(&self, age: Duration) -> bool {

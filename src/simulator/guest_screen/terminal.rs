@@ -1,9 +1,10 @@
-//! The window of a terminal: it echoes what is typed, and a small shell runs the lines.
+//! The window of a terminal: it echoes what is typed, and the shell runs the lines.
 
 use super::bitmap::{Area, Colour};
 use super::font::Font;
 use super::keyboard::{Key, Stroke};
 use super::picture::Picture;
+use super::shell::{self, PROMPT, ShellOutcome};
 
 const COLUMNS: usize = 80;
 const ROWS: usize = 24;
@@ -11,7 +12,6 @@ const TITLE_HEIGHT: i32 = 40;
 const FONT: Font = Font::Medium;
 /// The number of lines that the terminal keeps.
 const MAX_LINES: usize = 500;
-const PROMPT: &str = "[user@dom0 ~]$ ";
 const TITLE: &str = "Terminal - user@dom0:~";
 
 const PAPER: Colour = Colour::rgb(0x12, 0x12, 0x12);
@@ -40,6 +40,8 @@ pub enum TerminalRequest {
     Close,
     /// Sets the size of the desktop.
     Resize(u16, u16),
+    /// Restarts the guest.
+    Restart,
 }
 
 /// What a press of a button on the terminal does.
@@ -176,38 +178,18 @@ impl Terminal {
         self.lines.drain(..surplus);
     }
 
-    /// The shell.
     fn run(&mut self, line: &str) -> TerminalRequest {
-        let words: Vec<String> =
-            line.split_whitespace().map(|word| word.replace(['"', '\''], "")).collect();
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        match words.as_slice() {
-            [] => {}
-            ["echo", rest @ ..] => self.print(&rest.join(" ")),
-            ["clear"] => self.lines.clear(),
-            ["exit" | "logout"] => return TerminalRequest::Close,
-            ["hostname"] => self.print("dom0"),
-            ["whoami"] => self.print("user"),
-            ["seq", last] => {
-                for number in 1..=last.parse::<usize>().unwrap_or(0).min(MAX_LINES) {
-                    self.print(&number.to_string());
-                }
-            }
-            ["xrandr", "-s", size] => match screen_size(size) {
-                Some((width, height)) => return TerminalRequest::Resize(width, height),
-                None => self.print(&format!("xrandr: size {size} not found")),
-            },
-            [unknown, ..] => self.print(&format!("bash: {unknown}: command not found")),
+        match shell::run(line) {
+            ShellOutcome::Printed(lines) => lines.iter().for_each(|line| self.print(line)),
+            ShellOutcome::Clear => self.lines.clear(),
+            ShellOutcome::Exit => return TerminalRequest::Close,
+            ShellOutcome::Resize(width, height) => return TerminalRequest::Resize(width, height),
+            // The terminal is open already.
+            ShellOutcome::OpenTerminal => {}
+            ShellOutcome::Restart => return TerminalRequest::Restart,
         }
         TerminalRequest::None
     }
-}
-
-/// A size such as `1024x768`. `None` if no screen has it.
-fn screen_size(text: &str) -> Option<(u16, u16)> {
-    let (width, height) = text.split_once('x')?;
-    let (width, height) = (width.parse().ok()?, height.parse().ok()?);
-    ((640..=4_096).contains(&width) && (480..=4_096).contains(&height)).then_some((width, height))
 }
 
 /// The lines of a text in the width of the window. An empty text is one empty line.

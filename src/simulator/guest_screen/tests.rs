@@ -275,3 +275,105 @@ fn a_german_guest_types_by_its_own_layout() {
     lab.type_text("yz-[");
     assert!(lab.shows("$ zyßü"));
 }
+
+/// The text that the guest has written to `ttyS0` since the last call.
+fn written(lab: &mut Lab) -> String {
+    String::from_utf8(lab.guest.serial_output(lab.now.elapsed, 0).0).unwrap()
+}
+
+/// What the guest answers if somebody sends this to `ttyS0`.
+fn answer(lab: &mut Lab, text: &str) -> String {
+    String::from_utf8(lab.guest.serial_input(lab.now.elapsed, 0, text.as_bytes())).unwrap()
+}
+
+#[test]
+fn a_serial_port_writes_the_whole_start_from_its_first_byte() {
+    let mut lab = Lab::started();
+    let mut text = written(&mut lab);
+    assert!(text.starts_with("\r\nPhoenixBIOS 4.0"), "{text}");
+    assert_eq!(answer(&mut lab, "user\r"), "", "the guest does not read yet");
+    // Each step is the one that the guest announces.
+    let mut steps = 0;
+    loop {
+        let (more, next) = lab.guest.serial_output(lab.now.elapsed, 0);
+        text += &String::from_utf8(more).unwrap();
+        let Some(next) = next else { break };
+        assert!(next > lab.now.elapsed, "step {steps}");
+        lab.now.elapsed = next;
+        steps += 1;
+    }
+    assert_eq!(steps, 8, "{text}");
+    assert_eq!(lab.stage(), ScreenStage::Login);
+    for part in ["GNU GRUB", "Run /init as init process", "(ttyS0)"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(text.ends_with("dom0 login: "), "{text}");
+    assert_eq!(written(&mut lab), "");
+
+    // A port that was not looked at has everything to write, also after the start.
+    let (late, _) = lab.guest.serial_output(lab.now.elapsed, 1);
+    assert_eq!(String::from_utf8(late).unwrap(), text.replace("ttyS0", "ttyS1"));
+    lab.guest.restart(lab.now.elapsed);
+    assert!(written(&mut lab).starts_with("\r\nPhoenixBIOS"));
+}
+
+#[test]
+fn a_serial_port_has_a_login_and_a_shell_with_an_echo() {
+    let mut lab = Lab::at(ScreenStage::Login);
+    written(&mut lab);
+    assert_eq!(answer(&mut lab, "\r"), "\r\ndom0 login: ");
+    assert_eq!(answer(&mut lab, "usr\x7fer\r"), "usr\x08 \x08er\r\nPassword: ");
+    let wrong = answer(&mut lab, "Otter\n");
+    assert_eq!(wrong, "\r\n\r\nLogin incorrect\r\ndom0 login: ", "no echo of a password");
+    answer(&mut lab, "user\r");
+    assert_eq!(answer(&mut lab, "otter\r\n"), "\r\n[user@dom0 ~]$ ");
+    assert_eq!(
+        answer(&mut lab, "qvm-run --pass-io sd-app hostname\r"),
+        "qvm-run --pass-io sd-app hostname\r\nsd-app\r\n[user@dom0 ~]$ "
+    );
+    assert_eq!(answer(&mut lab, "echo ä\x08\x08\x1b[A-\x15"), {
+        let erased = "\x08 \x08";
+        format!("echo ä{}-{}", erased.repeat(2), erased.repeat(5))
+    });
+    assert_eq!(answer(&mut lab, "x\x03"), "x^C\r\n[user@dom0 ~]$ ");
+    assert!(answer(&mut lab, "\x04").ends_with("(ttyS0)\r\n\r\ndom0 login: "));
+}
+
+#[test]
+fn a_command_on_a_serial_port_opens_the_terminal_on_the_desktop() {
+    let mut lab = Lab::at(ScreenStage::Login);
+    written(&mut lab);
+    answer(&mut lab, "user\rotter\r");
+    let refused = answer(&mut lab, "xfce4-terminal\r");
+    assert!(refused.contains("cannot open display"), "{refused}");
+    lab.guest.show(ScreenStage::Desktop, lab.now.elapsed);
+    assert_eq!(written(&mut lab), "", "the desktop is no new start");
+    assert_eq!(
+        answer(&mut lab, "DISPLAY=:0 xfce4-terminal &\r"),
+        "DISPLAY=:0 xfce4-terminal &\r\n[user@dom0 ~]$ "
+    );
+    assert!(lab.shows("Terminal"));
+    answer(&mut lab, "xrandr -s 1024x768\r");
+    assert_eq!(lab.size(), (1024, 768));
+    let restart = answer(&mut lab, "sudo reboot\rlost");
+    assert!(restart.contains("Restarting system\r\n\r\nPhoenixBIOS"), "{restart}");
+    assert!(!restart.contains("lost"), "{restart}");
+    assert_eq!(lab.stage(), ScreenStage::Firmware);
+}
+
+#[test]
+fn a_saved_guest_keeps_the_session_of_its_serial_port() {
+    let mut lab = Lab::at(ScreenStage::Desktop);
+    written(&mut lab);
+    answer(&mut lab, "user\rotter\recho one; ");
+    let mut saved = lab.guest.clone();
+    saved.freeze(lab.now.elapsed);
+    lab.guest.power_off();
+    assert_eq!(answer(&mut lab, "\r"), "", "the machine is off");
+    lab.guest.power_on(lab.now.elapsed, 1.0);
+    assert!(written(&mut lab).starts_with("\r\nPhoenixBIOS"));
+    lab.guest.restore(&saved);
+    lab.guest.thaw(lab.now.elapsed);
+    assert_eq!(written(&mut lab), "");
+    assert_eq!(answer(&mut lab, "two\r"), "two\r\none; two\r\n[user@dom0 ~]$ ");
+}

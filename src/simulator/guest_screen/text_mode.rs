@@ -158,12 +158,30 @@ pub fn firmware(machine: &str) -> Picture {
     screen.0
 }
 
+/// The menu of the installer on this image, a datastore path.
+pub fn installer(medium: &str) -> Picture {
+    let name = medium.rsplit(['/', ' ']).next().unwrap_or_default();
+    let mut screen = Screen::new();
+    screen.line(3, 1, Colour::WHITE, "Booting from the CD-ROM");
+    screen.line(3, 2, GREY, name);
+    screen.line(3, 4, Colour::WHITE, "Qubes installer");
+    screen.inverse_line(3, 6, "Install Qubes OS");
+    screen.line(3, 7, GREY, "Test this medium and install Qubes OS");
+    screen.wrapped(3, 20, medium);
+    screen.0
+}
+
 /// How many lines the kernel has written after this part (0.0 to 1.0) of its start.
 pub fn kernel_lines(since: Duration, whole: Duration) -> usize {
     let steps = u32::try_from(KERNEL_LINES.len()).unwrap_or(1);
     let step = (whole / steps).max(Duration::from_nanos(1));
     let passed = since.as_nanos() / step.as_nanos();
     usize::try_from(passed).unwrap_or(usize::MAX).saturating_add(1).min(KERNEL_LINES.len())
+}
+
+/// The first `lines` lines that the kernel writes.
+pub fn kernel_text(lines: usize) -> &'static [&'static str] {
+    &KERNEL_LINES[..lines.min(KERNEL_LINES.len())]
 }
 
 /// The screen of the starting kernel with its first `lines` lines.

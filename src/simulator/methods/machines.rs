@@ -84,6 +84,7 @@ fn operation(request: &Request) -> Result<Option<Operation>, Fault> {
         "RemoveAllSnapshots_Task" => Operation::RemoveAllSnapshots,
         "ConsolidateVMDisks_Task" => Operation::ConsolidateDisks,
         "CreateScreenshot_Task" => Operation::CreateScreenshot,
+        "ReconfigVM_Task" => super::reconfigure::operation(request)?,
         _ => return Ok(None),
     }))
 }

@@ -2,8 +2,10 @@
 
 mod console;
 mod event_manager;
+mod files;
 mod machines;
 mod property_collector;
+mod reconfigure;
 mod search_index;
 mod service;
 mod view_manager;
@@ -116,6 +118,7 @@ fn run_at_once(shared: &Shared, request: &Request, context: &CallContext) -> Res
         machines::run,
         console::run,
         event_manager::run,
+        files::run,
     ] {
         if let Some(answer) = group(&mut call)? {
             return Ok(answer);

@@ -212,7 +212,7 @@ fn datastore_info(world: &World, datastore: &Datastore) -> Object {
             .with("maxFileSize", 70_368_744_177_664_i64)
             .with("maxVirtualDiskCapacity", 68_169_720_922_112_i64)
             .with("maxMemoryFileSize", 70_368_744_177_664_i64)
-            .with("timestamp", world.now().wall)
+            .with("timestamp", datastore.refreshed_at.unwrap_or(world.host.booted_at))
     };
     let volume = |object: Object| {
         object

@@ -5,7 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use super::super::schema;
 use super::super::value::{Forest, Moref, Object, Value, enum_value, list, references};
 use super::super::world::{
-    GuestInterface, Machine, Network, PowerState, Question, Snapshot, World,
+    BootDevice, BootSettings, GuestInterface, Machine, Network, PowerState, Question, Snapshot,
+    World,
 };
 use super::{devices, entity_property, environment_browser, supported_features};
 use crate::domain::names::escape_vim;
@@ -127,8 +128,8 @@ fn config(world: &World, machine: &Machine) -> Object {
         list("VirtualMachineConfigInfoDatastoreUrlPair", vec![pair])
     });
     Object::new("VirtualMachineConfigInfo")
-        .with("changeVersion", super::super::value::date_time(machine.created_at))
-        .with("modified", machine.created_at)
+        .with("changeVersion", machine.change_version())
+        .with("modified", machine.reconfigured_at.unwrap_or(machine.created_at))
         .with("name", escape_vim(&machine.name))
         .with("guestFullName", &machine.guest_full_name)
         .with("version", HARDWARE_VERSION)
@@ -158,12 +159,7 @@ fn config(world: &World, machine: &Machine) -> Object {
         .with("extraConfig", list("OptionValue", extra_config(machine)))
         .with("datastoreUrl", url)
         .with("swapPlacement", "inherit")
-        .with(
-            "bootOptions",
-            Object::new("VirtualMachineBootOptions")
-                .with("bootDelay", 0_i64)
-                .with("enterBIOSSetup", false),
-        )
+        .with("bootOptions", boot_options(&machine.boot))
         .with("vAssertsEnabled", false)
         .with("changeTrackingEnabled", false)
         .with("firmware", "efi")
@@ -172,6 +168,29 @@ fn config(world: &World, machine: &Machine) -> Object {
         .with("memoryReservationLockedToMax", false)
         .with("nestedHVEnabled", machine.nested_virtualization)
         .with("vPMCEnabled", false)
+}
+
+fn boot_options(boot: &BootSettings) -> Object {
+    let device = |device: &BootDevice| match device {
+        BootDevice::Cdrom => Object::new("VirtualMachineBootOptionsBootableCdromDevice"),
+        BootDevice::Floppy => Object::new("VirtualMachineBootOptionsBootableFloppyDevice"),
+        BootDevice::Disk(key) => {
+            Object::new("VirtualMachineBootOptionsBootableDiskDevice").with("deviceKey", *key)
+        }
+        BootDevice::Network(key) => {
+            Object::new("VirtualMachineBootOptionsBootableEthernetDevice").with("deviceKey", *key)
+        }
+    };
+    let order: Vec<Object> = boot.order.iter().map(device).collect();
+    let order = (!order.is_empty()).then(|| list("VirtualMachineBootOptionsBootableDevice", order));
+    Object::new("VirtualMachineBootOptions")
+        .with("bootDelay", boot.delay_ms)
+        .with("enterBIOSSetup", boot.enters_setup)
+        .with("efiSecureBootEnabled", false)
+        .with("bootRetryEnabled", boot.retries)
+        .with("bootRetryDelay", boot.retry_delay_ms)
+        .with("bootOrder", order)
+        .with("networkBootProtocol", "ipv4")
 }
 
 /// A `ResourceAllocationInfo` without reservation and limit, with these shares at level `normal`.
@@ -205,17 +224,10 @@ fn capability() -> Object {
 }
 
 fn extra_config(machine: &Machine) -> Vec<Object> {
-    let option =
-        |key: &str, value: &str| Object::new("OptionValue").with("key", key).with("value", value);
-    let mut options = vec![
-        option("nvram", &format!("{}.nvram", machine.name)),
-        option("svga.present", "TRUE"),
-        option("tools.guest.desktop.autolock", "FALSE"),
-    ];
-    if machine.nested_virtualization {
-        options.push(option("vhv.enable", "TRUE"));
-    }
-    options
+    let options = machine.options().into_iter();
+    let options = options
+        .map(|(key, value)| Object::new("OptionValue").with("key", key).with("value", value));
+    options.collect()
 }
 
 fn runtime(machine: &Machine) -> Object {
@@ -324,6 +336,7 @@ fn guest_net(world: &World, machine: &Machine) -> Vec<Object> {
 fn summary(world: &World, machine: &Machine) -> Object {
     let readable = machine.is_readable();
     let cards = i32::try_from(machine.network_cards.len()).ok();
+    let disks = i32::try_from(machine.disk_keys().len()).ok();
     let config = Object::new("VirtualMachineConfigSummary")
         .with("name", escape_vim(&machine.name))
         .with("template", machine.template)
@@ -333,7 +346,7 @@ fn summary(world: &World, machine: &Machine) -> Object {
         .with("memoryReservation", readable.then_some(0))
         .with("numCpu", readable.then_some(machine.cpu_count))
         .with("numEthernetCards", cards.filter(|_| readable))
-        .with("numVirtualDisks", readable.then_some(1))
+        .with("numVirtualDisks", disks.filter(|_| readable))
         .with("uuid", readable.then_some(&machine.bios_uuid))
         .with("instanceUuid", readable.then_some(&machine.instance_uuid))
         .with("guestId", readable.then_some(&machine.guest_id))
@@ -342,9 +355,9 @@ fn summary(world: &World, machine: &Machine) -> Object {
         .with("installBootRequired", readable.then_some(false))
         .with("hwVersion", readable.then_some(HARDWARE_VERSION));
     let storage = Object::new("VirtualMachineStorageSummary")
-        .with("committed", machine.disk_bytes)
+        .with("committed", machine.all_disk_bytes())
         .with("uncommitted", 0_i64)
-        .with("unshared", machine.disk_bytes)
+        .with("unshared", machine.all_disk_bytes())
         .with("timestamp", machine.created_at);
     let on = machine.power == PowerState::On;
     let uptime =
@@ -384,9 +397,9 @@ const fn heartbeat(machine: &Machine) -> &'static str {
 fn usage(machine: &Machine) -> Object {
     Object::new("VirtualMachineUsageOnDatastore")
         .with("datastore", Moref::new("Datastore", machine.datastore.clone()))
-        .with("committed", machine.disk_bytes)
+        .with("committed", machine.all_disk_bytes())
         .with("uncommitted", 0_i64)
-        .with("unshared", machine.disk_bytes)
+        .with("unshared", machine.all_disk_bytes())
 }
 
 fn layout(world: &World, machine: &Machine) -> Object {

@@ -6,13 +6,15 @@ use crate::domain::names::escape_vim;
 
 /// The `TaskInfo` of a task.
 pub fn info(task: &Task) -> Object {
+    // A task of files names no entity, as on a real host.
+    let is_of_machine = !task.machine.is_empty();
     Object::new("TaskInfo")
         .with("key", &task.id)
         .with("task", task.moref())
         .with("name", task.operation.method())
         .with("descriptionId", task.operation.description_id())
-        .with("entity", Moref::new("VirtualMachine", task.machine.clone()))
-        .with("entityName", escape_vim(&task.machine_name))
+        .with("entity", is_of_machine.then(|| Moref::new("VirtualMachine", &*task.machine)))
+        .with("entityName", is_of_machine.then(|| escape_vim(&task.machine_name)))
         .with("state", enum_value("TaskInfoState", task.state.as_str()))
         .with("cancelled", task.cancelled)
         .with("cancelable", task.operation.cancelable() && !task.state.is_end())
@@ -28,7 +30,7 @@ pub fn info(task: &Task) -> Object {
 
 /// `TaskDescription`: the descriptions of the methods, states and reasons of tasks.
 pub fn description() -> Object {
-    const METHODS: [(&str, &str); 12] = [
+    const METHODS: [(&str, &str); 17] = [
         ("VirtualMachine.powerOn", "Power on a machine"),
         ("VirtualMachine.powerOff", "Power off a machine"),
         ("VirtualMachine.reset", "Reset a machine"),
@@ -37,10 +39,15 @@ pub fn description() -> Object {
         ("VirtualMachine.removeAllSnapshots", "Remove all snapshots"),
         ("VirtualMachine.consolidateDisks", "Consolidate the disks of a machine"),
         ("VirtualMachine.createScreenshot", "Save a picture of the screen of a machine"),
+        ("VirtualMachine.reconfigure", "Change a machine"),
         ("VirtualMachine.revertToCurrentSnapshot", "Revert to the current snapshot"),
         ("vm.Snapshot.revert", "Revert to a snapshot"),
         ("vm.Snapshot.remove", "Remove a snapshot"),
         ("vm.Snapshot.rename", "Rename a snapshot"),
+        ("HostDatastoreBrowser.search", "Search a datastore"),
+        ("FileManager.deleteFile", "Delete a file"),
+        ("FileManager.moveFile", "Move a file"),
+        ("FileManager.copyFile", "Copy a file"),
     ];
     let element = |type_name, (key, label): (&str, &str)| {
         Object::new(type_name).with("label", label).with("summary", label).with("key", key)

@@ -1,19 +1,22 @@
 //! The TOML file of a scenario, and how it becomes a scenario.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::drives::{BootEntry, CdromEntry, cd_drives};
 use super::generate::{default_machine, derived_uuid};
 use super::question::{QuestionEntry, ScenarioQuestion};
 use super::screen::{LayoutEntry, StageEntry, screen_source};
 use super::{DEFAULT_NETWORK, HostSettings, Scenario, ScenarioError};
 use crate::simulator::fault_config::FaultEntry;
+use crate::simulator::files_entry::FileEntry;
 use crate::simulator::guest_screen::GuestScreen;
 use crate::simulator::world::{
     CardNetwork, Datastore, Guest, GuestInterface, Machine, Network, NetworkCard, PowerState,
-    SerialBacking, SerialPort,
+    SerialBacking, SerialFileAnswer, SerialPort,
 };
 
 /// The content of the TOML file of a scenario.
@@ -46,6 +49,12 @@ struct DatastoreEntry {
     accessible: bool,
     remote_host: Option<String>,
     remote_path: Option<String>,
+    /// Folders by their paths on the datastore.
+    #[serde(default)]
+    folders: Vec<String>,
+    /// Files by their paths on the datastore. Their folders are made.
+    #[serde(default)]
+    files: Vec<FileEntry>,
 }
 
 /// A network of the host. Only networks of distributed switches and opaque networks need an entry:
@@ -99,6 +108,14 @@ struct MachineEntry {
     network_cards: Vec<CardEntry>,
     #[serde(default)]
     serial_ports: Vec<SerialEntry>,
+    /// The answer to the question about existing files of serial ports. If it is absent, the host
+    /// asks at each power-on.
+    serial_file_answer: Option<FileAnswerEntry>,
+    /// At most four drives.
+    #[serde(default)]
+    cdroms: Vec<CdromEntry>,
+    #[serde(default)]
+    boot: BootEntry,
     tools: Option<ToolsEntry>,
     #[serde(default)]
     snapshots: Vec<SnapshotEntry>,
@@ -151,6 +168,13 @@ enum CardKind {
     Pcnet32,
 }
 
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FileAnswerEntry {
+    Append,
+    Replace,
+}
+
 /// A serial port. Exactly one of `pipe`, `uri`, `file` and `device` is set.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -158,10 +182,15 @@ struct SerialEntry {
     pipe: Option<String>,
     #[serde(default = "default_pipe_end")]
     endpoint: String,
+    /// The path of a link to the pseudoterminal that is the device of this pipe in the guest.
+    tty: Option<PathBuf>,
     uri: Option<String>,
     #[serde(default = "default_pipe_end")]
     direction: String,
     proxy: Option<String>,
+    /// Whether another program of this computer listens at `uri`, instead of the simulator.
+    #[serde(default)]
+    foreign: bool,
     file: Option<String>,
     device: Option<String>,
 }
@@ -218,6 +247,15 @@ impl ScenarioFile {
     /// Fails if a value is invalid. The error names the path of the key.
     pub fn check(self) -> Result<Scenario, ScenarioError> {
         let Self { host, datastores, networks, machines, faults } = self;
+        let (mut folders, mut files) = (Vec::new(), Vec::new());
+        for (at, entry) in datastores.iter().enumerate() {
+            folders.extend(entry.folders.iter().map(|path| format!("[{}] {path}", entry.name)));
+            for (number, file) in entry.files.iter().enumerate() {
+                let path = format!("datastores[{at}].files[{number}]");
+                let file = file.clone().on(&entry.name).check();
+                files.push(file.map_err(|message| invalid(path, message))?);
+            }
+        }
         let datastores: Vec<Datastore> =
             datastores.into_iter().map(DatastoreEntry::convert).collect();
         let mut known_networks: Vec<Network> = Vec::with_capacity(networks.len());
@@ -245,6 +283,8 @@ impl ScenarioFile {
             datastores,
             networks: known_networks,
             machines: checked,
+            folders,
+            files,
             faults: checked_faults,
         })
     }
@@ -262,6 +302,8 @@ impl DatastoreEntry {
             accessible,
             remote_host,
             remote_path,
+            folders: _,
+            files: _,
         } = self;
         Datastore {
             url: format!("/vmfs/volumes/{id}"),
@@ -270,6 +312,8 @@ impl DatastoreEntry {
             kind,
             capacity_bytes: capacity_gb << 30,
             free_bytes: free_gb << 30,
+            unreported_bytes: 0,
+            refreshed_at: None,
             uncommitted_bytes: uncommitted_gb << 30,
             accessible,
             remote: remote_host.zip(remote_path),
@@ -320,6 +364,9 @@ impl MachineEntry {
             instance_uuid,
             network_cards,
             serial_ports,
+            serial_file_answer,
+            cdroms,
+            boot,
             tools,
             snapshots,
             question,
@@ -354,6 +401,9 @@ impl MachineEntry {
             instance_uuid: instance_uuid
                 .unwrap_or_else(|| derived_uuid("instance", &id))
                 .to_string(),
+            serial_file_answer: serial_file_answer.map(FileAnswerEntry::convert),
+            cd_drives: cd_drives(cdroms)
+                .map_err(|message| invalid(format!("{path}.cdroms"), message))?,
             guest: tools.map_or_else(Guest::without_tools, ToolsEntry::convert),
             screen: GuestScreen::new(keyboard.convert()),
             screen_source: screen_source(&screen)
@@ -369,24 +419,39 @@ impl MachineEntry {
             machine.network_cards.push(entry.convert(&path, key, networks)?);
         }
         for (at, (entry, key)) in serial_ports.into_iter().zip(9000..).enumerate() {
-            let backing = entry.convert(&format!("{path}.serial_ports[{at}]"))?;
-            machine.serial_ports.push(SerialPort { key, backing });
+            let port = entry.convert(key, &format!("{path}.serial_ports[{at}]"))?;
+            machine.serial_ports.push(port);
         }
+        machine.boot =
+            boot.convert(&machine).map_err(|message| invalid(format!("{path}.boot"), message))?;
         for (at, entry) in snapshots.into_iter().enumerate() {
             entry.add_to(&mut machine, &format!("{path}.snapshots[{at}]"))?;
         }
         if let Some(entry) = question {
-            let ScenarioQuestion { question, pending, repeats } = entry.convert();
-            if repeats {
-                machine.question_at_each_power_on = Some(question.clone());
-            }
-            if pending {
-                machine.question = Some(question);
-            } else if !repeats {
-                machine.question_at_power_on = Some(question);
-            }
+            add_question(&mut machine, entry);
         }
         Ok(machine)
+    }
+}
+
+fn add_question(machine: &mut Machine, entry: QuestionEntry) {
+    let ScenarioQuestion { question, pending, repeats } = entry.convert();
+    if repeats {
+        machine.question_at_each_power_on = Some(question.clone());
+    }
+    if pending {
+        machine.question = Some(question);
+    } else if !repeats {
+        machine.question_at_power_on = Some(question);
+    }
+}
+
+impl FileAnswerEntry {
+    const fn convert(self) -> SerialFileAnswer {
+        match self {
+            Self::Append => SerialFileAnswer::Append,
+            Self::Replace => SerialFileAnswer::Replace,
+        }
     }
 }
 
@@ -431,17 +496,28 @@ impl CardEntry {
 }
 
 impl SerialEntry {
-    fn convert(self, path: &str) -> Result<SerialBacking, ScenarioError> {
-        let Self { pipe, endpoint, uri, direction, proxy, file, device } = self;
-        match (pipe, uri, file, device) {
-            (Some(name), None, None, None) => Ok(SerialBacking::Pipe { name, endpoint }),
-            (None, Some(service), None, None) => {
-                Ok(SerialBacking::Uri { service, direction, proxy })
+    fn convert(self, key: i32, path: &str) -> Result<SerialPort, ScenarioError> {
+        let Self { pipe, endpoint, tty, uri, direction, proxy, foreign, file, device } = self;
+        let can_be_foreign = uri.is_some() && proxy.is_none() && direction == "server";
+        let backing = match (pipe, uri, file, device) {
+            (Some(name), None, None, None) => SerialBacking::Pipe { name, endpoint },
+            (None, Some(service), None, None) => SerialBacking::Uri { service, direction, proxy },
+            (None, None, Some(path), None) => SerialBacking::File { path },
+            (None, None, None, Some(name)) => SerialBacking::Device { name },
+            _ => {
+                let message = "set one of pipe, uri, file and device".to_owned();
+                return Err(invalid(path.to_owned(), message));
             }
-            (None, None, Some(path), None) => Ok(SerialBacking::File { path }),
-            (None, None, None, Some(name)) => Ok(SerialBacking::Device { name }),
-            _ => Err(invalid(path.to_owned(), "set one of pipe, uri, file and device".to_owned())),
+        };
+        if tty.is_some() && !matches!(backing, SerialBacking::Pipe { .. }) {
+            let message = "only a pipe can have a tty".to_owned();
+            return Err(invalid(format!("{path}.tty"), message));
         }
+        if foreign && !can_be_foreign {
+            let message = "only a port that listens at a uri can be foreign".to_owned();
+            return Err(invalid(format!("{path}.foreign"), message));
+        }
+        Ok(SerialPort { tty, is_foreign: foreign, ..SerialPort::new(key, backing) })
     }
 }
 

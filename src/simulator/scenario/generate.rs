@@ -1,5 +1,6 @@
 //! Machines that are not read from a file: bare machines for tests, and the generated scenario.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,8 +10,8 @@ use uuid::Uuid;
 use super::DEFAULT_NETWORK;
 use crate::simulator::guest_screen::{GuestScreen, Layout};
 use crate::simulator::world::{
-    CardNetwork, Datastore, Guest, Machine, NetworkCard, PowerState, ScreenSource, SerialBacking,
-    SerialPort,
+    BootSettings, CardNetwork, Datastore, Guest, Machine, NetworkCard, PowerState, ScreenSource,
+    SerialBacking, SerialPort,
 };
 
 impl Machine {
@@ -40,6 +41,11 @@ pub(super) fn default_machine(id: &str, name: &str) -> Machine {
         cpu_count: 2,
         memory_mb: 4096,
         disk_bytes: 20 << 30,
+        added_disks: Vec::new(),
+        controllers: Vec::new(),
+        cd_drives: Vec::new(),
+        boot: BootSettings::default(),
+        extra_config: BTreeMap::new(),
         nested_virtualization: false,
         bios_uuid: derived_uuid("bios", id).to_string(),
         instance_uuid: derived_uuid("instance", id).to_string(),
@@ -47,6 +53,8 @@ pub(super) fn default_machine(id: &str, name: &str) -> Machine {
         datastore: String::new(),
         network_cards: Vec::new(),
         serial_ports: Vec::new(),
+        serial_file_answer: None,
+        chosen_serial_file_answer: None,
         guest: Guest::without_tools(),
         snapshots: Vec::new(),
         current_snapshot: None,
@@ -65,6 +73,9 @@ pub(super) fn default_machine(id: &str, name: &str) -> Machine {
         mks_connections: 0,
         console_epoch: 0,
         screenshots: Vec::new(),
+        pictures: Vec::new(),
+        reconfigured_at: None,
+        log: String::new(),
     }
 }
 
@@ -96,7 +107,7 @@ pub(super) fn machine(number: usize, datastore: &Datastore) -> Machine {
         machine.memory_mb = 16_384;
         let pipe =
             SerialBacking::Pipe { name: format!("/tmp/{name}"), endpoint: "server".to_owned() };
-        machine.serial_ports.push(SerialPort { key: 9000, backing: pipe });
+        machine.serial_ports.push(SerialPort::new(9000, pipe));
     }
     if number.is_multiple_of(10) {
         machine.power = PowerState::On;
@@ -116,6 +127,8 @@ pub(super) fn datastore(id: &str, name: &str) -> Datastore {
         kind: "VMFS".to_owned(),
         capacity_bytes: 4 << 40,
         free_bytes: 1 << 40,
+        unreported_bytes: 0,
+        refreshed_at: None,
         uncommitted_bytes: 0,
         accessible: true,
         url: format!("/vmfs/volumes/{id}"),

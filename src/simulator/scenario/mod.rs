@@ -1,5 +1,7 @@
 //! The initial state of the simulated host: read from a TOML file, or generated.
 
+mod directory;
+mod drives;
 mod file;
 mod generate;
 mod question;
@@ -14,7 +16,8 @@ use uuid::Uuid;
 use super::fault_config::ConfiguredFault;
 use super::pace::Pace;
 use super::world::{
-    CardNetwork, Datastore, HostInfo, Machine, Moment, Network, Operation, PowerState, World,
+    CardNetwork, Datastore, FileContent, HostInfo, Machine, Moment, Network, Operation, PowerState,
+    World,
 };
 use file::ScenarioFile;
 pub(super) use question::{QuestionEntry, ScenarioQuestion};
@@ -32,6 +35,10 @@ pub struct Scenario {
     /// names.
     pub networks: Vec<Network>,
     pub machines: Vec<Machine>,
+    /// The datastore paths of folders.
+    pub folders: Vec<String>,
+    /// Files by their datastore paths. The files of machines follow from the machines.
+    pub files: Vec<(String, FileContent)>,
     /// The faults that are planned or applied when the simulator starts.
     pub faults: Vec<ConfiguredFault>,
 }
@@ -115,6 +122,8 @@ impl Scenario {
             datastores,
             networks: Vec::new(),
             machines,
+            folders: Vec::new(),
+            files: Vec::new(),
             faults: Vec::new(),
         }
     }
@@ -136,6 +145,17 @@ impl Scenario {
         let mut world = World::new(host, pace, now);
         for datastore in &self.datastores {
             world.add_datastore(datastore.clone());
+        }
+        for folder in &self.folders {
+            world.put_folder(folder);
+        }
+        for (path, content) in &self.files {
+            world.put_file(path, content.clone());
+        }
+        // The free space of the scenario is that with these files.
+        let ids: Vec<String> = world.datastores().map(|datastore| datastore.id.clone()).collect();
+        for id in ids {
+            world.forget_unreported_space(&id);
         }
         world.add_network(Network::standard(DEFAULT_NETWORK));
         for network in &self.networks {
@@ -161,10 +181,14 @@ impl Scenario {
             // A question that the machine asks from the start makes a power-on wait. So the world
             // starts a power-on and runs it until it waits for the answer.
             let pending = machine.question.take();
-            let id = machine.id.clone();
+            let (id, is_on) = (machine.id.clone(), machine.power == PowerState::On);
             let later = machine.question_at_power_on.take();
             machine.question_at_power_on = pending.clone().or_else(|| later.clone());
             world.add_machine(machine);
+            if is_on {
+                world.connect_earlier_drives(&id);
+                world.write_earlier_output(&id);
+            }
             if pending.is_some() {
                 if let Ok(task) = world.start_task(&id, Operation::PowerOn, "root") {
                     world.finish_task(&task.id);
@@ -227,6 +251,9 @@ mod tests {
         wrong("nmae = 1", "nmae");
         wrong("power = \"of\"", "machines[0].power");
         wrong("serial_ports = [{}]", "machines[0].serial_ports[0]");
+        wrong("serial_ports = [{ uri = \"tcp://:0\", tty = \"/x\" }]", "serial_ports[0].tty");
+        wrong("serial_ports = [{ pipe = \"p\", foreign = true }]", "serial_ports[0].foreign");
+        wrong("serial_file_answer = \"ask\"", "machines[0].serial_file_answer");
         wrong(
             "network_cards = [{ mac = \"00:50:56:00:00:01\", network = \"a\", \
              port_group = \"b\" }]",

@@ -12,6 +12,7 @@ pub enum StageEntry {
     Firmware,
     Menu,
     Kernel,
+    Installer,
     #[default]
     Login,
     Desktop,
@@ -34,6 +35,7 @@ impl StageEntry {
             Self::Firmware => ScreenStage::Firmware,
             Self::Menu => ScreenStage::Menu,
             Self::Kernel => ScreenStage::Kernel,
+            Self::Installer => ScreenStage::Installer,
             Self::Login => ScreenStage::Login,
             Self::Desktop => ScreenStage::Desktop,
             Self::Terminal => ScreenStage::Terminal,

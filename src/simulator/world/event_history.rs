@@ -185,7 +185,12 @@ impl MachineEvent {
             | Operation::RemoveSnapshot { .. }
             | Operation::RemoveAllSnapshots
             | Operation::ConsolidateDisks
-            | Operation::CreateScreenshot => None,
+            | Operation::CreateScreenshot
+            | Operation::Reconfigure(_)
+            | Operation::SearchFiles(_)
+            | Operation::DeleteFile(_)
+            | Operation::MoveFile { .. }
+            | Operation::CopyFile { .. } => None,
         }
     }
 }

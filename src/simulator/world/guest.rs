@@ -94,6 +94,7 @@ impl World {
             GuestEvent::PowersOff => self.power_off_now(id),
             GuestEvent::Restarts => {
                 if self.machine(id).is_some_and(|machine| !machine.guest.is_shutting_down) {
+                    self.choose_medium(id);
                     self.guest_starts(id);
                     self.screen_restarts(id);
                 }

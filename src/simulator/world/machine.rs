@@ -1,11 +1,15 @@
 //! A machine of the simulated host as plain data. Its names are not escaped.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::super::guest_screen::{GuestScreen, ScreenStage};
 use super::super::vim_fault::Fault;
+use super::drives::{AddedDisk, BootSettings, CdDrive, Controller};
+use super::file_content::FileContent;
 
 /// The power state of a machine: a value of `VirtualMachinePowerState`, or any other text that a
 /// test sets.
@@ -46,7 +50,16 @@ pub struct Machine {
     pub annotation: String,
     pub cpu_count: i32,
     pub memory_mb: i32,
+    /// The size of the first disk. 0: the machine does not have it.
     pub disk_bytes: i64,
+    /// The disks that clients have added.
+    pub added_disks: Vec<AddedDisk>,
+    /// The controllers that clients have added.
+    pub controllers: Vec<Controller>,
+    pub cd_drives: Vec<CdDrive>,
+    pub boot: BootSettings,
+    /// The options that clients have set in the configuration (`extraConfig`).
+    pub extra_config: BTreeMap<String, String>,
     pub nested_virtualization: bool,
     pub bios_uuid: String,
     pub instance_uuid: String,
@@ -57,6 +70,11 @@ pub struct Machine {
     pub datastore: String,
     pub network_cards: Vec<NetworkCard>,
     pub serial_ports: Vec<SerialPort>,
+    /// The answer in the configuration to the question about files of serial ports. `None`: the
+    /// host asks.
+    pub serial_file_answer: Option<SerialFileAnswer>,
+    /// The answer that somebody has given for the power-on that runs.
+    pub chosen_serial_file_answer: Option<SerialFileAnswer>,
     pub guest: Guest,
     /// The snapshots of the machine. Each parent comes before its children.
     pub snapshots: Vec<Snapshot>,
@@ -88,6 +106,11 @@ pub struct Machine {
     pub console_epoch: u64,
     /// The files that `CreateScreenshot_Task` has written.
     pub screenshots: Vec<String>,
+    /// The contents of `screenshots`.
+    pub pictures: Vec<FileContent>,
+    pub reconfigured_at: Option<Timestamp>,
+    /// The lines of the log (`vmware.log`) since the last power-on from off.
+    pub log: String,
 }
 
 /// The guest of a machine, and what the host reports of it.
@@ -156,6 +179,13 @@ pub enum CardNetwork {
 pub struct SerialPort {
     pub key: i32,
     pub backing: SerialBacking,
+    /// If it is set, the device of the port in the guest is a pseudoterminal of this computer, and
+    /// a link at this path leads to it. So a program of this computer is as if in the machine.
+    pub tty: Option<PathBuf>,
+    /// Whether another program of this computer listens at the URI, instead of the simulator.
+    pub is_foreign: bool,
+    /// Whether the host cannot use the backing, for example because its URI is malformed.
+    pub is_dead: bool,
 }
 
 /// What a serial port is connected to.
@@ -165,6 +195,27 @@ pub enum SerialBacking {
     Uri { service: String, direction: String, proxy: Option<String> },
     File { path: String },
     Device { name: String },
+}
+
+/// What becomes of the content of a port's file at a power-on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SerialFileAnswer {
+    Append,
+    Replace,
+}
+
+impl SerialFileAnswer {
+    /// The option of a machine's configuration that has the answer.
+    pub const OPTION: &str = "answer.msg.serial.file.open";
+
+    /// The value of the option [`OPTION`](Self::OPTION).
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Append => "Append",
+            Self::Replace => "Replace",
+        }
+    }
 }
 
 /// What the console of a machine shows.
@@ -193,6 +244,10 @@ pub struct Snapshot {
     pub quiesced: bool,
     /// The screen of a snapshot with memory.
     pub screen: Option<Box<GuestScreen>>,
+    /// The drives of the machine, which a revert brings back.
+    pub cd_drives: Vec<CdDrive>,
+    /// How the machine booted, which a revert brings back.
+    pub boot: BootSettings,
 }
 
 /// A question of a machine (`VirtualMachineQuestionInfo`).
@@ -218,6 +273,14 @@ pub struct Choice {
     pub fails_with: Option<Fault>,
 }
 
+impl SerialPort {
+    /// A port with this backing.
+    #[must_use]
+    pub const fn new(key: i32, backing: SerialBacking) -> Self {
+        Self { key, backing, tty: None, is_foreign: false, is_dead: false }
+    }
+}
+
 impl Machine {
     /// The network interfaces that VMware Tools report now, with their addresses. Empty if they
     /// report no address.
@@ -239,6 +302,24 @@ impl Machine {
         // The first network card comes last, because real guests report interfaces in their own
         // order, not in that of the cards.
         interfaces.iter().cloned().chain(first).collect()
+    }
+
+    /// The options of the configuration (`extraConfig`) with their values.
+    #[must_use]
+    pub fn options(&self) -> Vec<(String, String)> {
+        let mut options = BTreeMap::from([
+            ("nvram".to_owned(), format!("{}.nvram", self.name)),
+            ("svga.present".to_owned(), "TRUE".to_owned()),
+            ("tools.guest.desktop.autolock".to_owned(), "FALSE".to_owned()),
+        ]);
+        options.extend(self.extra_config.clone());
+        if self.nested_virtualization {
+            options.insert("vhv.enable".to_owned(), "TRUE".to_owned());
+        }
+        if let Some(answer) = self.serial_file_answer {
+            options.insert(SerialFileAnswer::OPTION.to_owned(), answer.as_str().to_owned());
+        }
+        options.into_iter().collect()
     }
 
     /// Whether the host can read the configuration file of the machine.
@@ -281,6 +362,8 @@ impl Machine {
             state,
             quiesced: false,
             screen,
+            cd_drives: self.cd_drives.clone(),
+            boot: self.boot.clone(),
         });
         id
     }

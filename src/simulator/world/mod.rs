@@ -6,11 +6,19 @@
 //! A scheduled event is the next step of a task, the removal of an ended task, or something that a
 //! guest does. Readers ask [`World::changed_since`] which objects they have to read again.
 
+mod browse;
+mod drives;
 mod event_history;
+mod file_content;
+mod files;
 mod guest;
 mod machine;
+mod machine_drives;
+mod machine_files;
 mod power;
+mod reconfigure;
 mod screens;
+mod serial;
 mod snapshots;
 mod task;
 mod task_lifecycle;
@@ -20,17 +28,28 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+pub use browse::{FileSearch, FileType, SearchDetails};
+pub use drives::{
+    AddedDisk, BootDevice, BootSettings, CdBacking, CdDrive, Controller, DISK_CONTROLLER,
+    DRIVE_CONTROLLERS, FIRST_DISK,
+};
 pub use event_history::{EventDetail, EventHistory, EventMachine, HostEvent, MachineEvent};
+pub use file_content::{FileContent, FilePart};
+pub use files::{FileEntry, FilePath, FileProblem, StoredFile};
 pub use guest::GuestEvent;
 pub use machine::{
     CardNetwork, Choice, Guest, GuestInterface, Machine, NetworkCard, PowerState, Question,
-    ScreenSource, SerialBacking, SerialPort, Snapshot,
+    ScreenSource, SerialBacking, SerialFileAnswer, SerialPort, Snapshot,
+};
+pub use reconfigure::{
+    BootChange, ConfigChange, ConnectionChange, DeviceChange, DeviceOperation, DeviceSpec,
 };
 pub use task::{Operation, Task, TaskState};
 
 use super::pace::Pace;
 use super::value::Moref;
 use super::vim_fault::Fault;
+use files::FileStore;
 
 /// The maximum number of entries in the journal, which lists the latest changes of objects. A
 /// reader that needs an older change reads every object again.
@@ -67,12 +86,25 @@ pub struct Datastore {
     /// The type of the file system: `VMFS`, `NFS` or `OTHER`.
     pub kind: String,
     pub capacity_bytes: i64,
+    /// The free space as the host reports it: as it was at the last refresh.
     pub free_bytes: i64,
+    /// By how many bytes files have grown since then.
+    pub unreported_bytes: i64,
+    /// When the host last read the free space. A datastore that is added has been read then.
+    pub refreshed_at: Option<Timestamp>,
     pub uncommitted_bytes: i64,
     pub accessible: bool,
     pub url: String,
     /// The server and the path that the server exports, if the datastore is on NFS.
     pub remote: Option<(String, String)>,
+}
+
+impl Datastore {
+    /// How many bytes are really free.
+    #[must_use]
+    pub const fn really_free(&self) -> i64 {
+        self.free_bytes.saturating_sub(self.unreported_bytes)
+    }
 }
 
 /// A network of the host.
@@ -142,6 +174,7 @@ pub struct World {
     incarnations: BTreeMap<String, u64>,
     datastores: BTreeMap<String, Datastore>,
     networks: Vec<Network>,
+    files: FileStore,
     tasks: BTreeMap<String, Task>,
     /// The ids of the tasks that hostd knows, oldest first.
     task_order: VecDeque<String>,
@@ -191,6 +224,7 @@ impl World {
             incarnations: BTreeMap::new(),
             datastores: BTreeMap::new(),
             networks: Vec::new(),
+            files: FileStore::default(),
             tasks: BTreeMap::new(),
             task_order: VecDeque::new(),
             tasks_by_machine: BTreeMap::new(),
@@ -330,7 +364,8 @@ impl World {
         self.datastores.get_mut(id)
     }
 
-    pub fn add_datastore(&mut self, datastore: Datastore) {
+    pub fn add_datastore(&mut self, mut datastore: Datastore) {
+        datastore.refreshed_at.get_or_insert(self.now.wall);
         self.record_change(Moref::new("Datastore", datastore.id.clone()));
         self.datastores.insert(datastore.id.clone(), datastore);
         self.record_structure_change();

@@ -21,6 +21,7 @@ impl World {
         let Some(choice) = asked.choices.iter().find(|choice| choice.key == key).cloned() else {
             return Err(Fault::invalid_argument("answerChoice"));
         };
+        self.keep_serial_file_answer(id, &asked, &choice);
         self.close_question(id, Some(&choice));
         Ok(())
     }
@@ -87,18 +88,31 @@ impl World {
         }
         machine.power = PowerState::On;
         machine.suspended_at = None;
+        if !resumes {
+            machine.log.clear();
+        }
+        machine.log(at, if resumes { "Resuming" } else { "PowerOn" });
         self.record_machine_event(id, "", MachineEvent::PoweredOn);
+        if !resumes {
+            self.open_serial_files(id);
+            self.connect_drives(id);
+            self.choose_medium(id);
+        }
         self.guest_starts(id);
         self.screen_starts(id, resumes);
     }
 
     pub(super) fn power_off_now(&mut self, id: &str) {
+        let at = self.now.wall;
         let Some(machine) = self.machine_mut(id) else { return };
         machine.power = PowerState::Off;
         machine.booted_at = None;
         machine.suspended_at = None;
-        machine.question = None;
         machine.screen.power_off();
+        machine.log(at, "PowerOff");
+        self.disconnect_drives(id);
+        // A change that waits for an answer takes effect, because no guest uses the devices.
+        self.close_question(id, None);
         self.record_machine_event(id, "", MachineEvent::PoweredOff);
         self.guest_stops(id);
         self.end_consoles(id);
@@ -110,6 +124,7 @@ impl World {
         machine.power = PowerState::Suspended;
         machine.suspended_at = Some(at);
         machine.screen.freeze(now);
+        machine.log(at, "Suspending");
         self.record_machine_event(id, "", MachineEvent::Suspended);
         self.guest_stops(id);
         self.end_consoles(id);
@@ -122,7 +137,7 @@ impl World {
 
     /// Fails if the host refuses every change, because of its licence or because of the role of the
     /// account.
-    pub(super) fn check_may_change(&self) -> Result<(), Fault> {
+    pub(in crate::simulator) fn check_may_change(&self) -> Result<(), Fault> {
         if self.rules.read_only_account {
             return Err(Fault::new(
                 "NoPermission",

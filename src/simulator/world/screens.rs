@@ -6,7 +6,8 @@
 //! reset ──► a new start, and consoles stay open
 //! ```
 
-use super::{Machine, PowerState, World};
+use super::{FileContent, Machine, PowerState, World};
+use crate::simulator::console::encode_bitmap;
 use crate::simulator::guest_screen::GuestScreen;
 use crate::simulator::pace::Pace;
 
@@ -50,6 +51,7 @@ impl World {
         let Some(screen) = self.screen_mut(id) else { return };
         if resumes && screen.is_frozen() {
             screen.thaw(now);
+            self.skip_earlier_output(id);
         } else {
             screen.power_on(now, scale);
         }
@@ -72,15 +74,19 @@ impl World {
         }
         if machine.power == PowerState::On {
             machine.screen.thaw(now);
+            self.skip_earlier_output(id);
         }
     }
 
     /// `CreateScreenshot_Task`: writes a file next to the machine and returns its path.
     pub(super) fn write_screenshot(&mut self, id: &str) -> String {
+        let now = self.now;
         let Some(machine) = self.machine_mut(id) else { return String::new() };
-        let base = machine.path.trim_end_matches(".vmx");
-        let path = format!("{base}-{}.png", machine.screenshots.len() + 1);
+        let path = format!("{}-{}.png", machine.base_path(), machine.screenshots.len() + 1);
+        let picture = machine.screen.picture(now, &machine.name);
+        let png = picture.map(|picture| encode_bitmap(&picture.draw())).unwrap_or_default();
         machine.screenshots.push(path.clone());
+        machine.pictures.push(FileContent::of(&png));
         path
     }
 

@@ -76,12 +76,15 @@ impl World {
         let machine = self.require_machine(id)?;
         let found = machine.snapshot(snapshot).ok_or_else(missing)?;
         let (state, screen) = (found.state.clone(), found.screen.clone());
+        let (cd_drives, boot) = (found.cd_drives.clone(), found.boot.clone());
         let goes_on = machine.power == PowerState::On && state == PowerState::On;
         if !(goes_on && !suppress_power_on && self.rules.consoles_outlive_reverts) {
             self.end_consoles(id);
         }
         if let Some(machine) = self.machine_mut(id) {
             machine.current_snapshot = Some(snapshot.to_owned());
+            machine.cd_drives = cd_drives;
+            machine.boot = boot;
         }
         match state {
             PowerState::On if !suppress_power_on => self.power_on_now(id),

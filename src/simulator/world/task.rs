@@ -11,6 +11,9 @@ use jiff::Timestamp;
 
 use super::super::value::{Moref, Value};
 use super::super::vim_fault::Fault;
+use super::browse::FileSearch;
+use super::files::FilePath;
+use super::reconfigure::ConfigChange;
 
 /// The operation that a task performs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,12 +29,17 @@ pub enum Operation {
     RemoveAllSnapshots,
     ConsolidateDisks,
     CreateScreenshot,
+    Reconfigure(Box<ConfigChange>),
+    SearchFiles(Box<FileSearch>),
+    DeleteFile(FilePath),
+    MoveFile { from: FilePath, to: FilePath, force: bool },
+    CopyFile { from: FilePath, to: FilePath, force: bool },
 }
 
 impl Operation {
     /// The name of the vim25 method that starts the operation.
     #[must_use]
-    pub const fn method(&self) -> &'static str {
+    pub fn method(&self) -> &'static str {
         match self {
             Self::PowerOn => "PowerOnVM_Task",
             Self::PowerOff => "PowerOffVM_Task",
@@ -44,6 +52,14 @@ impl Operation {
             Self::RemoveAllSnapshots => "RemoveAllSnapshots_Task",
             Self::ConsolidateDisks => "ConsolidateVMDisks_Task",
             Self::CreateScreenshot => "CreateScreenshot_Task",
+            Self::Reconfigure(_) => "ReconfigVM_Task",
+            Self::SearchFiles(search) if search.with_sub_folders => {
+                "SearchDatastoreSubFolders_Task"
+            }
+            Self::SearchFiles(_) => "SearchDatastore_Task",
+            Self::DeleteFile(_) => "DeleteDatastoreFile_Task",
+            Self::MoveFile { .. } => "MoveDatastoreFile_Task",
+            Self::CopyFile { .. } => "CopyDatastoreFile_Task",
         }
     }
 
@@ -54,7 +70,9 @@ impl Operation {
         Duration::from_millis(match self {
             Self::PowerOn => 1_200,
             Self::PowerOff => 400,
-            Self::CreateScreenshot => 200,
+            Self::CreateScreenshot | Self::CopyFile { .. } => 200,
+            Self::Reconfigure(_) => 300,
+            Self::SearchFiles(_) | Self::DeleteFile(_) | Self::MoveFile { .. } => 40,
             Self::Reset => 600,
             Self::CreateSnapshot { .. } => 1_000,
             Self::Suspend
@@ -80,13 +98,36 @@ impl Operation {
             Self::RemoveAllSnapshots => "VirtualMachine.removeAllSnapshots",
             Self::ConsolidateDisks => "VirtualMachine.consolidateDisks",
             Self::CreateScreenshot => "VirtualMachine.createScreenshot",
+            Self::Reconfigure(_) => "VirtualMachine.reconfigure",
+            Self::SearchFiles(_) => "HostDatastoreBrowser.search",
+            Self::DeleteFile(_) => "FileManager.deleteFile",
+            Self::MoveFile { .. } => "FileManager.moveFile",
+            Self::CopyFile { .. } => "FileManager.copyFile",
         }
     }
 
     /// Whether a task of this operation can be cancelled.
     #[must_use]
     pub const fn cancelable(&self) -> bool {
-        matches!(self, Self::PowerOn | Self::CreateSnapshot { .. })
+        matches!(
+            self,
+            Self::PowerOn
+                | Self::CreateSnapshot { .. }
+                | Self::SearchFiles(_)
+                | Self::CopyFile { .. }
+        )
+    }
+
+    /// Whether the operation works on files, and on no machine.
+    #[must_use]
+    pub const fn is_of_files(&self) -> bool {
+        matches!(
+            self,
+            Self::SearchFiles(_)
+                | Self::DeleteFile(_)
+                | Self::MoveFile { .. }
+                | Self::CopyFile { .. }
+        )
     }
 }
 
@@ -116,23 +157,23 @@ impl TaskState {
     }
 }
 
-/// How far a power-on task has come with the question that its machine asks.
+/// How far a task has come with the question that its machine asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuestionProgress {
     NotAsked,
-    /// The machine asked its question. The power-on task waits for the answer.
+    /// The machine asked its question. The task waits for the answer.
     Pending,
     /// The question is closed: it was answered, or the task was cancelled.
     Closed,
 }
 
-/// A task of the host: an operation on a machine, with its state.
+/// A task of the host: an operation on a machine or on files, with its state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Task {
     /// The moid of the task, for example `haTask-16-vim.VirtualMachine.powerOn-123456`.
     pub id: String,
     pub operation: Operation,
-    /// The moid of the machine on which the task works.
+    /// The moid of the machine on which the task works. Empty if it works on files.
     pub machine: String,
     pub machine_name: String,
     pub state: TaskState,

@@ -55,11 +55,33 @@ impl World {
         if self.rules.refuse_in_call {
             Self::check_power(self.require_machine(id)?, &operation)?;
         }
+        Ok(self.add_task(id, name, operation, user))
+    }
+
+    /// Starts an operation on files for a user. Returns the reference to the new task.
+    ///
+    /// # Errors
+    /// The fault with which a host refuses the call: everybody may search, and only those who may
+    /// change the host do the rest.
+    pub fn start_file_task(&mut self, operation: Operation, user: &str) -> Result<Moref, Fault> {
+        if !matches!(operation, Operation::SearchFiles(_)) {
+            self.check_may_change()?;
+        }
+        Ok(self.add_task("", String::new(), operation, user))
+    }
+
+    fn add_task(
+        &mut self,
+        machine: &str,
+        machine_name: String,
+        operation: Operation,
+        user: &str,
+    ) -> Moref {
         self.next_task += 1;
         let task = Task {
-            id: format!("haTask-{id}-vim.{}-{}", operation.description_id(), self.next_task),
-            machine: id.to_owned(),
-            machine_name: name,
+            id: format!("haTask-{machine}-vim.{}-{}", operation.description_id(), self.next_task),
+            machine: machine.to_owned(),
+            machine_name,
             state: TaskState::Queued,
             cancelled: false,
             progress: None,
@@ -77,15 +99,24 @@ impl World {
         };
         let moref = task.moref();
         self.record_change(moref.clone());
-        self.record_change(Moref::new("VirtualMachine", id));
+        self.record_task_of(machine);
         self.task_order.push_back(task.id.clone());
-        self.tasks_by_machine.entry(id.to_owned()).or_default().push(task.id.clone());
-        let task_id = task.id.clone();
+        if !machine.is_empty() {
+            self.tasks_by_machine.entry(machine.to_owned()).or_default().push(task.id.clone());
+        }
         self.record_task_event(&task);
-        self.tasks.insert(task.id.clone(), task);
+        let task_id = task.id.clone();
+        self.tasks.insert(task_id.clone(), task);
         self.task_structure = self.revision;
         self.schedule_step(&task_id);
-        Ok(moref)
+        moref
+    }
+
+    /// The list of the recent tasks of a machine has changed. A task of files is in no such list.
+    fn record_task_of(&mut self, machine: &str) {
+        if !machine.is_empty() {
+            self.record_change(Moref::new("VirtualMachine", machine));
+        }
     }
 
     /// `CancelTask`: ends a task with the fault `RequestCanceled`.
@@ -147,7 +178,7 @@ impl World {
             return;
         }
         let (step, machine, operation) = (task.step, task.machine.clone(), task.operation.clone());
-        if step == 0 {
+        if step == 0 && !operation.is_of_files() {
             let checked = self.require_machine(&machine).and_then(|machine| {
                 Self::check_power(machine, &operation)?;
                 Self::check_snapshots(machine, &operation)
@@ -211,7 +242,7 @@ impl World {
                 task.known_to_hostd = false;
             }
             self.record_change(Moref::new("Task", id));
-            self.record_change(Moref::new("VirtualMachine", machine));
+            self.record_task_of(&machine);
         }
         self.task_structure = self.revision;
     }
@@ -286,7 +317,7 @@ impl World {
             }
         }
         let machine = task.machine.clone();
-        self.record_change(Moref::new("VirtualMachine", machine));
+        self.record_task_of(&machine);
         self.schedule_exactly(TASK_RETENTION, ScheduledEvent::ForgetTask(id.to_owned()));
     }
 
@@ -298,25 +329,36 @@ impl World {
         self.tasks.get(last).filter(|task| !task.state.is_end())
     }
 
-    /// Makes a power-on task wait if it has reached 50 percent and its machine has a question to
-    /// ask. Returns whether the task waits.
+    /// Makes a task wait if it has reached 50 percent and its machine has a question to ask: at a
+    /// power-on, or because a change takes away what the guest uses. Returns whether the task
+    /// waits.
     fn hold_for_question(&mut self, id: &str, machine: &str, step: usize) -> bool {
         let Some(task) = self.tasks.get(id) else { return false };
-        if task.operation != Operation::PowerOn
-            || task.question_progress != QuestionProgress::NotAsked
-            || PROGRESS_STEPS[step] != Some(50)
+        if task.question_progress != QuestionProgress::NotAsked || PROGRESS_STEPS[step] != Some(50)
         {
             return false;
         }
-        let question = self.machine(machine).and_then(|machine| {
-            let next = machine.question_at_power_on.clone();
-            next.or_else(|| machine.question_at_each_power_on.clone())
-        });
+        let number = task.number;
+        let question = match &task.operation {
+            Operation::PowerOn => self
+                .machine(machine)
+                .and_then(|machine| {
+                    let next = machine.question_at_power_on.clone();
+                    next.or_else(|| machine.question_at_each_power_on.clone())
+                })
+                .or_else(|| self.serial_file_question(machine, number)),
+            Operation::Reconfigure(change) => self
+                .machine(machine)
+                .and_then(|machine| change.takes_locked_medium(machine))
+                .and_then(|drive| self.lock_question(machine, drive, number)),
+            _ => None,
+        };
+        let is_power_on = task.operation == Operation::PowerOn;
         let Some(question) = question else { return false };
         if let Some(task) = self.task_mut(id) {
             task.question_progress = QuestionProgress::Pending;
         }
-        if let Some(machine) = self.machine_mut(machine) {
+        if let Some(machine) = self.machine_mut(machine).filter(|_| is_power_on) {
             machine.question_at_power_on = None;
         }
         self.ask(machine, question);
@@ -372,13 +414,16 @@ impl World {
         if let Some(fault) = self.rules.failing_tasks.get(operation.method()) {
             return Err(fault.clone());
         }
-        Self::check_power(self.require_machine(machine)?, operation)?;
-        Self::check_snapshots(self.require_machine(machine)?, operation)?;
+        if !operation.is_of_files() {
+            Self::check_power(self.require_machine(machine)?, operation)?;
+            Self::check_snapshots(self.require_machine(machine)?, operation)?;
+        }
         match operation {
             Operation::PowerOn => self.power_on_now(machine),
             Operation::PowerOff => self.power_off_now(machine),
             // A reset leaves the power state on, and only the guest starts again.
             Operation::Reset => {
+                self.choose_medium(machine);
                 self.guest_starts(machine);
                 self.screen_restarts(machine);
             }
@@ -418,8 +463,36 @@ impl World {
                     machine.consolidation_needed = false;
                 }
             }
+            Operation::Reconfigure(change) => self.reconfigure_now(machine, change)?,
+            Operation::SearchFiles(_)
+            | Operation::DeleteFile(_)
+            | Operation::MoveFile { .. }
+            | Operation::CopyFile { .. } => return self.finish_file_task(operation),
         }
         Ok(None)
+    }
+
+    /// Performs the operation of a task that works on files.
+    fn finish_file_task(&mut self, operation: &Operation) -> Result<Option<Value>, Fault> {
+        match operation {
+            Operation::SearchFiles(search) => self.search_files(search).map(Some),
+            Operation::DeleteFile(path) => {
+                self.delete_file(path).map_err(|problem| problem.fault(path))?;
+                Ok(None)
+            }
+            Operation::MoveFile { from, to, force } => {
+                let moved = self.move_file(from, to, *force);
+                moved.map_err(|problem| problem.fault(problem.concerned(from, to)))?;
+                Ok(None)
+            }
+            Operation::CopyFile { from, to, force } => {
+                let copied = self.copy_file(from, to, *force);
+                copied.map_err(|problem| problem.fault(problem.concerned(from, to)))?;
+                Ok(None)
+            }
+            // Every other operation is one on a machine.
+            _ => Ok(None),
+        }
     }
 }
 

@@ -4,10 +4,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::identity::IdentityDocument;
+use super::media::{BootDocument, DriveDocument};
 use super::{DocumentError, power};
 use crate::domain::call::{CallKind, Evidence, HostCall, RecentTask, SnapshotEvidence};
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::job::Intent;
+use crate::domain::media::BootMedia;
 
 #[derive(Serialize, Deserialize)]
 pub struct IntentDocument {
@@ -32,6 +34,8 @@ pub enum CallDocument {
     RemoveAllSnapshots,
     ConsolidateDisks,
     RenameSnapshot { snapshot: String, name: Option<String>, description: Option<String> },
+    SetMedia { drive: DriveDocument },
+    SetBoot { boot: BootDocument },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -50,6 +54,8 @@ pub enum CallKindDocument {
     RemoveAllSnapshots,
     ConsolidateDisks,
     RenameSnapshot,
+    SetMedia,
+    SetBoot,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -94,7 +100,7 @@ impl TryFrom<IntentDocument> for Intent {
     fn try_from(
         IntentDocument { call, before, asked }: IntentDocument,
     ) -> Result<Self, DocumentError> {
-        Ok(Self { call: call.into(), before: before.try_into()?, asked })
+        Ok(Self { call: call.try_into()?, before: before.try_into()?, asked })
     }
 }
 
@@ -132,13 +138,17 @@ impl From<&HostCall> for CallDocument {
                 name: name.clone(),
                 description: description.clone(),
             },
+            HostCall::SetMedia { drive } => Self::SetMedia { drive: drive.into() },
+            HostCall::SetBoot { boot } => Self::SetBoot { boot: boot.into() },
         }
     }
 }
 
-impl From<CallDocument> for HostCall {
-    fn from(call: CallDocument) -> Self {
-        match call {
+impl TryFrom<CallDocument> for HostCall {
+    type Error = DocumentError;
+
+    fn try_from(call: CallDocument) -> Result<Self, DocumentError> {
+        Ok(match call {
             CallDocument::PowerOn => Self::PowerOn,
             CallDocument::PowerOff => Self::PowerOff,
             CallDocument::Reset => Self::Reset,
@@ -167,7 +177,9 @@ impl From<CallDocument> for HostCall {
                 name,
                 description,
             },
-        }
+            CallDocument::SetMedia { drive } => Self::SetMedia { drive: drive.into() },
+            CallDocument::SetBoot { boot } => Self::SetBoot { boot: boot.try_into()? },
+        })
     }
 }
 
@@ -187,6 +199,8 @@ impl From<CallKind> for CallKindDocument {
             CallKind::RemoveAllSnapshots => Self::RemoveAllSnapshots,
             CallKind::ConsolidateDisks => Self::ConsolidateDisks,
             CallKind::RenameSnapshot => Self::RenameSnapshot,
+            CallKind::SetMedia => Self::SetMedia,
+            CallKind::SetBoot => Self::SetBoot,
         }
     }
 }
@@ -207,6 +221,8 @@ impl From<CallKindDocument> for CallKind {
             CallKindDocument::RemoveAllSnapshots => Self::RemoveAllSnapshots,
             CallKindDocument::ConsolidateDisks => Self::ConsolidateDisks,
             CallKindDocument::RenameSnapshot => Self::RenameSnapshot,
+            CallKindDocument::SetMedia => Self::SetMedia,
+            CallKindDocument::SetBoot => Self::SetBoot,
         }
     }
 }
@@ -223,6 +239,8 @@ impl From<&Evidence> for EvidenceDocument {
             consolidation_needed,
             host_boot_time,
             recent_tasks,
+            // Not stored, because the state before the call proves nothing about it.
+            media: _,
         } = evidence;
         // Names and descriptions of snapshots are not stored, because they prove nothing about a
         // lost call and can be long (see `Evidence::without_texts`).
@@ -294,6 +312,7 @@ impl TryFrom<EvidenceDocument> for Evidence {
                     running,
                 })
                 .collect(),
+            media: BootMedia::default(),
         })
     }
 }

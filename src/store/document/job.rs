@@ -6,11 +6,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::failure::FailureDocument;
+use super::file::{FileIntentDocument, FileResultDocument, UploadDocument};
 use super::identity::IdentityDocument;
 use super::intent::IntentDocument;
+use super::media::{BootRequestDocument, MediaRecordDocument};
 use super::origin::{ActorDocument, OriginDocument};
 use super::{DocumentError, job_id, lease_id, power, time, word};
 use crate::domain::access::Authority;
+use crate::domain::file_job::FileTarget;
+use crate::domain::file_path::FilePath;
 use crate::domain::ids::{DatastoreId, QuestionId, SnapshotId, TaskId};
 use crate::domain::job::{
     Job, JobRequest, JobResult, JobState, JobStep, JobStepState, JobTarget, StepName,
@@ -18,6 +22,7 @@ use crate::domain::job::{
 use crate::domain::lease::Readiness;
 use crate::domain::power::PowerState;
 use crate::domain::screen_text::ScreenText;
+use crate::domain::serial::SerialText;
 
 #[derive(Serialize, Deserialize)]
 pub struct JobDocument {
@@ -53,6 +58,9 @@ pub struct JobDocument {
     error: Option<FailureDocument>,
     host_task: Option<String>,
     intent: Option<IntentDocument>,
+    /// Absent in jobs on machines, and in jobs that an earlier version of otter stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    file_intent: Option<FileIntentDocument>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -60,6 +68,7 @@ pub struct JobDocument {
 pub enum TargetDocument {
     Machine(IdentityDocument),
     Datastore { id: String },
+    File { datastore: String, datastore_name: String, path: String },
     Host,
 }
 
@@ -103,8 +112,20 @@ pub enum RequestDocument {
         name: Option<String>,
         description: Option<String>,
     },
+    SetMedia {
+        iso: Option<String>,
+    },
+    SetBoot(BootRequestDocument),
+    UploadFile(UploadDocument),
+    DeleteFile,
+    CreateFolder,
     Prepare {
         snapshot: Option<(String, String)>,
+        /// Absent, like `boot`, in jobs that an earlier version of otter stored.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        iso: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        boot: Option<BootRequestDocument>,
         power: Option<PowerDocument>,
         until: Option<ReadinessDocument>,
         /// `None` if every address counts. Also `None` in jobs that an earlier version of otter
@@ -116,6 +137,9 @@ pub enum RequestDocument {
     Release {
         keep_power: bool,
         snapshot: Option<(String, String)>,
+        /// Absent in jobs that an earlier version of otter stored.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        media: Option<MediaRecordDocument>,
     },
 }
 
@@ -144,6 +168,8 @@ pub enum ReadinessDocument {
     Tools,
     /// The text on the screen.
     Screen(String),
+    /// The condition, with the name of the port.
+    Serial(String),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -165,6 +191,9 @@ pub struct ResultDocument {
     snapshot: Option<String>,
     power_state: Option<String>,
     ip_address: Option<String>,
+    /// Absent in jobs on machines, and in jobs that an earlier version of otter stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    file: Option<FileResultDocument>,
 }
 
 impl From<&Job> for JobDocument {
@@ -194,6 +223,7 @@ impl From<&Job> for JobDocument {
             error,
             host_task,
             intent,
+            file_intent,
         } = job;
         Self {
             id: id.to_string(),
@@ -220,6 +250,7 @@ impl From<&Job> for JobDocument {
             error: error.as_ref().map(Into::into),
             host_task: host_task.as_ref().map(ToString::to_string),
             intent: intent.as_ref().map(Into::into),
+            file_intent: file_intent.as_ref().map(Into::into),
         }
     }
 }
@@ -253,6 +284,7 @@ impl TryFrom<JobDocument> for Job {
             error,
             host_task,
             intent,
+            file_intent,
         } = document;
         let (request, lease) = (JobRequest::try_from(request)?, lease.map(lease_id).transpose()?);
         let authority =
@@ -260,7 +292,7 @@ impl TryFrom<JobDocument> for Job {
         Ok(Self {
             id: job_id(id)?,
             state: word("state of a job", state, JobState::parse)?,
-            target: target.into(),
+            target: target.try_into()?,
             target_name,
             request,
             phase,
@@ -282,6 +314,7 @@ impl TryFrom<JobDocument> for Job {
             error: error.map(TryInto::try_into).transpose()?,
             host_task: host_task.map(TaskId::from_backend),
             intent: intent.map(TryInto::try_into).transpose()?,
+            file_intent: file_intent.map(TryInto::try_into).transpose()?,
         })
     }
 }
@@ -308,18 +341,30 @@ impl From<&JobTarget> for TargetDocument {
         match target {
             JobTarget::Machine(machine) => Self::Machine(machine.into()),
             JobTarget::Datastore(id) => Self::Datastore { id: id.to_string() },
+            JobTarget::File(FileTarget { datastore, datastore_name, path }) => Self::File {
+                datastore: datastore.to_string(),
+                datastore_name: datastore_name.clone(),
+                path: path.to_string(),
+            },
             JobTarget::Host => Self::Host,
         }
     }
 }
 
-impl From<TargetDocument> for JobTarget {
-    fn from(target: TargetDocument) -> Self {
-        match target {
+impl TryFrom<TargetDocument> for JobTarget {
+    type Error = DocumentError;
+
+    fn try_from(target: TargetDocument) -> Result<Self, DocumentError> {
+        Ok(match target {
             TargetDocument::Machine(machine) => Self::Machine(machine.into()),
             TargetDocument::Datastore { id } => Self::Datastore(DatastoreId::from_backend(id)),
+            TargetDocument::File { datastore, datastore_name, path } => Self::File(FileTarget {
+                datastore: DatastoreId::from_backend(datastore),
+                datastore_name,
+                path: word("path of a file", path, |path| FilePath::parse(path).ok())?,
+            }),
             TargetDocument::Host => Self::Host,
-        }
+        })
     }
 }
 
@@ -366,16 +411,26 @@ impl From<&JobRequest> for RequestDocument {
                     description: description.clone(),
                 }
             }
-            JobRequest::Prepare { snapshot, power, until, cidr, settle } => Self::Prepare {
-                snapshot: snapshot.as_ref().map(|(id, path)| (id.to_string(), path.clone())),
-                power: power.map(PowerDocument::from),
-                until: until.as_ref().map(ReadinessDocument::from),
-                cidr: cidr.map(|cidr| cidr.to_string()),
-                settle_ms: settle.as_ref().map(milliseconds),
-            },
-            JobRequest::Release { keep_power, snapshot } => Self::Release {
+            JobRequest::SetMedia { iso } => Self::SetMedia { iso: iso.clone() },
+            JobRequest::SetBoot(boot) => Self::SetBoot(boot.into()),
+            JobRequest::UploadFile(upload) => Self::UploadFile(upload.into()),
+            JobRequest::DeleteFile => Self::DeleteFile,
+            JobRequest::CreateFolder => Self::CreateFolder,
+            JobRequest::Prepare { snapshot, iso, boot, power, until, cidr, settle } => {
+                Self::Prepare {
+                    snapshot: snapshot.as_ref().map(|(id, path)| (id.to_string(), path.clone())),
+                    iso: iso.clone(),
+                    boot: boot.as_ref().map(Into::into),
+                    power: power.map(PowerDocument::from),
+                    until: until.as_ref().map(ReadinessDocument::from),
+                    cidr: cidr.map(|cidr| cidr.to_string()),
+                    settle_ms: settle.as_ref().map(milliseconds),
+                }
+            }
+            JobRequest::Release { keep_power, snapshot, media } => Self::Release {
                 keep_power: *keep_power,
                 snapshot: snapshot.as_ref().map(|(id, path)| (id.to_string(), path.clone())),
+                media: media.as_ref().map(Into::into),
             },
         }
     }
@@ -408,6 +463,7 @@ impl From<&Readiness> for ReadinessDocument {
             Readiness::Address => Self::Address,
             Readiness::Tools => Self::Tools,
             Readiness::Screen(text) => Self::Screen(text.as_str().to_owned()),
+            Readiness::Serial(text) => Self::Serial(text.to_string()),
         }
     }
 }
@@ -422,6 +478,10 @@ impl TryFrom<ReadinessDocument> for Readiness {
             ReadinessDocument::Tools => Self::Tools,
             ReadinessDocument::Screen(text) => {
                 Self::Screen(word("text on a screen", text, |text| ScreenText::new(text).ok())?)
+            }
+            ReadinessDocument::Serial(condition) => {
+                let parse = |condition: &str| SerialText::from_condition(condition)?.ok();
+                Self::Serial(word("text of a serial port", condition, parse)?)
             }
         })
     }
@@ -503,18 +563,27 @@ impl TryFrom<RequestDocument> for JobRequest {
                     description,
                 }
             }
-            RequestDocument::Prepare { snapshot, power, until, cidr, settle_ms } => Self::Prepare {
-                snapshot: snapshot.map(|(id, path)| (SnapshotId::from_backend(id), path)),
-                power: power.map(PowerState::from),
-                until: until.map(Readiness::try_from).transpose()?,
-                cidr: cidr
-                    .map(|cidr| word("network", cidr, |cidr| cidr.parse().ok()))
-                    .transpose()?,
-                settle: settle_ms.map(Duration::from_millis),
-            },
-            RequestDocument::Release { keep_power, snapshot } => Self::Release {
+            RequestDocument::SetMedia { iso } => Self::SetMedia { iso },
+            RequestDocument::SetBoot(boot) => Self::SetBoot(boot.try_into()?),
+            RequestDocument::UploadFile(upload) => Self::UploadFile(upload.try_into()?),
+            RequestDocument::DeleteFile => Self::DeleteFile,
+            RequestDocument::CreateFolder => Self::CreateFolder,
+            RequestDocument::Prepare { snapshot, iso, boot, power, until, cidr, settle_ms } => {
+                let cidr = cidr.map(|cidr| word("network", cidr, |cidr| cidr.parse().ok()));
+                Self::Prepare {
+                    snapshot: snapshot.map(|(id, path)| (SnapshotId::from_backend(id), path)),
+                    iso,
+                    boot: boot.map(TryInto::try_into).transpose()?,
+                    power: power.map(PowerState::from),
+                    until: until.map(Readiness::try_from).transpose()?,
+                    cidr: cidr.transpose()?,
+                    settle: settle_ms.map(Duration::from_millis),
+                }
+            }
+            RequestDocument::Release { keep_power, snapshot, media } => Self::Release {
                 keep_power,
                 snapshot: snapshot.map(|(id, path)| (SnapshotId::from_backend(id), path)),
+                media: media.map(TryInto::try_into).transpose()?,
             },
         })
     }
@@ -552,12 +621,13 @@ impl TryFrom<StepDocument> for JobStep {
 
 impl From<&JobResult> for ResultDocument {
     fn from(result: &JobResult) -> Self {
-        let JobResult { changed, snapshot, power_state, ip_address } = result;
+        let JobResult { changed, snapshot, power_state, ip_address, file } = result;
         Self {
             changed: *changed,
             snapshot: snapshot.as_ref().map(ToString::to_string),
             power_state: power_state.map(|state| state.as_str().to_owned()),
             ip_address: ip_address.clone(),
+            file: file.as_ref().map(Into::into),
         }
     }
 }
@@ -566,12 +636,13 @@ impl TryFrom<ResultDocument> for JobResult {
     type Error = DocumentError;
 
     fn try_from(result: ResultDocument) -> Result<Self, DocumentError> {
-        let ResultDocument { changed, snapshot, power_state, ip_address } = result;
+        let ResultDocument { changed, snapshot, power_state, ip_address, file } = result;
         Ok(Self {
             changed,
             snapshot: snapshot.map(SnapshotId::from_backend),
             power_state: power_state.map(power).transpose()?,
             ip_address,
+            file: file.map(TryInto::try_into).transpose()?,
         })
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::FailureDocument;
 use super::identity::IdentityDocument;
+use super::media::{BootRequestDocument, MediaRecordDocument};
 use super::origin::OriginDocument;
 use super::{DocumentError, job_id, lease_id, power, time, token_id, word};
 use crate::domain::lease::{
@@ -14,6 +15,7 @@ use crate::domain::lease::{
     Release, Select, Setback, TimeLeft,
 };
 use crate::domain::machine_reference::MachineReference;
+use crate::domain::recording::{PortChoice, Record};
 use crate::domain::scope::Scope;
 
 /// Encodes a lease.
@@ -75,6 +77,10 @@ struct LeaseDocument {
     queue_for_ms: Option<u64>,
     prepare: Option<PrepareDocument>,
     release: ReleaseDocument,
+    /// `None` if nothing is recorded. Also `None` in leases that an earlier version of otter
+    /// stored.
+    #[serde(default)]
+    record: Option<RecordDocument>,
     /// `None` if the machine is not kept after a failure. Also `None` in leases that an earlier
     /// version of otter stored.
     #[serde(default)]
@@ -87,6 +93,9 @@ struct LeaseDocument {
     kept_at: Option<String>,
     fence: Option<u64>,
     grants: u32,
+    /// Absent in leases that an earlier version of otter stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    media: Option<MediaRecordDocument>,
     job: Option<String>,
     queue_left_ms: u64,
     lease_left_ms: u64,
@@ -118,6 +127,9 @@ struct RecoveryDocument {
     #[serde(default)]
     machine: Option<IdentityDocument>,
     snapshot: Option<String>,
+    /// Absent in recoveries that an earlier version of otter stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    media: Option<MediaRecordDocument>,
     attempts: u32,
     pause_ms: u64,
     retry_at: String,
@@ -150,6 +162,11 @@ struct ScopeDocument {
 #[derive(Serialize, Deserialize)]
 struct PrepareDocument {
     snapshot: Option<String>,
+    /// Absent, like `boot`, in leases that an earlier version of otter stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    iso: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    boot: Option<BootRequestDocument>,
     power: Option<String>,
     until: Option<String>,
     /// `None` if every address counts. Also `None` in leases that an earlier version of otter
@@ -163,6 +180,12 @@ struct PrepareDocument {
 struct ReleaseDocument {
     keep_power: bool,
     snapshot: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RecordDocument {
+    screen: bool,
+    serial: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -208,12 +231,14 @@ impl From<&Lease> for LeaseDocument {
             queue_for,
             prepare,
             release,
+            record,
             keep_on_failure,
             created_at,
             active_at,
             kept_at,
             fence,
             grants,
+            media,
             job,
             time_left: TimeLeft { queue, lease: left, total },
             measured_at,
@@ -243,12 +268,14 @@ impl From<&Lease> for LeaseDocument {
             queue_for_ms: queue_for.map(milliseconds),
             prepare: prepare.as_ref().map(PrepareDocument::from),
             release: release.into(),
+            record: record.as_ref().map(RecordDocument::from),
             keep_on_failure_ms: keep_on_failure.map(milliseconds),
             created_at: created_at.to_string(),
             active_at: active_at.map(|at| at.to_string()),
             kept_at: kept_at.map(|at| at.to_string()),
             fence: *fence,
             grants: *grants,
+            media: media.as_ref().map(Into::into),
             job: job.map(|job| job.to_string()),
             queue_left_ms: milliseconds(*queue),
             lease_left_ms: milliseconds(*left),
@@ -287,12 +314,14 @@ impl TryFrom<LeaseDocument> for Lease {
             queue_for_ms,
             prepare,
             release,
+            record,
             keep_on_failure_ms,
             created_at,
             active_at,
             kept_at,
             fence,
             grants,
+            media,
             job,
             queue_left_ms,
             lease_left_ms,
@@ -324,12 +353,14 @@ impl TryFrom<LeaseDocument> for Lease {
             queue_for: queue_for_ms.map(Duration::from_millis),
             prepare: prepare.map(TryInto::try_into).transpose()?,
             release: release.into(),
+            record: record.map(TryInto::try_into).transpose()?,
             keep_on_failure: keep_on_failure_ms.map(Duration::from_millis),
             created_at: time(created_at)?,
             active_at: active_at.map(time).transpose()?,
             kept_at: kept_at.map(time).transpose()?,
             fence,
             grants,
+            media: media.map(TryInto::try_into).transpose()?,
             job: job.map(job_id).transpose()?,
             time_left: TimeLeft {
                 queue: Duration::from_millis(queue_left_ms),
@@ -371,11 +402,12 @@ impl TryFrom<SetbackDocument> for Setback {
 
 impl From<&Recovery> for RecoveryDocument {
     fn from(recovery: &Recovery) -> Self {
-        let Recovery { lease, machine, snapshot, attempts, pause, retry_at } = recovery;
+        let Recovery { lease, machine, snapshot, media, attempts, pause, retry_at } = recovery;
         Self {
             lease: lease.to_string(),
             machine: machine.as_ref().map(Into::into),
             snapshot: snapshot.clone(),
+            media: media.as_ref().map(Into::into),
             attempts: *attempts,
             pause_ms: milliseconds(*pause),
             retry_at: retry_at.to_string(),
@@ -387,11 +419,13 @@ impl TryFrom<RecoveryDocument> for Recovery {
     type Error = DocumentError;
 
     fn try_from(document: RecoveryDocument) -> Result<Self, DocumentError> {
-        let RecoveryDocument { lease, machine, snapshot, attempts, pause_ms, retry_at } = document;
+        let RecoveryDocument { lease, machine, snapshot, media, attempts, pause_ms, retry_at } =
+            document;
         Ok(Self {
             lease: lease_id(lease)?,
             machine: machine.map(Into::into),
             snapshot,
+            media: media.map(TryInto::try_into).transpose()?,
             attempts,
             pause: Duration::from_millis(pause_ms),
             retry_at: time(retry_at)?,
@@ -478,9 +512,11 @@ impl From<ScopeDocument> for Scope {
 
 impl From<&Prepare> for PrepareDocument {
     fn from(prepare: &Prepare) -> Self {
-        let Prepare { snapshot, power, until, cidr, settle } = prepare;
+        let Prepare { snapshot, iso, boot, power, until, cidr, settle } = prepare;
         Self {
             snapshot: snapshot.clone(),
+            iso: iso.clone(),
+            boot: boot.as_ref().map(Into::into),
             power: power.map(|power| power.as_str().to_owned()),
             until: until.as_ref().map(ToString::to_string),
             cidr: cidr.map(|cidr| cidr.to_string()),
@@ -493,9 +529,12 @@ impl TryFrom<PrepareDocument> for Prepare {
     type Error = DocumentError;
 
     fn try_from(document: PrepareDocument) -> Result<Self, DocumentError> {
-        let PrepareDocument { snapshot, power: state, until, cidr, settle_ms } = document;
+        let PrepareDocument { snapshot, iso, boot, power: state, until, cidr, settle_ms } =
+            document;
         Ok(Self {
             snapshot,
+            iso,
+            boot: boot.map(TryInto::try_into).transpose()?,
             power: state.map(power).transpose()?,
             until: until
                 .map(|until| word("readiness", until, |until| Readiness::parse(until).ok()))
@@ -517,6 +556,25 @@ impl From<ReleaseDocument> for Release {
     fn from(document: ReleaseDocument) -> Self {
         let ReleaseDocument { keep_power, snapshot } = document;
         Self { keep_power, snapshot }
+    }
+}
+
+impl From<&Record> for RecordDocument {
+    fn from(record: &Record) -> Self {
+        let Record { screen, serial } = record;
+        let serial = serial.iter().map(ToString::to_string).collect();
+        Self { screen: *screen, serial }
+    }
+}
+
+impl TryFrom<RecordDocument> for Record {
+    type Error = DocumentError;
+
+    fn try_from(document: RecordDocument) -> Result<Self, DocumentError> {
+        let RecordDocument { screen, serial } = document;
+        let choice =
+            |port| word("choice of serial ports", port, |port| PortChoice::parse(port).ok());
+        Ok(Self { screen, serial: serial.into_iter().map(choice).collect::<Result<_, _>>()? })
     }
 }
 

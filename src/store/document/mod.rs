@@ -8,10 +8,12 @@
 //! ignored.
 
 mod failure;
+mod file;
 mod identity;
 mod intent;
 mod job;
 mod lease;
+mod media;
 mod origin;
 
 use jiff::Timestamp;

@@ -230,6 +230,7 @@ async fn an_invalid_selection_is_rejected_with_the_field() {
         (with("select", json!({"pools": []})), "/select/pools", "empty"),
         (with("select", json!({"pools": ["qubes", ""]})), "/select/pools/1", "empty"),
         (with("select", json!({"pools": "qubes"})), "/select/pools", "wrong-type"),
+        (with("select", json!([STAGING])), "/select", "wrong-type"),
         (with("select", json!({"pools": vec!["a"; 101]})), "/select/pools", "out-of-range"),
         (
             with("select", json!({"pool": "qubes", "pools": ["ready"]})),

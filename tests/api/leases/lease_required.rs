@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use otter::simulator::world::{Choice, Question};
+use otter::simulator::FilesChange;
+use otter::simulator::world::{Choice, FileContent, Question};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -16,6 +17,9 @@ fn changes() -> Vec<(Method, String, Option<Value>)> {
     let on = |rest: &str| machine_path(STAGING, rest);
     let of = |name: &str, rest: &str| on(&format!("/snapshots/{name}{rest}"));
     vec![
+        (Method::PUT, on("/boot?wait=20s"), Some(json!({"order": ["cdrom", "disk"]}))),
+        (Method::PUT, on("/cdrom?wait=20s"), Some(json!({"iso": "[isos] iso/a.iso"}))),
+        (Method::DELETE, on("/cdrom?wait=20s"), None),
         (Method::POST, on("/snapshots?wait=20s"), Some(json!({"name": "new"}))),
         (Method::PATCH, of("new", ""), Some(json!({"name": "newer"}))),
         (Method::POST, of("newer", "/revert?wait=20s"), Some(json!({}))),
@@ -75,6 +79,8 @@ fn question(lab: &Lab) {
 #[tokio::test]
 async fn every_change_of_a_leased_machine_needs_its_lease() {
     let lab = lab().await;
+    let content = FileContent::of(b"an image");
+    lab.control().change_files(FilesChange::Put { path: "[isos] iso/a.iso".to_owned(), content });
     // Otherwise there is nothing to consolidate.
     lab.control().mutate(|world| world.rules.removals_leave_disks = true);
     let body = json!({"select": {"name": STAGING}, "ttl": "30m", "holder": "nightly 7"});

@@ -45,9 +45,8 @@ fn with_pools(settings: &mut Settings) {
         prepare: Some(Prepare {
             snapshot: Some("installed/updated/kickstart".to_owned()),
             power: Some(PowerState::On),
-            until: None,
-            cidr: None,
             settle: Some(Duration::from_millis(20)),
+            ..Prepare::default()
         }),
         ..qubes.clone()
     };

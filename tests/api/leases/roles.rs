@@ -50,18 +50,20 @@ async fn a_runner_changes_only_the_machines_of_its_leases() {
     assert_eq!((&lease["requested_by"], &lease["holder"]), (&json!("runner"), &json!("runner")));
     let on = machine_path(STAGING, "/power?wait=20s");
     let body = json!({"action": "on"});
-    call(&guarded, "runner", Method::POST, &on, None, body.clone())
+    let refused = call(&guarded, "runner", Method::POST, &on, None, body.clone())
         .await
         .problem(423, "machine-leased");
+    assert!(!refused.str("detail").contains("Otter-Override"), "{}", refused.text);
     let job = call(&guarded, "runner", Method::POST, &on, Some(&lease), body.clone())
         .await
         .expect(200)
         .json;
     assert_eq!((&job["requested_by"], &job["lease"]), (&json!("runner"), &lease["id"]));
     // An operator needs the lease, too, or an override.
-    call(&guarded, "operator", Method::POST, &on, None, body.clone())
+    let refused = call(&guarded, "operator", Method::POST, &on, None, body.clone())
         .await
         .problem(423, "machine-leased");
+    assert!(refused.str("detail").contains("Otter-Override: <reason>"), "{}", refused.text);
     let other = machine_path("qubes-4.3-nightly", "/power");
     call(&guarded, "runner", Method::POST, &other, None, body.clone())
         .await

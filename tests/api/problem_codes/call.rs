@@ -13,6 +13,10 @@ pub struct Operation {
     path: String,
 }
 
+/// The operations on the files of datastores.
+const OF_FILES: [&str; 6] =
+    ["list_files", "get_file", "put_file", "delete_file", "create_folder", "refresh_datastore"];
+
 /// A call that can be changed before it is sent.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -45,42 +49,57 @@ impl Operation {
         &self.path
     }
 
-    /// A call on an object: a machine or datastore by name, or a job or lease by id. Sets all
-    /// required parameters and fields.
+    /// A call on an object: a machine or datastore by name, or a job, lease or artifact by id. Sets
+    /// all required parameters and fields.
     pub fn call(&self, subject: &str) -> Call {
         let machine = format!("name:{}", encode(subject));
+        // The operations on files share one datastore, in which each has a path of its own.
+        let is_of_files = OF_FILES.contains(&self.id.as_str());
+        let datastore =
+            if is_of_files && subject == self.id { "name:isos" } else { machine.as_str() };
         let path = self.path.replace("{machine}", &machine).replace("{snapshot}", "base");
         let path = path
             .replace("{job}", subject)
-            .replace("{datastore}", &machine)
+            .replace("{datastore}", datastore)
             .replace("{pool}", &encode(subject))
             .replace("{lease}", subject)
-            .replace("{picture}", subject);
+            .replace("{picture}", subject)
+            .replace("{artifact}", subject)
+            .replace("{port}", "9000")
+            .replace("{name}", "result.txt");
         let query = match self.id.as_str() {
             "get_machine_properties" => vec!["path=name".to_owned()],
             "remove_all_snapshots" => vec!["all=true".to_owned()],
             "wait_for_machine" => vec!["until=question".to_owned()],
             "find_machine" => vec![format!("name={subject}"), "unique=true".to_owned()],
-            "list_jobs" | "list_leases" | "list_audit" | "stream_events" => {
+            "list_artifacts" | "list_jobs" | "list_leases" | "list_audit" | "stream_events" => {
                 vec![format!("machine={machine}")]
             }
+            "get_file" | "put_file" | "delete_file" => vec![format!("path=iso/{}.iso", self.id)],
+            "list_files" => vec!["path=iso".to_owned()],
             "get_readiness" => vec!["host=true".to_owned()],
-            "open_screen_viewer" => vec!["mode=drive".to_owned()],
+            "open_screen_viewer" | "open_serial_stream" => vec!["mode=drive".to_owned()],
             _ => Vec::new(),
         };
         let body = match self.id.as_str() {
             "create_console_token" => Some(json!({"kind": "screen", "mode": "drive"})),
             "create_lease" => Some(json!({"select": {"name": subject}, "ttl": "1m"})),
-            "renew_lease" => Some(json!({})),
             "quarantine_machine" => Some(json!({"reason": "its disk"})),
             "answer_machine" => Some(json!({"question": "19", "choice": "4"})),
+            // A file can have any bytes.
+            "renew_lease" | "put_file" => Some(json!({})),
+            "create_folder" => Some(json!({"path": "iso/new"})),
             "create_snapshot" => Some(json!({"name": "new"})),
+            "insert_iso" => Some(json!({"iso": "[isos] iso/boot.iso"})),
             "kill_machine" => Some(json!({"name": subject})),
             "power_machine" => Some(json!({"action": "on"})),
             "rename_snapshot" => Some(json!({"name": "other"})),
             // otter checks the right to type, because it may wake the screen.
             "wait_for_screen" => Some(json!({"still": "1m", "wake": true})),
             "send_screen_input" => Some(json!({"events": [{"keys": ["enter"]}]})),
+            "send_serial_input" => Some(json!({"text": "a"})),
+            "set_boot" => Some(json!({"order": ["cdrom"]})),
+            "wait_for_serial" => Some(json!({"any": [{"text": "login: "}]})),
             _ => None,
         };
         Call { method: self.method.clone(), path, query, headers: Vec::new(), body }

@@ -9,8 +9,10 @@
 //! /openapi.json ──► pairs ──► recipe of each ──► its lab ──► responses ──► as expected? ──► count
 //! ```
 
+mod artifacts;
 mod away;
 pub mod call;
+mod files;
 mod gone;
 mod leases;
 mod limits;
@@ -18,12 +20,15 @@ mod refusals;
 mod request;
 mod screen_input;
 mod screens;
+mod serial;
 
 use futures_util::future::{LocalBoxFuture, join_all};
 use otter::api::problem;
 use otter::app::Settings;
 use otter::domain::failure::FailureKind;
-use otter::simulator::world::{Choice, Datastore, PowerState, Question};
+use otter::simulator::world::{
+    CdDrive, Choice, Datastore, FileContent, PowerState, Question, SerialBacking, SerialPort,
+};
 use otter::simulator::{Pace, Scenario};
 
 use self::call::{Call, Operation};
@@ -57,6 +62,23 @@ const RECIPES: &[Recipe] = &[
     for_operations(&["wait-timeout"], &["end_lease"], |pairs| Box::pin(leases::by_a_lease(pairs))),
     for_operations(
         &[
+            "artifact-exists",
+            "insufficient-resources",
+            "lease-ended",
+            "lease-not-active",
+            "length-required",
+            "machine-leased",
+            "offset-out-of-range",
+            "payload-too-large",
+            "request-timeout",
+            "shutting-down",
+            "storage-unavailable",
+        ],
+        &["put_artifact", "get_artifact_content", "delete_artifact"],
+        |pairs| Box::pin(artifacts::of_files(pairs)),
+    ),
+    for_operations(
+        &[
             "idempotency-mismatch",
             "invalid-power-state",
             "wait-timeout",
@@ -76,15 +98,80 @@ const RECIPES: &[Recipe] = &[
         |pairs| Box::pin(screen_input::of_input(pairs)),
     ),
     for_operations(
+        &[
+            "file-exists",
+            "file-in-use",
+            "host-protocol",
+            "job-cancelled",
+            "length-required",
+            "shutting-down",
+            "too-many-waits",
+        ],
+        &["put_file"],
+        |pairs| Box::pin(files::of_files(pairs)),
+    ),
+    for_operations(
+        &["file-exists", "file-in-use", "folder-not-empty", "machine-leased"],
+        &["delete_file", "create_folder"],
+        |pairs| Box::pin(files::of_files(pairs)),
+    ),
+    for_operations(
+        &[
+            "file-in-use",
+            "forbidden-by-host",
+            "host-protocol",
+            "host-rejected",
+            "offset-out-of-range",
+            "queue-full",
+        ],
+        &["list_files", "get_file", "refresh_datastore"],
+        |pairs| Box::pin(files::of_files(pairs)),
+    ),
+    for_operations(
         &["machine-leased", "too-many-consoles", "not-supported"],
         &["wait_for_machine"],
         |pairs| Box::pin(screens::of_looks(pairs)),
     ),
     for_operations(
         &["machine-leased"],
-        &["get_screen", "get_screen_picture", "get_snapshot_picture", "get_screen_text"],
+        &[
+            "get_screen",
+            "get_screen_picture",
+            "get_snapshot_picture",
+            "get_screen_text",
+            "get_serial_ports",
+            "read_serial_log",
+            "wait_for_serial",
+        ],
         |pairs| Box::pin(screens::of_looks(pairs)),
     ),
+    for_operations(
+        &[
+            "console-unavailable",
+            "idempotency-mismatch",
+            "input-interrupted",
+            "invalid-power-state",
+            "machine-gone",
+            "offset-out-of-range",
+            "queue-full",
+            "serial-busy",
+            "shutting-down",
+            "storage-unavailable",
+            "too-many-consoles",
+            "too-many-waits",
+            "wait-timeout",
+        ],
+        &["read_serial_log", "wait_for_serial", "send_serial_input"],
+        |pairs| Box::pin(serial::of_ports(pairs)),
+    ),
+    for_operations(
+        &["offset-out-of-range", "serial-busy", "too-many-consoles"],
+        &["open_serial_stream"],
+        |pairs| Box::pin(serial::of_ports(pairs)),
+    ),
+    for_operations(&["serial-busy"], &["create_console_token"], |pairs| {
+        Box::pin(serial::of_ports(pairs))
+    }),
     for_operations(
         &[
             "invalid-power-state",
@@ -136,6 +223,7 @@ const RECIPES: &[Recipe] = &[
             "clear_quarantine",
             "clear_pool_quarantine",
             "open_screen_viewer",
+            "open_serial_stream",
             "create_console_token",
         ],
         |pairs| Box::pin(leases::after_the_stop(pairs)),
@@ -160,7 +248,19 @@ const RECIPES: &[Recipe] = &[
     ),
     for_operations(
         &["not-supported"],
-        &["get_machine_properties", "open_screen_viewer", "create_console_token"],
+        &[
+            "list_files",
+            "get_file",
+            "refresh_datastore",
+            "get_machine_properties",
+            "open_screen_viewer",
+            "create_console_token",
+            "get_serial_ports",
+            "read_serial_log",
+            "wait_for_serial",
+            "send_serial_input",
+            "open_serial_stream",
+        ],
         |pairs| Box::pin(refusals::of_the_backend(pairs)),
     ),
     for_operations(&["host-unreachable"], &["wait_for_job"], |pairs| {
@@ -206,6 +306,7 @@ const RECIPES: &[Recipe] = &[
         |pairs| Box::pin(away::for_a_moment(pairs)),
     ),
     for_all(&["machine-gone"], |pairs| Box::pin(gone::unseen(pairs))),
+    for_all(&["no-drive"], |pairs| Box::pin(request::without_a_drive(pairs))),
     for_all(&["job-failed"], |pairs| Box::pin(refusals::until_the_deadline(pairs))),
     for_all(
         &[
@@ -332,6 +433,9 @@ async fn side_by_side(pairs: Vec<Pair>, provoke: impl AsyncFn(&Pair) -> Answer) 
 
 /// The outcome of a job that the operation starts, or for `wait_for_job`, of another job.
 async fn outcome(lab: &Lab, pair: &Pair, parameter: &str) -> Answer {
+    if pair.is_of("put_file") {
+        return pair.call().send(lab).await;
+    }
     if !pair.is_of("wait_for_job") {
         return pair.call().parameter("wait=12s").parameter(parameter).send(lab).await;
     }
@@ -382,6 +486,19 @@ fn scenario(pairs: &[Pair]) -> Scenario {
         // The operation can change the machine.
         machine.power = if name == "kill_machine" { PowerState::On } else { PowerState::Off };
         machine.consolidation_needed = true;
+        let listens = SerialBacking::Uri {
+            service: "tcp://:0".to_owned(),
+            direction: "server".to_owned(),
+            proxy: None,
+        };
+        machine.serial_ports = vec![SerialPort::new(9000, listens)];
+        // The machine that gets an ISO has none, and the others have one to eject.
+        let drive = CdDrive::at(0);
+        machine.cd_drives = match name {
+            _ if pairs.iter().any(|pair| pair.code == "no-drive") => Vec::new(),
+            "insert_iso" => vec![drive],
+            _ => vec![drive.with_iso("[isos] iso/boot.iso")],
+        };
         machine.question =
             (name == "asking" || (name == "answer_machine" && is_answered)).then(question);
     }
@@ -390,7 +507,14 @@ fn scenario(pairs: &[Pair]) -> Scenario {
         name: "twin".to_owned(),
         ..scenario.datastores[0].clone()
     });
-    scenario.datastores.extend(twins);
+    let isos = Datastore {
+        id: "isos".to_owned(),
+        name: "isos".to_owned(),
+        ..scenario.datastores[0].clone()
+    };
+    scenario.datastores.extend(twins.into_iter().chain([isos]));
+    let there = ["get_file", "delete_file"].map(|name| format!("[isos] iso/{name}.iso"));
+    scenario.files.extend(there.map(|path| (path, FileContent::of(b"bytes"))));
     scenario
 }
 

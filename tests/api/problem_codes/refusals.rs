@@ -6,13 +6,17 @@ use super::{Pair, Verdict, by_a_deadline, outcome, plan, side_by_side};
 use crate::conformance::{with_lost_calls_as_refused, without_capabilities};
 use crate::harness::{Lab, LabOptions};
 
-/// The host calls that change a machine.
-const CHANGES: [&str; 9] = [
+/// The host calls that change a machine or a file.
+const CHANGES: [&str; 13] = [
     "AnswerVM",
     "ConsolidateVMDisks_Task",
     "CreateSnapshot_Task",
+    "DeleteDatastoreFile_Task",
+    "MakeDirectory",
+    "MoveDatastoreFile_Task",
     "PowerOffVM_Task",
     "PowerOnVM_Task",
+    "ReconfigVM_Task",
     "RemoveAllSnapshots_Task",
     "RemoveSnapshot_Task",
     "RenameSnapshot",

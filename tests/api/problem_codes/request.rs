@@ -13,6 +13,23 @@ pub async fn plain(pairs: Vec<Pair>) -> Vec<Verdict> {
     side_by_side(pairs, async |pair| provoke(&lab, pair).await).await
 }
 
+/// Provokes codes with machines that have no CD drive.
+pub async fn without_a_drive(pairs: Vec<Pair>) -> Vec<Verdict> {
+    let lab = Lab::with_options(plan(&pairs, |_| {})).await;
+    side_by_side(pairs, async |pair| {
+        let call = pair.call();
+        let call = if pair.is_of("create_lease") {
+            let prepare = json!({"iso": "[isos] iso/boot.iso"});
+            let select = json!({"name": pair.operation.id});
+            call.body(json!({"select": select, "ttl": "1m", "prepare": prepare}))
+        } else {
+            call
+        };
+        call.send(&lab).await
+    })
+    .await
+}
+
 async fn provoke(lab: &Lab, pair: &Pair) -> Answer {
     let call = match pair.code.as_str() {
         "ambiguous-name" => pair.operation.call("twin"),
@@ -41,7 +58,12 @@ async fn provoke(lab: &Lab, pair: &Pair) -> Answer {
         "question-pending" => pair.operation.call("asking"),
         "self-protection" => pair.operation.call("golden-image"),
         "unknown-parameter" => pair.call().parameter("nonsense=1"),
-        "unsupported-media-type" if pair.call().method == reqwest::Method::GET => {
+        // Artifacts and files may have any type.
+        "unsupported-media-type"
+            if pair.call().method == reqwest::Method::GET
+                || pair.is_of("put_artifact")
+                || pair.is_of("put_file") =>
+        {
             pair.call().header("content-encoding", "gzip")
         }
         "unsupported-media-type" => {

@@ -16,7 +16,7 @@ const RUNNING: &str = "17";
 const OFF: &str = "16";
 
 pub async fn of_input(pairs: Vec<Pair>) -> Vec<Verdict> {
-    join_all(pairs.iter().map(async |pair| pair.judge(provoke(&pair.code).await))).await
+    join_all(pairs.iter().map(async |pair| pair.judge(Box::pin(provoke(&pair.code)).await))).await
 }
 
 #[expect(clippy::too_many_lines, reason = "one arm for each code")]

@@ -68,6 +68,9 @@ async fn look(pair: &Pair) -> Answer {
         "invalid-power-state" => return call_on(&lab, pair, OFF).send(&lab).await,
         "machine-gone" => return gone_meanwhile(&lab, pair).await,
         "shutting-down" => return stopped_meanwhile(lab, pair).await,
+        "console-unavailable" if pair.is_of("get_snapshot_picture") => {
+            control.disrupt("/screen", 0, None, answered(500));
+        }
         "console-unavailable" => {
             let first_update = FirstUpdate::UnknownEncoding;
             let quirks = ConsoleQuirks { first_update, ..ConsoleQuirks::default() };

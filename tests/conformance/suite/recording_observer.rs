@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use otter::domain::ids::{MachineId, SnapshotId};
 use otter::domain::machine::Machine;
-use otter::hypervisor::{Fact, Facts, Observer, SessionState, SessionStatus};
+use otter::hypervisor::{Fact, Facts, GuestRestart, Observer, SessionState, SessionStatus};
 use tokio::sync::watch;
 
 use super::host_control::HostContents;
@@ -29,7 +29,7 @@ pub enum Reported {
     },
     GuestRestarted {
         machine: MachineId,
-        reverted: bool,
+        by: GuestRestart,
     },
     GuestConfirmed(Fact),
 }
@@ -156,18 +156,14 @@ impl Recording {
             .count()
     }
 
-    /// The number of reported guest restarts of a machine that are reverts.
+    /// What restarted the guest of a machine, in the order of the reports.
     #[must_use]
-    pub fn reverts(&self, machine: &MachineId) -> usize {
-        self.reports
-            .iter()
-            .filter(|reported| {
-                matches!(
-                    reported,
-                    Reported::GuestRestarted { machine: id, reverted: true } if id == machine
-                )
-            })
-            .count()
+    pub fn restart_causes(&self, machine: &MachineId) -> Vec<GuestRestart> {
+        let cause = |reported: &Reported| match reported {
+            Reported::GuestRestarted { machine: id, by } if id == machine => Some(*by),
+            _ => None,
+        };
+        self.reports.iter().filter_map(cause).collect()
     }
 
     fn apply(&mut self, facts: Facts) {
@@ -218,8 +214,8 @@ impl Recording {
                         .push(format!("the removal of datastore {id}, which was not reported"));
                 }
             }
-            Fact::GuestRestarted { machine, reverted } => {
-                self.reports.push(Reported::GuestRestarted { machine, reverted });
+            Fact::GuestRestarted { machine, by } => {
+                self.reports.push(Reported::GuestRestarted { machine, by });
             }
             fact @ Fact::GuestConfirmed { .. } => self.reports.push(Reported::GuestConfirmed(fact)),
         }

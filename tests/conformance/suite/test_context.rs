@@ -167,7 +167,8 @@ impl TestContext {
         let reports_datastores = self.control.unsupported(Ability::DatastoreUpdates).is_none();
         let datastores = |contents: &HostContents| {
             let as_reported = |datastore: &Datastore| {
-                let datastore = datastore.clone();
+                // The time of a measurement is the host's own.
+                let datastore = Datastore { free_bytes_at: None, ..datastore.clone() };
                 if reports_datastores {
                     datastore
                 } else {

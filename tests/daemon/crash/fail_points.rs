@@ -97,6 +97,28 @@ pub const INPUT: [&str; 4] =
 const PANICS: [&str; 6] =
     ["request", "lease-committed", "lease-work", "recovery-work", "retention", "run-command"];
 
+/// The fail points at which tests of artifacts kill the daemon.
+const OF_ARTIFACTS: [&str; 3] = ["artifact-file", "artifact-row", "recording-stored"];
+
+/// The fail points of jobs on files, in the order in which a job reaches them. `daemon::files` kills
+/// the daemon at each of them.
+pub const OF_FILES: [&str; 14] = [
+    "file-look",
+    "file-transfer",
+    "file-transfer-committed",
+    "file-receive",
+    "upload-part",
+    "upload-written",
+    "file-received",
+    "file-intent",
+    "file-intent-committed",
+    "file-call",
+    "file-called",
+    "file-record",
+    "file-end",
+    "file-end-committed",
+];
+
 /// The environment variable, and its value, that kill a daemon when it reaches a fail point for the
 /// nth time.
 pub fn kill_at(name: &str, visit: u32) -> (&'static str, String) {
@@ -118,7 +140,8 @@ fn the_list_has_exactly_the_fail_points_of_the_source() {
             points.extend(literals(table.split("\n}\n").next().unwrap()));
         }
     }
-    let listed = FailPoint::ALL.iter().map(|step| step.name()).chain(INPUT).chain(PANICS);
+    let listed = FailPoint::ALL.iter().map(|step| step.name());
+    let listed = listed.chain(INPUT).chain(PANICS).chain(OF_ARTIFACTS).chain(OF_FILES);
     let listed: std::collections::BTreeSet<String> = listed.map(str::to_owned).collect();
     assert_eq!(points, listed);
 }

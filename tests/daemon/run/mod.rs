@@ -1,6 +1,7 @@
 //! `otter run` with a daemon: each way in which it can end. After each of them the machine is free
 //! and no lease is open.
 
+mod artifacts;
 mod connections;
 mod exits;
 mod faulty_proxy;

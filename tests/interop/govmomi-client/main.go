@@ -5,7 +5,7 @@
 //
 // Each step is one command. At the first deviation the program prints the command and exits with 1.
 // See ../README.md. `reading.go` has the commands that read, `changing.go` those that change
-// machines, `console.go` the one that shows a screen.
+// machines, `console.go` the one that shows a screen, `files.go` those of datastores and drives.
 package main
 
 import (
@@ -88,6 +88,8 @@ func steps(host *url.URL, account *url.Userinfo, sessions string) error {
 		{"vm.power -s", r.guest},
 		{"snapshot.*", r.snapshots},
 		{"vm.question", r.question},
+		{"datastore.*", r.datastoreFiles},
+		{"device.cdrom.*, device.boot", r.media},
 		{"object.collect", r.collect},
 		{"tasks", r.tasks},
 		{"events", r.events},

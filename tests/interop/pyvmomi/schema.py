@@ -110,6 +110,20 @@ DATA = """
     HostEventArgument
     VmEventArgument EventFilterSpec EventFilterSpecByEntity EventFilterSpecByTime
     EventFilterSpecByUsername
+    HostDatastoreBrowserSearchSpec HostDatastoreBrowserSearchResults FileQueryFlags
+    FileInfo FolderFileInfo IsoImageFileInfo FloppyImageFileInfo VmDiskFileInfo VmConfigFileInfo
+    TemplateConfigFileInfo VmLogFileInfo VmNvramFileInfo VmSnapshotFileInfo
+    FileQuery FolderFileQuery IsoImageFileQuery FloppyImageFileQuery VmDiskFileQuery
+    VmDiskFileQueryFlags VmDiskFileQueryFilter VmConfigFileQuery VmConfigFileQueryFlags
+    VmConfigFileQueryFilter TemplateConfigFileQuery VmLogFileQuery VmNvramFileQuery
+    VmSnapshotFileQuery
+    VirtualMachineConfigSpec VirtualDeviceConfigSpec VirtualMachineBootOptionsBootableDevice
+    VirtualMachineBootOptionsBootableCdromDevice VirtualMachineBootOptionsBootableDiskDevice
+    VirtualMachineBootOptionsBootableEthernetDevice VirtualMachineBootOptionsBootableFloppyDevice
+    VirtualCdromAtapiBackingInfo VirtualCdromPassthroughBackingInfo
+    VirtualCdromRemoteAtapiBackingInfo
+    VirtualBusLogicController VirtualLsiLogicSASController VirtualSATAController
+    VirtualAHCIController
 """
 
 FAULTS = """
@@ -131,6 +145,8 @@ FAULTS = """
     InvalidType NoDiskSpace
     Timedout QuestionPending VmToolsUpgradeFault InvalidDatastore InvalidSnapshotFormat
     MemorySnapshotOnIndependentDisk InvalidVmConfig OutOfBounds MksConnectionLimitReached
+    FileAlreadyExists CannotCreateFile CannotDeleteFile DirectoryNotEmpty InvalidDatastorePath
+    InvalidDeviceSpec InvalidDeviceBacking InvalidDeviceOperation DeviceNotFound
 """
 
 METHODS = {
@@ -169,6 +185,11 @@ METHODS = {
         FindAllByIp
         FindAllByDnsName
     """,
+    "HostDatastoreBrowser": "SearchDatastore_Task SearchDatastoreSubFolders_Task",
+    "FileManager": """
+        MakeDirectory DeleteDatastoreFile_Task MoveDatastoreFile_Task CopyDatastoreFile_Task
+    """,
+    "Datastore": "RefreshDatastore",
 }
 
 

@@ -53,6 +53,8 @@ def main():
     question(machines)
     console(connection, machines)
     screenshot(machines)
+    files(content, connection, service._stub.cookie)
+    media(content, connection, service._stub.cookie, machines)
     refused_calls(machines)
     events(content, machine)
     foreign_session(content, connection, user, password)
@@ -513,6 +515,135 @@ def screenshot(machines):
     expect(info.result.startswith(f"{folder}/") and info.result.endswith(".png"), True)
     expect(info.result in [file.name for file in machine.layoutEx.file], True)
     raises(vim.fault.InvalidPowerState, lambda: WaitForTask(off.CreateScreenshot()))
+
+
+def files(content, connection, cookie):
+    """Makes a folder, uploads into it, lists it with the browser, downloads, moves and deletes."""
+    datacenter = content.rootFolder.childEntity[0]
+    datastore = next(one for one in datacenter.datastore if one.name == "scratch")
+    manager, base = content.fileManager, "[scratch] by pyvmomi"
+    manager.MakeDirectory(f"{base}/a/b", datacenter, True)
+    again = lambda: manager.MakeDirectory(f"{base}/a", datacenter, True)
+    raises(vim.fault.FileAlreadyExists, again)
+    raises(vim.fault.FileNotFound, lambda: manager.MakeDirectory(f"{base}/x/y", datacenter, False))
+
+    call = lambda method, path, **more: folder(connection, cookie, method, path, **more)
+    body = bytes(range(256)) * 300
+    expect(call("PUT", "by pyvmomi/a/ä & b.iso", body=body)[0], 201)
+    expect(call("PUT", "by pyvmomi/a/ä & b.iso", body=body)[0], 200)
+    expect(call("PUT", "by pyvmomi/a/run.log", body=b"a line")[0], 201)
+    status, headers, read = call("GET", "by pyvmomi/a/ä & b.iso")
+    expect((status, headers["Content-Length"], read == body), (200, str(len(body)), True))
+    status, headers, read = call("HEAD", "by pyvmomi/a/ä & b.iso")
+    expect((status, headers["Content-Length"], read), (200, str(len(body)), b""))
+    status, headers, read = call("GET", "by pyvmomi/a/ä & b.iso", since=len(body) - 6)
+    expect((status, read), (206, body[-6:]))
+    expect(headers["Content-Range"], f"bytes {len(body) - 6}-{len(body) - 1}/{len(body)}")
+    expect(call("GET", "by pyvmomi/a/ä & b.iso", since=len(body))[0], 416)
+    expect(call("GET", "by pyvmomi/none")[0], 404)
+    expect(folder(connection, "", "GET", "by pyvmomi/a/run.log")[0], 401)
+
+    found = listing(datastore, f"{base}/a")
+    expect(found.folderPath.rstrip("/"), f"{base}/a")
+    expect([one.path for one in found.file], ["b", "run.log", "ä & b.iso"])
+    kinds = vim.host.DatastoreBrowser
+    expected = [kinds.FolderInfo, kinds.VmLogInfo, kinds.IsoImageInfo]
+    expect([type(one) for one in found.file][::2], expected[::2])
+    expect([one.fileSize for one in found.file[1:]], [6, len(body)])
+    expect(all(one.modification is not None for one in found.file), True)
+    only = listing(datastore, f"{base}/a", pattern="*.iso")
+    expect([one.path for one in only.file], ["ä & b.iso"])
+    plain = datastore.browser.SearchDatastore_Task(f"{base}/a")
+    WaitForTask(plain)
+    expect({one.fileSize for one in plain.info.result.file}, {None})
+    below = datastore.browser.SearchDatastoreSubFolders_Task(base)
+    WaitForTask(below)
+    folders = sorted(one.folderPath.rstrip("/") for one in below.info.result)
+    expect(folders, [base, f"{base}/a", f"{base}/a/b"])
+    raises(vim.fault.FileNotFound, lambda: listing(datastore, f"{base}/none"))
+
+    def move(old, new, force):
+        old, new = f"{base}/{old}", f"{base}/{new}"
+        WaitForTask(manager.MoveDatastoreFile_Task(old, datacenter, new, datacenter, force))
+
+    raises(vim.fault.FileAlreadyExists, lambda: move("a/run.log", "a/ä & b.iso", False))
+    move("a/run.log", "a/ä & b.iso", True)
+    expect(call("GET", "by pyvmomi/a/ä & b.iso")[2], b"a line")
+    raises(vim.fault.FileNotFound, lambda: move("a/run.log", "x", False))
+    WaitForTask(manager.DeleteDatastoreFile_Task(base, datacenter))
+    raises(vim.fault.FileNotFound, lambda: listing(datastore, base))
+
+
+def listing(datastore, path, pattern="*"):
+    browser = vim.host.DatastoreBrowser
+    details = browser.FileInfo.Details(
+        fileType=True, fileSize=True, modification=True, fileOwner=True
+    )
+    spec = browser.SearchSpec(matchPattern=[pattern], details=details, sortFoldersFirst=True)
+    task = datastore.browser.SearchDatastore_Task(path, spec)
+    WaitForTask(task)
+    found = task.info.result
+    expect(found.datastore, datastore)
+    found.file.sort(key=lambda one: one.path)
+    return found
+
+
+def folder(connection, cookie, method, path, body=None, since=None):
+    """A request for a file of the datastore `scratch`: its status, its headers and its body."""
+    query = urllib.parse.urlencode({"dcPath": "ha-datacenter", "dsName": "scratch"})
+    # Scripts pass on the cookie of their session without its attributes.
+    headers = {"Cookie": cookie.partition(";")[0]} if cookie else {}
+    if since is not None:
+        headers["Range"] = f"bytes={since}-"
+    host = http.client.HTTPSConnection(
+        connection["host"], connection["port"], context=connection["sslContext"], timeout=30
+    )
+    try:
+        host.request(method, f"/folder/{urllib.parse.quote(path)}?{query}", body, headers)
+        answer = host.getresponse()
+        return answer.status, answer.headers, answer.read()
+    finally:
+        host.close()
+
+
+def media(content, connection, cookie, machines):
+    """Inserts an ISO into a CD drive, sets the order of the boot, and takes both back."""
+    drives = lambda machine: [
+        device
+        for device in machine.config.hardware.device
+        if isinstance(device, vim.vm.device.VirtualCdrom)
+    ]
+    machine = next(one for one in machines if usable(one) and drives(one))
+    drive = drives(machine)[0]
+    before = drive.backing
+    expect(folder(connection, cookie, "PUT", "boot.iso", body=b"an ISO")[0] in (200, 201), True)
+    edit = vim.vm.device.VirtualDeviceSpec(operation="edit", device=drive)
+
+    def insert(backing):
+        drive.backing = backing
+        drive.connectable.startConnected = True
+        WaitForTask(machine.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[edit])))
+
+    iso = vim.vm.device.VirtualCdrom.IsoBackingInfo(fileName="[scratch] boot.iso")
+    insert(iso)
+    expect(drives(machine)[0].backing.fileName, "[scratch] boot.iso")
+    expect(drives(machine)[0].connectable.startConnected, True)
+
+    cdrom = vim.vm.BootOptions.BootableCdromDevice()
+    options = vim.vm.BootOptions(bootOrder=[cdrom], bootDelay=2000)
+    WaitForTask(machine.ReconfigVM_Task(vim.vm.ConfigSpec(bootOptions=options)))
+    expect([type(one) for one in machine.config.bootOptions.bootOrder], [type(cdrom)])
+    expect(machine.config.bootOptions.bootDelay, 2000)
+
+    changes = vim.vm.ConfigSpec(annotation="by pyvmomi", extraConfig=[])
+    changes.extraConfig.append(vim.option.OptionValue(key="guestinfo.run", value="4711"))
+    old = machine.config.annotation or ""
+    WaitForTask(machine.ReconfigVM_Task(changes))
+    expect(machine.config.annotation, "by pyvmomi")
+    values = {option.key: option.value for option in machine.config.extraConfig}
+    expect(values["guestinfo.run"], "4711")
+    WaitForTask(machine.ReconfigVM_Task(vim.vm.ConfigSpec(annotation=old)))
+    insert(before)
 
 
 def refused_calls(machines):

@@ -40,6 +40,11 @@ HEADERS = {
 }
 # Longer than a few seconds, and shorter than the longest allowed time.
 LEASE_TIME = {"pattern": "^[1-9][0-9]?m$"}
+PORT = r"^(\*|(ttyS)?[0-9]{1,9})$"
+# A serial port of machine 17.
+PORT_WITH_OUTPUT = "9001"
+# Names that otter uses itself start with an s or have a dot.
+ARTIFACT_NAME = {"pattern": "^[A-RT-Za-rt-z0-9_-][A-Za-z0-9_-]{0,127}$"}
 CIDR = r"^10\.[1-9]\.0\.0/16$"
 LEASES = {
     "LeaseRequest": {
@@ -60,6 +65,7 @@ LEASES = {
     },
     "ReleaseRequest": {"snapshot": NOT_EMPTY_TEXT, "power": {"enum": ["off", "keep"]}},
     "QuarantineRequest": {"reason": REASON},
+    "RecordRequest": {"serial": {"items": {"type": "string", "pattern": PORT}}},
 }
 NOT_EMPTY_IN_BODIES = {
     "KillRequest": ("name",),
@@ -68,16 +74,17 @@ NOT_EMPTY_IN_BODIES = {
 }
 # In each screen of the simulator.
 REGION = r"^0,0,[1-9][0-9]?,[1-9][0-9]?$"
-# The texts in queries of screens.
+# The texts in queries of screens and serial ports.
 LOOKS = {
     "region": {"pattern": REGION},
     "max_age": {"pattern": DURATION, "minLength": 1},
     "mode": {"enum": ["view", "drive"]},
+    "format": {"enum": ["raw", "text"]},
 }
 
 
-# --- The bodies of waits for a screen, of input, and of console tokens. The fields of many objects
-# exclude each other, so each such object is one of several closed ones here.
+# --- The bodies of waits for a screen or a serial port, of input, and of console tokens. The fields
+# of many objects exclude each other, so each such object is one of several closed ones here.
 
 
 def object_of(required, **properties):
@@ -129,6 +136,7 @@ POINT = {"x": PIXELS, "y": PIXELS}
 OFFSET = integer(-(1 << 31), (1 << 31) - 1)
 SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 FLAG = {"type": "boolean"}
+NOT_EMPTY_TEXT_FIELD = {"type": "string", **NOT_EMPTY_TEXT}
 PLACE = {
     "name": {"type": "string", "minLength": 1, "maxLength": 64},
     "region": text_of(REGION),
@@ -203,16 +211,70 @@ SCREENS = {
         secret=FLAG,
     ),
     "ConsoleTokenRequest": one_of_these(
-        object_of("kind mode", kind={"enum": ["screen"]}, mode={"enum": ["drive"]}, force=FLAG),
-        object_of(
-            "kind mode",
-            kind={"enum": ["screen"]},
-            mode={"enum": ["view"]},
-            force={"enum": [False]},
-        ),
+        *(
+            object_of(f"{required} mode", **console, mode={"enum": [mode]}, force=force)
+            for required, console in (
+                ("kind", {"kind": {"enum": ["screen"]}}),
+                ("kind port", {"kind": {"enum": ["serial"]}, "port": NOT_EMPTY_TEXT_FIELD}),
+            )
+            for mode, force in (("drive", FLAG), ("view", {"enum": [False]}))
+        )
+    ),
+}
+# An offset, or a number of bytes before the end.
+SINCE = (-(1 << 63), (1 << 63) - 1)
+NAME = {"name": PLACE["name"]}
+OUTPUT = {
+    "type": "array",
+    "items": {"$ref": "#/components/schemas/SerialCondition"},
+    "minItems": 1,
+    "maxItems": 16,
+}
+PACE = r"^0{0,2}(([1-9]|[1-9][0-9]{1,2}|1[0-9]{3}|2000)ms|[12]s?)$"
+DIGIT = "[A-Za-z0-9+/]"
+BASE64 = f"^({DIGIT}{{4}})*({DIGIT}[AQgw]==|{DIGIT}{{2}}[AEIMQUYcgkosw048]=|{DIGIT}{{4}})$"
+# What both kinds of input may have. The texts are much shorter than the limit.
+AFTER_INPUT = {
+    "pace": text_of(PACE),
+    "secret": {"type": "boolean"},
+    "wait_for": {"$ref": "#/components/schemas/SerialWaitFor"},
+}
+SERIAL = {
+    "SerialCondition": one_of_these(
+        object_of("text", text={"type": "string", "minLength": 1, "maxLength": 1024}, **NAME),
+        object_of("regex", regex={"type": "string", "minLength": 1, "maxLength": 1024}, **NAME),
+    ),
+    "SerialWaitRequest": object_of("any", any=OUTPUT, since=integer(*SINCE)),
+    "SerialWaitFor": object_of("any wait", any=OUTPUT, wait=text_of(UNTIL_WAIT)),
+    "SerialInputRequest": one_of_these(
+        object_of("text", text={"type": "string", "minLength": 1}, **AFTER_INPUT),
+        object_of("base64", base64=text_of(BASE64), **AFTER_INPUT),
     ),
 }
 
+SEGMENT = "[A-Za-z0-9][A-Za-z0-9_-]{0,20}"
+FILE_PATH = f"^{SEGMENT}(/{SEGMENT}){{0,3}}$"
+FOLDER_PATH = f"^({SEGMENT}(/{SEGMENT}){{0,3}})?$"
+ISO = {"pattern": rf"^\[isos\] {SEGMENT}(/{SEGMENT}){{0,3}}$"}
+FILES = {
+    "FolderRequest": {"path": {"pattern": FILE_PATH}},
+    "CdromRequest": {"iso": ISO},
+    "PrepareRequest": {"iso": ISO},
+    "BootRequest": {
+        "order": {
+            "items": {"type": "string", "enum": ["cdrom", "disk", "network"]},
+            "uniqueItems": True,
+        },
+        "delay": {"pattern": r"^([0-9]|[1-9][0-9])s$"},
+    },
+}
+
+REFUSED_BEFORE_BODY = (
+    "/screen/wait",
+    "/screen/input",
+    "/serial/{port}/wait",
+    "/serial/{port}/input",
+)
 PROPERTIES = [
     "name",
     "summary.runtime",
@@ -245,7 +307,7 @@ def before_load_schema(context, raw_schema):
     }
     for path, item in raw_schema["paths"].items():
         for operation in (part for part in item.values() if "responses" in part):
-            if path.endswith(("/screen/wait", "/screen/input")):
+            if path.endswith(REFUSED_BEFORE_BODY):
                 # A generated lease is refused before the body is checked. Other operations have it.
                 operation["parameters"] = [
                     parameter
@@ -259,16 +321,21 @@ def before_load_schema(context, raw_schema):
                 if parameter["in"] == "query" and (name in NOT_EMPTY or events):
                     schema["minLength"] = 1
                 if (
-                    path == "/v1/leases"
+                    path in ("/v1/leases", "/v1/artifacts")
                     and name in ("holder", "reference")
                     and parameter["in"] == "query"
                 ):
                     schema["minLength"] = 1
-                if path in ("/v1/jobs", "/v1/events") and name in ("job", "lease"):
+                if path in ("/v1/jobs", "/v1/events", "/v1/artifacts") and name in ("job", "lease"):
                     schema.update(ID)
+                if path == "/v1/leases/{lease}/artifacts/{name}" and name == "name":
+                    schema.update(ARTIFACT_NAME)
                 schema.update(HEADERS.get(name, {}))
-                if "/screen" in path and parameter["in"] == "query":
+                if ("/screen" in path or "/serial" in path) and parameter["in"] == "query":
                     schema.update(LOOKS.get(name, {}))
+                if "/serial" in path and name == "since":
+                    schema.update(minimum=SINCE[0], maximum=SINCE[1])
+                    continue
                 if path == "/v1/audit" and name in audit:
                     schema.update(audit[name])
                     continue
@@ -284,6 +351,10 @@ def before_load_schema(context, raw_schema):
                     schema.update(pattern=MAC)
                 elif name == "cidr":
                     schema.update(pattern=CIDR)
+                elif name == "path" and path.startswith("/v1/datastores"):
+                    # The top folder has the empty path.
+                    is_list = path.endswith("/files")
+                    schema.update(pattern=FOLDER_PATH if is_list else FILE_PATH)
                 elif name == "path":
                     schema["items"]["enum"] = PROPERTIES
                 elif name == "outcome" and path == "/v1/leases/{lease}":
@@ -293,10 +364,13 @@ def before_load_schema(context, raw_schema):
                     word = "|".join(map(re.escape, known))
                     schema.update(pattern=f"^({word})(,({word}))*$", minLength=1)
                 elif name in ("power_state", "until"):
-                    schema["enum"] = words
+                    schema["enum"] = [word.replace("<port>", PORT_WITH_OUTPUT) for word in words]
     for name, schema in schemas.items():
         for field in NOT_EMPTY_IN_BODIES.get(name, ()):
             schema["properties"][field]["minLength"] = 1
+        if name in FILES:
+            for field, rules in FILES[name].items():
+                schema["properties"][field].update(rules)
         if name == "RenameSnapshotRequest":
             schema["minProperties"] = 1
         if name == "SelectRequest":
@@ -315,7 +389,7 @@ def before_load_schema(context, raw_schema):
                     rules.update(pattern=DURATION, minLength=1)
                 elif "x-extensible-enum" in rules:
                     rules["enum"] = rules["x-extensible-enum"]
-    schemas.update(json.loads(json.dumps(SCREENS)))
+    schemas.update(json.loads(json.dumps({**SCREENS, **SERIAL})))
 
 
 # --- Requests that would not end, whose answer would not report the outcome, or that would be
@@ -323,6 +397,8 @@ def before_load_schema(context, raw_schema):
 
 
 SCREEN = "/v1/machines/{machine}/screen"
+SERIAL_PORTS = "/v1/machines/{machine}/serial"
+WAITLESS = ("/quarantine", "/artifacts/{artifact}")
 READS_TEXT = ("/screen/text", "/screen/wait")
 TEXTS = itertools.count()
 
@@ -335,18 +411,24 @@ def before_call(context, case, kwargs):
     # `use_after_free` requires that the object is gone after a DELETE. A DELETE that waits answers
     # 200 after the removal.
     stateful = case.meta is not None and case.meta.phase.name.value == "stateful"
-    waits = case.method == "DELETE" and not case.operation.path.endswith("/quarantine")
+    waits = case.method == "DELETE" and not case.operation.path.endswith(WAITLESS)
     if waits and stateful and "wait" not in (case.query or {}):
         case.query = {**(case.query or {}), "wait": "10s"}
-    if case.operation.path.startswith(SCREEN):
+    # What follows a port without `wait` does not end, either.
+    follows = str((case.query or {}).get("follow")).lower() == "true"
+    if case.operation.path.startswith(SERIAL_PORTS) and follows and "wait" not in case.query:
+        case.query = {**case.query, "wait": "0s"}
+    if case.operation.path.startswith((SCREEN, SERIAL_PORTS)):
         # JSON Schema takes 1.0 for an integer, and otter does not.
         if isinstance(case.body, dict):
             case.body = with_integers(case.body)
-        # Few generated machines exist, but machine 17 has a screen. Of the requests that read
-        # texts, one in five goes there, because they take long.
+        # Few generated machines exist, but machine 17 has a screen and serial ports. Of the
+        # requests that read texts, one in five goes there, because they take long.
         fuzzing = case.meta is not None and case.meta.phase.name.value == "fuzzing"
         if fuzzing and (not case.operation.path.endswith(READS_TEXT) or next(TEXTS) % 5 == 0):
             case.path_parameters = {**case.path_parameters, "machine": "17"}
+            if "port" in case.path_parameters:
+                case.path_parameters["port"] = PORT_WITH_OUTPUT
 
 
 def with_integers(value):
@@ -385,7 +467,10 @@ REFUSED_WITH_REASON = {
     "nothing-matched": "last_match needs an earlier condition that found something",
     "too-many-images": "four images in all conditions together: a rule about all of them",
     "not-on-screen": "the machine has the size of the screen",
-    "too-long": "all events together take at most http.max_wait",
+    "no-character": "which characters count as white space is no schema",
+    "too-long": "all events, or all bytes, together take at most http.max_wait",
+    "follow-not-with-this": "only for format=raw: no schema describes two parameters together",
+    "not-kept": "which offsets otter keeps depends on the serial port",
     # Other statuses, by the code of the problem
     "host-rejected": "422: the host refused a job, and the problem has its text",
     "idempotency-mismatch": "422: another request had the same generated key",
@@ -416,8 +501,11 @@ OWN_CODES = [
     (f"{EVENT}/click/last_match", "not-with-this", "nothing-matched"),
     (f"({EVENT}/until)?/any", "out-of-range", "too-many-images"),
     (f"{EVENT}/(move|click|drag|scroll)", "out-of-range", "not-on-screen"),
+    (f"({EVENT}/until)?/any/[0-9]+/text", "empty", "no-character"),
     # Too many images in all events have the same pointer and code.
-    ("/events", "out-of-range", "too-long"),
+    ("/events|/text|/base64", "out-of-range", "too-long"),
+    ("follow", "not-with-this", "follow-not-with-this"),
+    ("/?since", "out-of-range", "not-kept"),
 ]
 
 ACCEPTED = collections.Counter()
@@ -447,6 +535,11 @@ def accepted_reason(failure, problem, case, response):
     if kind == "RejectedPositiveData" and problem is not None:
         codes = [code_of(error) for error in problem["errors"]] or [problem["code"]]
         return ", ".join(codes) if all(code in REFUSED_WITH_REASON for code in codes) else None
+    if kind == "UnsupportedMethodResponse" and problem is not None:
+        # otter checks the type of a body before it looks for the operation, so that no form of a
+        # web page reaches one.
+        code = problem["code"]
+        return code if code == "unsupported-media-type" else None
     if kind == "ServerError" and problem is not None:
         return problem["code"] if problem["code"] in SERVED_WITH_REASON else None
     if kind == "JsonSchemaError" and response.headers["content-type"] == ["text/event-stream"]:
@@ -461,8 +554,8 @@ def accepted_reason(failure, problem, case, response):
 
 
 def limited_times(body):
-    """Yields the values in a body of the fields that have the pattern `LEASE_TIME` or `STILL_TIME`
-    here, with the pattern.
+    """Yields the values in a body of the fields that have the pattern `LEASE_TIME`, `STILL_TIME` or
+    `PACE` here, with the pattern.
     """
     if isinstance(body, dict):
         for field, value in body.items():
@@ -470,6 +563,8 @@ def limited_times(body):
                 yield value, LEASE_TIME["pattern"]
             if field == "still":
                 yield value, STILL_TIME
+            if field == "pace":
+                yield value, PACE
             yield from limited_times(value)
     if isinstance(body, list):
         for value in body:
@@ -521,7 +616,7 @@ def problem_codes(ctx, response, case):
 @schemathesis.check
 def common_headers(ctx, response, case):
     """Each answer has an id. Each success below /v1 has a version, and an ETag unless it is a
-    stream.
+    stream or the output of a serial port.
     """
     assert "x-request-id" in response.headers, "no X-Request-Id"
     if (
@@ -530,7 +625,8 @@ def common_headers(ctx, response, case):
         and case.method != "HEAD"
     ):
         assert "otter-version" in response.headers, "no Otter-Version"
-        assert case.operation.path == "/v1/events" or "etag" in response.headers, "no ETag"
+        tagged = "etag" in response.headers or "otter-serial-first" in response.headers
+        assert case.operation.path == "/v1/events" or tagged, "no ETag"
     if response.status_code == 202:
         assert "location" in response.headers or case.operation.path.endswith("/cancel"), (
             "no Location"

@@ -13,6 +13,7 @@ use otter::domain::job::{
 };
 use otter::domain::lease::Readiness;
 use otter::domain::machine::MachineIdentity;
+use otter::domain::media::BootMedia;
 use otter::domain::origin::RequestOrigin;
 use otter::domain::power::PowerState::{self, Off, On};
 use otter::simulator::Scenario;
@@ -130,6 +131,7 @@ impl Before {
             consolidation_needed: None,
             host_boot_time: Some("2026-02-26T12:00:00.000000Z".to_owned()),
             recent_tasks: task.into_iter().collect(),
+            media: BootMedia::default(),
         }
     }
 }
@@ -248,11 +250,13 @@ impl Row {
                 snapshot: self.snapshot.map(|place| snapshot(number, place)),
                 power_state: Some(power),
                 ip_address: self.address.then(|| format!("10.137.0.{number}")),
+                file: None,
             }),
             warnings: Vec::new(),
             error,
             host_task: self.task.map(|word| task(number, word)),
             intent,
+            file_intent: None,
         }
     }
 }
@@ -880,6 +884,8 @@ fn prepare_until(
 fn prepare_request(machine: u64, until: Readiness) -> JobRequest {
     JobRequest::Prepare {
         snapshot: Some(kickstart(machine)),
+        iso: None,
+        boot: None,
         power: Some(On),
         until: Some(until),
         cidr: None,
@@ -895,6 +901,7 @@ fn release() -> Vec<Case> {
             request: |machine| JobRequest::Release {
                 keep_power: false,
                 snapshot: Some(live(machine)),
+                media: None,
             },
             rows: vec![
                 running("revert: asking the host", 0, [started("revert", 0)]).call(1, ON),
@@ -932,7 +939,7 @@ fn release() -> Vec<Case> {
         },
         Case {
             machine: ON,
-            request: |_| JobRequest::Release { keep_power: false, snapshot: None },
+            request: |_| JobRequest::Release { keep_power: false, snapshot: None, media: None },
             rows: vec![
                 running("power off: asking the host", 0, [started("power_off", 0)]).call(1, ON),
                 running("waiting for the host's task", 0, [started("power_off", 0)])

@@ -21,7 +21,7 @@ use otter::telemetry::metrics::Metrics;
 use tokio_util::sync::CancellationToken;
 
 use super::{jobs, state_directory};
-use crate::in_process::{InProcess, NoScreens, SimulatedHost};
+use crate::in_process::{InProcess, MemoryFiles, NoScreens, SimulatedHost};
 
 #[tokio::test]
 async fn every_unfinished_job_of_an_earlier_version_comes_to_its_end() {
@@ -109,5 +109,7 @@ async fn engine(clock: &Clock, store: &Store) -> Jobs {
         authorizer: Arc::new(PublishedLeases::default()),
         snapshots: Arc::new(SnapshotProtection::new(LiveSettings::default(), store)),
         screens: Arc::new(NoScreens),
+        serial: Arc::new(NoScreens),
+        files: Arc::new(MemoryFiles::default()),
     })
 }

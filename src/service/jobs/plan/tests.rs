@@ -4,16 +4,20 @@
 use std::time::Duration;
 
 use super::Plan::{Await, Call, Done, Settle};
-use super::{Plan, guest_may_still_obey, may_continue, next};
+use super::{Plan, guest_may_still_obey, may_continue, needs_media, next};
 use crate::domain::call::{CallKind, Evidence, HostCall};
 use crate::domain::failure::FailureKind;
 use crate::domain::ids::{QuestionId, SnapshotId};
 use crate::domain::job::{Job, JobRequest, JobStep, JobStepState, StepName};
 use crate::domain::lease::Readiness;
+use crate::domain::media::{
+    BootDevice, BootEntry, BootMedia, BootOptions, BootRequest, MediaRecord,
+};
 use crate::domain::power::PowerState::{self, Off, On, Suspended};
 use crate::domain::screen_text::ScreenText;
+use crate::domain::serial::SerialText;
 use crate::service::jobs::lost_call::MAX_SENDS;
-use crate::service::jobs::samples::{evidence, job, snapshot_evidence};
+use crate::service::jobs::samples::{drive, evidence, job, snapshot_evidence};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -36,11 +40,11 @@ fn prepare(
     settle: bool,
 ) -> JobRequest {
     let (snapshot, settle) = (snapshot.then(named), settle.then_some(MINUTE));
-    JobRequest::Prepare { snapshot, power, until, cidr: None, settle }
+    JobRequest::Prepare { snapshot, iso: None, boot: None, power, until, cidr: None, settle }
 }
 
 fn release(snapshot: bool, keep_power: bool) -> JobRequest {
-    JobRequest::Release { keep_power, snapshot: snapshot.then(named) }
+    JobRequest::Release { keep_power, snapshot: snapshot.then(named), media: None }
 }
 
 fn rename(name: Option<&str>, description: Option<&str>) -> JobRequest {
@@ -324,6 +328,7 @@ fn a_preparation_reverts_powers_waits_and_settles_in_this_order() {
         (Readiness::Address, "wait_ip"),
         (Readiness::Tools, "wait_tools"),
         (Readiness::Screen(ScreenText::new("Log In").unwrap()), "wait_screen"),
+        (Readiness::Serial(SerialText::new(None, "login:").unwrap()), "wait_serial"),
     ] {
         let request = prepare(false, None, Some(readiness.clone()), false);
         assert_eq!(next_after(&request, &[], On), Await(readiness));
@@ -334,6 +339,81 @@ fn a_preparation_reverts_powers_waits_and_settles_in_this_order() {
             FailureKind::InvalidPowerState,
             "{step} of a machine that is off"
         );
+    }
+}
+
+#[test]
+fn a_preparation_inserts_and_sets_the_boot_order_after_the_revert_and_before_the_power() {
+    let iso = "[isos] qubes.iso";
+    let boot = BootRequest { order: vec![BootDevice::Cdrom], delay: None };
+    let order = vec![BootEntry { device: BootDevice::Cdrom, key: None }];
+    let wanted = BootOptions { order, ..BootOptions::default() };
+    let request = JobRequest::Prepare {
+        snapshot: Some(named()),
+        iso: Some(iso.to_owned()),
+        boot: Some(boot),
+        power: Some(On),
+        until: None,
+        cidr: None,
+        settle: None,
+    };
+    assert!(needs_media(&request));
+    let machine = |power, iso: Option<&str>, boot: &BootOptions| Evidence {
+        media: BootMedia { drives: vec![drive(iso)], boot: boot.clone(), ..BootMedia::default() },
+        ..evidence(power)
+    };
+    let none = BootOptions::default();
+    let insert = HostCall::SetMedia { drive: drive(Some(iso)) };
+    let set_boot = HostCall::SetBoot { boot: wanted.clone() };
+    for (done, now, plan) in [
+        (&[][..], machine(Off, None, &none), reverted()),
+        (&["revert"], machine(Off, None, &none), Call(insert.clone())),
+        (&["revert", "set_media"], machine(Off, Some(iso), &none), Call(set_boot)),
+        (
+            &["revert", "set_media", "set_boot"],
+            machine(Off, Some(iso), &wanted),
+            Call(HostCall::PowerOn),
+        ),
+        (&["revert"], machine(Off, Some(iso), &wanted), Call(HostCall::PowerOn)),
+        // The guest may eject the disc once it runs.
+        (&["revert", "set_media", "power_on"], machine(On, None, &wanted), Done),
+        // A revert to a machine that is on.
+        (&["revert"], machine(On, None, &wanted), Call(insert)),
+    ] {
+        let job = job_after(request.clone(), &succeeded(done));
+        assert_eq!(next(&job, &now), plan, "{done:?}");
+    }
+    let without_drive = next(&job_after(request, &succeeded(&["revert"])), &evidence(Off));
+    assert_eq!(failure_kind(&without_drive), FailureKind::NoDrive);
+}
+
+#[test]
+fn a_release_restores_the_drive_and_the_boot_options_once_the_machine_is_off() {
+    let iso = "[isos] qubes.iso";
+    let before = BootOptions { delay: MINUTE, ..BootOptions::default() };
+    let record = MediaRecord { drive: Some(drive(None)), boot: before.clone() };
+    let request = JobRequest::Release { keep_power: false, snapshot: None, media: Some(record) };
+    assert!(needs_media(&request) && !needs_media(&release(false, false)));
+    let machine = |power, iso: Option<&str>, boot: &BootOptions| Evidence {
+        media: BootMedia { drives: vec![drive(iso)], boot: boot.clone(), ..BootMedia::default() },
+        ..evidence(power)
+    };
+    let now = BootOptions::default();
+    for (state, plan) in [
+        (machine(On, Some(iso), &now), Call(HostCall::PowerOff)),
+        (machine(Off, Some(iso), &now), Call(HostCall::SetMedia { drive: drive(None) })),
+        (machine(Off, None, &now), Call(HostCall::SetBoot { boot: before.clone() })),
+        (machine(Off, None, &before), Done),
+        // The drive is gone, so there is nothing to restore.
+        (
+            Evidence {
+                media: BootMedia { boot: before.clone(), ..BootMedia::default() },
+                ..evidence(Off)
+            },
+            Done,
+        ),
+    ] {
+        assert_eq!(next(&job(request.clone()), &state), plan, "{:?}", state.media);
     }
 }
 

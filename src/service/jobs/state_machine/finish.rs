@@ -11,7 +11,6 @@ use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::job::{JobKind, JobRequest, JobResult, JobState, JobStepState, StepName};
 use crate::domain::lease::{Readiness, ReadinessKind};
 use crate::domain::origin::Actor;
-use crate::domain::screen_text::ScreenText;
 use crate::service::host_failure::HostFailure;
 use crate::service::jobs::plan;
 
@@ -194,6 +193,7 @@ impl JobStateMachine {
         self.job.state = state;
         self.job.finished_at = Some(now);
         self.job.intent = None;
+        self.job.file_intent = None;
         self.job.error = error;
         if state == JobState::Succeeded {
             let shown = shown.unwrap_or_default();
@@ -213,6 +213,7 @@ impl JobStateMachine {
                 },
                 power_state: shown.power_state,
                 ip_address: shown.ip_address,
+                file: None,
             });
         }
         self.save(AfterSave::Publish)
@@ -233,8 +234,10 @@ impl JobStateMachine {
         for step in self.job.steps.iter_mut().filter(|step| step.state == JobStepState::Running) {
             step.state = state;
             step.finished_at = Some(now);
-            // The step of a wait for the screen keeps the text that it waits for and the last one.
-            if detail.is_some() || step.name != StepName::Wait(ReadinessKind::Screen) {
+            // The step of a wait for a text keeps the text that it waits for and the last one.
+            let awaits_text =
+                matches!(step.name, StepName::Wait(ReadinessKind::Screen | ReadinessKind::Serial));
+            if detail.is_some() || !awaits_text {
                 step.detail = detail.map(str::to_owned);
                 step.seen = None;
             }
@@ -297,24 +300,33 @@ impl JobStateMachine {
             Some(Readiness::On) => "the machine was on",
             Some(Readiness::Address) => "the machine had an address",
             Some(Readiness::Tools) => "the tools of the guest ran",
-            Some(Readiness::Screen(text)) => return self.not_shown_failure(text),
+            Some(Readiness::Screen(text)) => {
+                return self.not_seen_failure(&format!("the screen showed {:?}", text.as_str()));
+            }
+            Some(Readiness::Serial(text)) => {
+                let (port, text) = (text.port(), text.as_str());
+                return self.not_seen_failure(&format!("the serial port {port} output {text:?}"));
+            }
             None => "the settle time was over",
         };
         self.deadline_failure(&format!("The deadline passed before {missing}."))
     }
 
-    /// The failure of a preparation whose deadline passed while it waited for a text on the screen.
-    /// The step shows the last text. Logs show the failure, so it does not.
-    fn not_shown_failure(&self, text: &ScreenText) -> Failure {
-        let trouble = self.screen.trouble.as_ref();
+    /// The failure of a preparation whose deadline passed while it waited for a text on the screen
+    /// or on a serial port. The step shows the last text. Logs show the failure, so it does not.
+    ///
+    /// # Parameters
+    /// - `missing`: what did not happen, as a clause.
+    fn not_seen_failure(&self, missing: &str) -> Failure {
+        let trouble = self.sight.trouble.as_ref();
         let detail = format!(
-            "The deadline passed before the screen showed {:?}.{}{}",
-            text.as_str(),
+            "The deadline passed before {missing}.{}{}",
             trouble.map_or("", |_| " "),
             trouble.map_or("", String::as_str)
         );
         let failure = self.deadline_failure(&detail);
-        // The machine is not at fault if its screen cannot be read, also if a text was read before.
+        // The machine is not at fault if its screen or port cannot be read, also if a text was read
+        // before.
         if trouble.is_some() {
             Self::caused_by_host(failure, FailureKind::ConsoleUnavailable)
         } else {

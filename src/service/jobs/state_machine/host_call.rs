@@ -15,7 +15,7 @@ use crate::hypervisor::{Accepted, HostErrorKind};
 use crate::service::host_failure::HostFailure;
 use crate::service::jobs::lost_call::{self, Resolution};
 use crate::service::jobs::plan::{self, Plan};
-use crate::service::jobs::screen_watch::ScreenSight;
+use crate::service::jobs::text_watch::TextSight;
 use crate::service::snapshots;
 
 /// The text in a skipped step that says why the step was skipped.
@@ -163,19 +163,22 @@ impl JobStateMachine {
         self.set_phase(&format!("waiting for {readiness}"), now);
         self.start_step(StepName::Wait(readiness.kind()), now);
         self.run_state = RunState::AwaitingReadiness(Some(readiness.clone()));
-        self.screen = ScreenSight::default();
-        self.describe_screen_step(now);
+        self.sight = TextSight::default();
+        self.describe_text_step(now);
         Effect::AwaitReady(readiness)
     }
 
-    /// Writes the text that the job waits for on the screen, and the last text that it saw there,
-    /// into its running step.
-    pub(super) fn describe_screen_step(&mut self, now: Timestamp) {
-        let RunState::AwaitingReadiness(Some(Readiness::Screen(text))) = &self.run_state else {
-            return;
+    /// Writes the text that the job waits for on the screen or on a serial port, and the last text
+    /// that it saw there, into its running step.
+    pub(super) fn describe_text_step(&mut self, now: Timestamp) {
+        let RunState::AwaitingReadiness(Some(readiness)) = &self.run_state else { return };
+        let (text, place) = match readiness {
+            Readiness::Screen(text) => (text.as_str(), "the screen".to_owned()),
+            Readiness::Serial(text) => (text.as_str(), format!("the serial port {}", text.port())),
+            Readiness::On | Readiness::Address | Readiness::Tools => return,
         };
-        let ScreenSight { text: seen, trouble } = &self.screen;
-        let waits = format!("waits for {:?} on the screen", text.as_str());
+        let TextSight { text: seen, trouble } = &self.sight;
+        let waits = format!("waits for {text:?} on {place}");
         let trouble = trouble.as_ref().map(|trouble| format!("; {trouble}")).unwrap_or_default();
         let cut =
             |seen: &str| -> String { seen.chars().take(SeenScreen::MAX_CHARACTERS).collect() };
@@ -247,9 +250,11 @@ impl JobStateMachine {
         match end {
             TaskEnd::Succeeded { snapshot } => {
                 match self.job.intent.as_ref().map(|intent| &intent.call) {
-                    Some(HostCall::RevertToSnapshot { .. }) if self.after_loss => {
-                        self.examine(RunState::ReadingAfterTask)
-                    }
+                    Some(
+                        HostCall::RevertToSnapshot { .. }
+                        | HostCall::SetMedia { .. }
+                        | HostCall::SetBoot { .. },
+                    ) if self.after_loss => self.examine(RunState::ReadingAfterTask),
                     Some(HostCall::CreateSnapshot { .. }) if snapshot.is_none() => {
                         self.examine(RunState::ReadingAfterTask)
                     }

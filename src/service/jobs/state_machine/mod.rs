@@ -49,7 +49,7 @@ use crate::domain::lease::Readiness;
 use crate::domain::origin::Actor;
 use crate::service::host_failure::HostFailure;
 use crate::service::jobs::deadline_clocks;
-use crate::service::jobs::screen_watch::ScreenSight;
+use crate::service::jobs::text_watch::TextSight;
 
 /// The pause before a job tries to reach the host again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -90,8 +90,9 @@ pub struct JobStateMachine {
     /// The text of the unanswered question because of which the job ends before its deadline.
     /// `None` if there is no such question.
     unanswered: Option<String>,
-    /// What the screen showed last, while the job waits for a text on it.
-    screen: ScreenSight,
+    /// What the screen showed last, or the serial port output, while the job waits for a text
+    /// there.
+    sight: TextSight,
     /// The start of the job is not committed yet. The next commit of the job includes it.
     start_unsaved: bool,
 }
@@ -347,11 +348,11 @@ impl JobStateMachine {
         }
     }
 
-    /// Takes what the screen shows while the job waits for a text on it. The step of the wait shows
-    /// it.
-    pub fn see_screen(&mut self, sight: ScreenSight, now: Timestamp) {
-        self.screen = sight;
-        self.describe_screen_step(now);
+    /// Takes what the screen shows, or the serial port outputs, while the job waits for a text
+    /// there. The step of the wait shows it.
+    pub fn see_text(&mut self, sight: TextSight, now: Timestamp) {
+        self.sight = sight;
+        self.describe_text_step(now);
     }
 
     /// Takes an interrupt that arrives while an effect is under way.
@@ -479,7 +480,7 @@ impl JobStateMachine {
             tools_stopped: false,
             deadline: DeadlineState::Ahead,
             unanswered: None,
-            screen: ScreenSight::default(),
+            sight: TextSight::default(),
             start_unsaved: false,
         }
     }

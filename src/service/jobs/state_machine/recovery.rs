@@ -158,6 +158,14 @@ impl JobStateMachine {
             {
                 self.call_succeeded(now)
             }
+            (Ok((evidence, _)), HostCall::SetMedia { .. } | HostCall::SetBoot { .. }) => {
+                if lost_call::has_change(&intent.call, &evidence) {
+                    return self.call_succeeded(now);
+                }
+                // The task was that of another change of the configuration.
+                self.mark_task_known();
+                self.await_host_after_loss(RETRY_PAUSE, now)
+            }
             (Ok(_), _) => self.end_unknown(
                 "The revert's task succeeded, but another snapshot is current now.",
                 now,

@@ -8,7 +8,7 @@ use super::LeaseBlocker;
 use crate::domain::ids::LeaseId;
 use crate::domain::lease::{Lease, Select};
 use crate::domain::scope::Scope;
-use crate::service::leases::matching::required_snapshots;
+use crate::service::leases::matching::{needs_drive, required_snapshots};
 
 /// The class of a queued lease: the properties of the lease that decide which machines may be
 /// granted to it.
@@ -17,6 +17,7 @@ pub struct GrantClass {
     select: Select,
     scope: Scope,
     snapshots: Vec<String>,
+    needs_drive: bool,
     has_preparation: bool,
     may_wait: bool,
     /// The id of the lease if the lease met a fault of the host. Such a lease is alone in its
@@ -42,6 +43,7 @@ impl GrantClass {
             select: select.clone(),
             scope: scope.clone(),
             snapshots: required_snapshots(lease).cloned().collect(),
+            needs_drive: needs_drive(lease),
             has_preparation: prepare.is_some(),
             may_wait: queue_for.is_some(),
             with_setback: setback.as_ref().map(|_| *id),

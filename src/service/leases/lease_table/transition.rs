@@ -62,6 +62,14 @@ impl<'t> Transition<'t> {
             LeaseInput::RecordAnswer { id, what } => {
                 self.change_lease(id, |lease, now| lease.note(now.wall, what));
             }
+            LeaseInput::RecordRecording { id, what, is_warning } => {
+                self.change_lease(id, |lease, now| {
+                    if is_warning {
+                        lease.warn(what.clone());
+                    }
+                    lease.note(now.wall, what);
+                });
+            }
             LeaseInput::QuarantineMachine(machine, quarantine) => {
                 self.quarantine_by_operator(&machine, quarantine);
             }

@@ -143,12 +143,14 @@ fn a_job_of_a_lease_that_is_not_active_yet_is_rejected_as_lease_not_active() {
 fn a_job_starts_only_while_its_lease_is_in_the_state_of_the_job() {
     let prepare = || JobRequest::Prepare {
         snapshot: None,
+        iso: None,
+        boot: None,
         power: None,
         until: None,
         cidr: None,
         settle: None,
     };
-    let release = || JobRequest::Release { keep_power: false, snapshot: None };
+    let release = || JobRequest::Release { keep_power: false, snapshot: None, media: None };
     let answer =
         || JobRequest::Answer { question: QuestionId::from_backend("q"), choice: "1".to_owned() };
     let may_start = |table: &LeaseTable, lease: Option<LeaseId>, request: JobRequest| {

@@ -24,6 +24,7 @@ use crate::domain::failure::{Failure, FailureKind, Fault};
 use crate::domain::ids::{LeaseId, MachineId};
 use crate::domain::lease::{EndReason, Lease, LeaseState, LeaseTerms, Prepare, Release, Select};
 use crate::domain::machine::MachineIdentity;
+use crate::domain::media::MediaRecord;
 use crate::domain::origin::RequestOrigin;
 use crate::domain::pool::RunningLimits;
 use crate::domain::scope::Scope;
@@ -82,6 +83,7 @@ pub fn machine(number: u32, free: bool) -> CandidateMachine {
         nested_virtualization: None,
         limits: Vec::new(),
         snapshots: Snapshots::default(),
+        media: MediaRecord::default(),
     }
 }
 
@@ -108,6 +110,7 @@ pub fn lease(number: u128, prepare: bool, queue_for: Option<Duration>, now: Mome
         queue_for,
         prepare: prepare.then(Prepare::default),
         release: Release::default(),
+        record: None,
         keep_on_failure: None,
         created_at: now.wall,
     })

@@ -4,9 +4,13 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"io"
 	"log"
 	"net/http"
 	"net/url"
@@ -109,6 +113,46 @@ func main() {
 	later, err := json.Marshal(fields)
 	check(err == nil, err)
 	check(json.Unmarshal(later, &otter.Machine{}) == nil, string(later))
+	files(ctx, client)
+}
+
+// files uploads a file, finds it in the list, downloads it and deletes it.
+func files(ctx context.Context, client *otter.APIClient) {
+	const store, path = "name:isos", "by go.iso"
+	content := bytes.Repeat([]byte("otter\x00\xff"), 40_000)
+	body, err := os.CreateTemp("", "round-trip")
+	check(err == nil, err)
+	defer os.Remove(body.Name())
+	_, err = body.Write(content)
+	check(err == nil, err)
+	_, err = body.Seek(0, io.SeekStart)
+	check(err == nil, err)
+	job, _, err := client.FilesAPI.PutFile(ctx, store).Path(path).Body(body).Execute()
+	check(err == nil, err)
+	hash := sha256.Sum256(content)
+	check(*job.Result.Get().Sha256.Get() == hex.EncodeToString(hash[:]), job)
+
+	listed, _, err := client.FilesAPI.ListFiles(ctx, store).Execute()
+	check(err == nil, err)
+	size := int64(-1)
+	for _, file := range listed.Items {
+		if file.Name == path {
+			size = *file.Bytes.Get()
+		}
+	}
+	check(size == int64(len(content)), listed)
+
+	file, _, err := client.FilesAPI.GetFile(ctx, store).Path(path).Execute()
+	check(err == nil, err)
+	defer os.Remove(file.Name())
+	read, err := io.ReadAll(file)
+	check(err == nil && bytes.Equal(read, content), err)
+
+	job, _, err = client.FilesAPI.DeleteFile(ctx, store).Path(path).Wait("1m").Execute()
+	check(err == nil, err)
+	check(job.State == otter.JOBSTATE_SUCCEEDED, job)
+	_, _, err = client.FilesAPI.GetFile(ctx, store).Path(path).Execute()
+	check(refused(err).Code == "not-found", err)
 }
 
 // follow reads the event stream until the job has ended, and returns the job.

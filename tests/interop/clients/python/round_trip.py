@@ -2,12 +2,15 @@
 otter.
 """
 
+import hashlib
+import io
 import json
 import sys
 
 import httpx
 from otter_client import AuthenticatedClient
 from otter_client.api.events import stream_events
+from otter_client.api.files import delete_file, get_file, list_files, put_file
 from otter_client.api.jobs import get_job, wait_for_job
 from otter_client.api.machines import (
     find_machine,
@@ -19,6 +22,7 @@ from otter_client.api.machines import (
 from otter_client.api.snapshots import list_snapshots, revert_machine
 from otter_client.models import (
     Event,
+    FileList,
     Job,
     JobState,
     Machine,
@@ -30,6 +34,7 @@ from otter_client.models import (
     RevertRequest,
     SnapshotList,
 )
+from otter_client.types import File
 
 PATH = "installed/updated/kickstart"
 
@@ -92,6 +97,28 @@ def main(url: str) -> None:
     # The generated call reads the stream to its end. `wait` ends the stream.
     text = stream_events.sync(client=client, since=machines.version, job=started.id, wait="0s")
     assert isinstance(text, str) and "event: bye" in text, text
+    files(client)
+
+
+def files(client: AuthenticatedClient) -> None:
+    """Uploads a file, finds it in the list, downloads it and deletes it."""
+    content, store, path = bytes(range(256)) * 1000, "name:isos", "by python.iso"
+    body = File(payload=io.BytesIO(content))
+    job = put_file.sync(store, client=client, path=path, body=body)
+    assert isinstance(job, Job) and job.result is not None, job
+    assert job.result.sha256 == hashlib.sha256(content).hexdigest(), job
+
+    listed = list_files.sync(store, client=client)
+    assert isinstance(listed, FileList), listed
+    assert (path, len(content)) in [(file.name, file.bytes_) for file in listed.items]
+
+    read = get_file.sync(store, client=client, path=path)
+    assert isinstance(read, File) and read.payload.read() == content
+
+    job = delete_file.sync(store, client=client, path=path, wait="1m")
+    assert isinstance(job, Job) and job.state == JobState.SUCCEEDED, job
+    gone = get_file.sync(store, client=client, path=path)
+    assert isinstance(gone, Problem) and gone.code == "not-found", gone
 
 
 def follow(client: AuthenticatedClient, since: str, job: Job) -> Job:

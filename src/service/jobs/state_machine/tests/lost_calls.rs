@@ -9,8 +9,9 @@ use super::script::ScriptLine::{
 };
 use super::script::{Ending, ScriptLine, play};
 use super::{
-    another_machine, answer, consolidated, create, id, machine, off, on, remove, rename, revert,
-    snapshot_evidence, with_question, with_running_task, with_snapshot, with_task, without,
+    ISO, another_machine, answer, consolidated, create, id, insert, machine, off, on, remove,
+    rename, revert, set_boot, snapshot_evidence, with_media, with_question, with_running_task,
+    with_snapshot, with_task, without,
 };
 use crate::domain::call::{CallKind, Evidence};
 use crate::domain::failure::FailureKind;
@@ -243,6 +244,51 @@ impl Row {
             OtherJobs { tasks: vec![TaskId::from_backend("foreign")], ..OtherJobs::default() };
         let saw = || SawWithOthers(task(true), others.clone());
         [vec![Settled(task(false))], vec![saw(), Paused, saw()]]
+    }
+}
+
+#[test]
+fn a_lost_change_of_media_or_boot_is_resolved_by_the_configuration() {
+    for (request, call, before, after) in [
+        (
+            insert(),
+            CallKind::SetMedia,
+            with_media(off(), None, false),
+            with_media(off(), Some(ISO), false),
+        ),
+        (
+            set_boot(),
+            CallKind::SetBoot,
+            with_media(off(), None, false),
+            with_media(off(), None, true),
+        ),
+    ] {
+        let saw = || Saw(before.clone());
+        let task = |name| [Accepted(name), TaskSucceeded, Saw(after.clone())];
+        for loss in [
+            vec![saw(), Lost, HostBack],
+            vec![saw(), Committed, Crash, HostBack],
+            vec![saw(), Accepted("first"), TaskVanished, HostBack],
+        ] {
+            for (lines, sendings) in [
+                (vec![Settled(after.clone())], 1),
+                ([vec![Settled(before.clone())], task("second").to_vec()].concat(), 2),
+            ] {
+                let script = [loss.clone(), lines].concat();
+                let played = play(request.clone(), &script);
+                assert_eq!(played.ending(), Changed, "{script:?}");
+                assert_eq!(played.calls, vec![call; sendings], "{script:?}");
+            }
+        }
+        // The task of a change says nothing about what it changed, so the machine must show it.
+        let own = with_task(before.clone(), "own", CallKind::SetMedia, true);
+        let found = vec![saw(), Lost, HostBack, Saw(own), TaskSucceeded];
+        let script = [found.clone(), vec![Saw(after.clone())]].concat();
+        assert_eq!(play(request.clone(), &script).calls, [call]);
+        let resolved = vec![saw(), HostBack, Settled(before.clone())];
+        let script = [found, resolved, task("second").to_vec()];
+        let played = play(request.clone(), &script.concat());
+        assert_eq!((played.ending(), played.calls), (Changed, vec![call; 2]));
     }
 }
 

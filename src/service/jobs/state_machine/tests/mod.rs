@@ -22,11 +22,12 @@ use crate::domain::failure::FailureKind;
 use crate::domain::fault_origin::FaultOrigin;
 use crate::domain::ids::{QuestionId, SnapshotId, TaskId};
 use crate::domain::job::{Job, JobRequest, JobState};
+use crate::domain::media::{BootDevice, BootEntry, BootMedia, BootRequest};
 use crate::domain::origin::Actor;
 use crate::domain::power::PowerState;
 use crate::hypervisor::{Accepted, HostErrorKind};
 use crate::service::host_failure::HostFailure;
-use crate::service::jobs::samples::{evidence, job, snapshot_evidence, start};
+use crate::service::jobs::samples::{drive, evidence, job, snapshot_evidence, start};
 
 const RULES: JobRules =
     JobRules { settle: Duration::from_secs(30), question_grace: Duration::from_mins(1) };
@@ -52,6 +53,33 @@ fn rename() -> JobRequest {
 
 fn answer() -> JobRequest {
     JobRequest::Answer { question: QuestionId::from_backend("q"), choice: "4".to_owned() }
+}
+
+/// The ISO of these tests.
+const ISO: &str = "[isos] qubes.iso";
+
+fn insert() -> JobRequest {
+    JobRequest::SetMedia { iso: Some(ISO.to_owned()) }
+}
+
+fn eject() -> JobRequest {
+    JobRequest::SetMedia { iso: None }
+}
+
+fn set_boot() -> JobRequest {
+    let delay = Some(Duration::from_secs(5));
+    JobRequest::SetBoot(BootRequest { order: vec![BootDevice::Cdrom], delay })
+}
+
+/// The machine with this ISO in its only drive, and with the boot options of [`set_boot`] or with
+/// none.
+fn with_media(evidence: Evidence, iso: Option<&str>, boots_from_cdrom: bool) -> Evidence {
+    let mut media = BootMedia { drives: vec![drive(iso)], ..BootMedia::default() };
+    if boots_from_cdrom {
+        media.boot.order = vec![BootEntry { device: BootDevice::Cdrom, key: None }];
+        media.boot.delay = Duration::from_secs(5);
+    }
+    Evidence { media, ..evidence }
 }
 
 /// A machine that has the snapshots `base`, `kickstart` and `leaf`, each the child of the previous
@@ -190,7 +218,7 @@ fn a_deadline_that_passes_while_the_host_answers_has_no_outage_as_its_cause() {
 
 #[test]
 fn a_suspended_machine_that_was_powered_on_to_be_powered_off_is_not_left_on() {
-    let release = JobRequest::Release { keep_power: false, snapshot: None };
+    let release = JobRequest::Release { keep_power: false, snapshot: None, media: None };
     for request in [JobRequest::Kill, release] {
         let cancel = Interrupt::Cancel(Actor::otter());
         for interrupt in [cancel, Interrupt::Deadline { question: false }] {

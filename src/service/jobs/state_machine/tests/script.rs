@@ -14,11 +14,11 @@ use crate::domain::job::{Job, JobRequest, JobState, JobStepState};
 use crate::domain::origin::Actor;
 use crate::hypervisor::{Accepted, HostErrorKind};
 use crate::service::host_failure::HostFailure;
-use crate::service::jobs::screen_watch::ScreenSight;
 use crate::service::jobs::state_machine::{
     CallResult, Effect, GuestObservation, GuestWatchResult, Input, Interrupt, JobStateMachine,
     ObservedMachine, OtherJobs, TaskEnd,
 };
+use crate::service::jobs::text_watch::TextSight;
 
 /// One line of a case. A line answers the effect that is under way, or interrupts the job.
 ///
@@ -328,9 +328,9 @@ impl Play {
             }
         }
         // A text that was read stays when the screen is lost.
-        let text = shown.ok().map(Arc::from).or_else(|| self.state_machine.screen.text.clone());
+        let text = shown.ok().map(Arc::from).or_else(|| self.state_machine.sight.text.clone());
         let trouble = shown.err().map(str::to_owned);
-        self.state_machine.see_screen(ScreenSight { text, trouble }, self.now());
+        self.state_machine.see_text(TextSight { text, trouble }, self.now());
         true
     }
 

@@ -13,9 +13,9 @@ use super::script::ScriptLine::{
 };
 use super::script::{Ending, Played, ScriptLine, play};
 use super::{
-    another_machine, answer, consolidated, create, id, machine, off, on, remove, rename, revert,
-    snapshot_evidence, unreadable_machine, with_question, with_running_task, with_snapshot,
-    with_task, without,
+    ISO, another_machine, answer, consolidated, create, eject, id, insert, machine, off, on,
+    remove, rename, revert, set_boot, snapshot_evidence, unreadable_machine, with_media,
+    with_question, with_running_task, with_snapshot, with_task, without,
 };
 use crate::domain::call::{CallKind, Evidence};
 use crate::domain::failure::FailureKind;
@@ -81,7 +81,35 @@ fn every_kind() -> Vec<(JobRequest, Evidence, CallKind, Vec<ScriptLine>)> {
         (JobRequest::RemoveAllSnapshots, off(), CallKind::RemoveAllSnapshots, task()),
         (JobRequest::Consolidate, off(), CallKind::ConsolidateDisks, task()),
         (rename(), off(), CallKind::RenameSnapshot, vec![Done]),
+        (insert(), with_media(off(), None, false), CallKind::SetMedia, task()),
+        (eject(), with_media(on(), Some(ISO), false), CallKind::SetMedia, task()),
+        (set_boot(), with_media(off(), None, false), CallKind::SetBoot, task()),
     ]
+}
+
+/// The machine that proves a call whose task otter followed only after a restart. `None` for the
+/// calls that need no such proof.
+fn proof(request: &JobRequest) -> Option<Evidence> {
+    match request {
+        JobRequest::Revert { .. } => Some(off()),
+        JobRequest::SetMedia { iso } => Some(with_media(off(), iso.as_deref(), false)),
+        JobRequest::SetBoot(_) => Some(with_media(off(), None, true)),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_machine_that_boots_from_the_right_thing_is_not_changed() {
+    for (request, machine) in [
+        (insert(), with_media(on(), Some(ISO), false)),
+        (eject(), with_media(on(), None, false)),
+        (set_boot(), with_media(off(), None, true)),
+    ] {
+        check(request, &[Saw(machine)], Unchanged, &[]);
+    }
+    let no_drive = Failed(FailureKind::NoDrive);
+    check(insert(), &[Saw(off())], no_drive, &[]);
+    check(eject(), &[Saw(off())], no_drive, &[]);
 }
 
 #[test]
@@ -145,10 +173,10 @@ fn every_kind_goes_on_after_a_crash() {
     for (request, before, call, answers) in every_kind() {
         let [Accepted(task), end] = &*answers else { continue };
         let lines = [Saw(before), Accepted(task), Committed, Crash, end.clone()];
-        // A revert whose task otter followed only after a restart succeeds only if the machine
-        // shows the snapshot as current.
-        let verified = [lines.to_vec(), vec![Saw(off())]].concat();
-        let lines = if call == REVERT { verified } else { lines.to_vec() };
+        // Some tasks that otter followed only after a restart count only if the machine shows
+        // their effect.
+        let shown = proof(&request).map(Saw);
+        let lines: Vec<ScriptLine> = lines.into_iter().chain(shown).collect();
         check(request, &lines, Changed, &[call]);
     }
 }
@@ -308,7 +336,7 @@ fn a_call_is_sent_four_times_at_most() {
     let lines = [vec![Saw(off())], lost(), refused(), refused(), refused()].concat();
     check(revert(None), &lines, Unknown, &[REVERT; 7]);
     // Each time that the job powers the machine off, another user powers it on again.
-    let release = JobRequest::Release { keep_power: false, snapshot: None };
+    let release = JobRequest::Release { keep_power: false, snapshot: None, media: None };
     let undone = || [Saw(on()), Accepted("task"), TaskSucceeded];
     let lines = [&undone()[..], &undone(), &undone(), &undone(), &[Saw(on())]].concat();
     check(release, &lines, Failed(FailureKind::InvalidPowerState), &[OFF; 4]);
@@ -488,6 +516,8 @@ fn a_guest_that_does_not_shut_down_is_powered_off() {
 fn a_preparation_fails_at_a_question_that_nobody_answers() {
     let prepare = || JobRequest::Prepare {
         snapshot: None,
+        iso: None,
+        boot: None,
         power: Some(On),
         until: Some(Readiness::Tools),
         cidr: None,
@@ -519,6 +549,8 @@ fn a_preparation_fails_at_a_question_that_nobody_answers() {
 fn a_preparation_reverts_powers_on_waits_and_settles() {
     let prepare = || JobRequest::Prepare {
         snapshot: Some((id("kickstart"), "base/kickstart".to_owned())),
+        iso: None,
+        boot: None,
         power: Some(On),
         until: Some(Readiness::Tools),
         cidr: None,
@@ -550,6 +582,7 @@ fn a_preparation_reverts_powers_on_waits_and_settles() {
     let released = JobRequest::Release {
         keep_power: false,
         snapshot: Some((id("kickstart"), "base/kickstart".to_owned())),
+        media: None,
     };
     let lines = [&[Saw(on())], &call[..], &[Saw(on())], &call[..], &[Saw(machine(Off))]].concat();
     check(released, &lines, Changed, &[REVERT, OFF]);
@@ -563,6 +596,8 @@ fn states(played: &Played) -> Vec<(&str, JobStepState)> {
 fn prepare_until_login() -> JobRequest {
     JobRequest::Prepare {
         snapshot: None,
+        iso: None,
+        boot: None,
         power: Some(On),
         until: Some(Readiness::Screen(ScreenText::new("Log In").unwrap())),
         cidr: None,

@@ -17,7 +17,7 @@ use crate::domain::ids::LeaseId;
 use crate::domain::lease::{Lease, LeaseState};
 use crate::service::leases::capacity::Capacity;
 use crate::service::leases::matching::{
-    CandidateMachine, Selection, is_in_scope, missing_snapshot,
+    CandidateMachine, Selection, has_needed_drive, is_in_scope, missing_snapshot,
 };
 
 /// The machines and the limits that are left during an attempt to grant machines.
@@ -208,7 +208,9 @@ impl Transition<'_> {
         }
         let selection = Selection::new(lease, attempt.candidates);
         let matches = |machine: &CandidateMachine| {
-            selection.includes(machine) && missing_snapshot(lease, machine).is_none()
+            selection.includes(machine)
+                && missing_snapshot(lease, machine).is_none()
+                && has_needed_drive(lease, machine)
         };
         let matching: Vec<(usize, &CandidateMachine)> =
             free.iter().copied().enumerate().filter(|(_, machine)| matches(machine)).collect();
@@ -251,6 +253,7 @@ impl Transition<'_> {
             lease.pool = selected.or(candidate.pools.first()).cloned();
             lease.fence = Some(fence);
             lease.grants += 1;
+            lease.media = Some(candidate.media.clone());
             lease.job = None;
             lease.note(now.wall, format!("granted {} (fence {fence})", candidate.name));
             lease.state = LeaseState::Preparing;

@@ -92,6 +92,7 @@ impl Transition<'_> {
         let recovery = Recovery {
             lease: id,
             snapshot: lease.release.snapshot.clone(),
+            media: lease.recorded_media().cloned(),
             attempts: 0,
             pause,
             retry_at: self.now.wall.saturating_add(pause).unwrap_or(Timestamp::MAX),

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::super::console::{ANSWER_LIMIT, HANDSHAKE_LIMIT, REPEAT_REQUEST, SILENCE};
 use super::super::*;
+use crate::domain::input::Point;
 use crate::domain::keyboard::Keysym;
 use crate::domain::screen::{Region, ScreenSize};
 use crate::rfb::client_messages::update_request;
@@ -372,7 +373,7 @@ fn input_needs_a_console_that_is_ready() {
     let mut fixture = Fixture::opening(false, None);
     assert_eq!(fixture.upstream.encode(&[key]), None);
     fixture.connect();
-    let click = ScreenInput::Pointer { buttons: 1, x: 3, y: 4 };
+    let click = ScreenInput::Pointer { buttons: 1, at: Point { x: 3, y: 4 } };
     let bytes = fixture.upstream.encode(&[key, click]).unwrap();
     assert_eq!(bytes, [4, 1, 0, 0, 0, 0, 0, 0x61, 5, 1, 0, 3, 0, 4]);
 }

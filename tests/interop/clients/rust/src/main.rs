@@ -86,6 +86,38 @@ async fn main() -> Result<(), Failure> {
     assert_eq!((outcome.id, outcome.finished_at), (ended.id, ended.finished_at));
     let after = client.get_machine().machine(&found.id).send().await?.into_inner();
     assert_eq!(after.power_state, Some(PowerState::On));
+    files(&client).await
+}
+
+/// Uploads a file, finds it in the list, downloads it and deletes it.
+async fn files(client: &Client) -> Result<(), Failure> {
+    const STORE: &str = "name:isos";
+    const FILE: &str = "by rust.iso";
+    let content = b"otter\0\xff".repeat(40_000);
+    let put = client.put_file().datastore(STORE).path(FILE).body(content.clone());
+    let job = put.send().await?.into_inner();
+    assert_eq!(job.state, JobState::Succeeded);
+    let hash = job.result.and_then(|result| result.sha256).ok_or("a result without a hash")?;
+    assert_eq!(hash.len(), 64);
+
+    let listed = client.list_files().datastore(STORE).send().await?.into_inner();
+    let file = listed.items.iter().find(|file| file.name == FILE).ok_or("the file in the list")?;
+    assert_eq!(serde_json::to_value(file.bytes)?, content.len());
+
+    let read = client.get_file().datastore(STORE).path(FILE).send().await?;
+    let mut stream = read.into_inner_stream();
+    let mut bytes = Vec::new();
+    while let Some(part) = stream.next().await {
+        bytes.extend_from_slice(&part?);
+    }
+    assert!(bytes == content);
+
+    let delete = client.delete_file().datastore(STORE).path(FILE).wait("1m");
+    assert_eq!(delete.send().await?.into_inner().state, JobState::Succeeded);
+    match client.get_file().datastore(STORE).path(FILE).send().await {
+        Err(Error::ErrorResponse(problem)) => assert_eq!(problem.code, "not-found"),
+        _ => return Err("a file that was deleted is read".into()),
+    }
     Ok(())
 }
 
