@@ -25,8 +25,8 @@ export const path = (...segments) => `/v1/${segments.map(encodeURIComponent).joi
 /**
  * Calls the API.
  *
- * Options: `query`, `body` (JSON), `lease` (id of a lease of this tab), `override` (the reason of an
- * operator), `key` (true: with an Idempotency-Key), `headers`, `accept`, `signal`.
+ * Options: `query`, `body` (JSON), `lease` (id of a lease of this tab), `override` (the reason of
+ * an operator), `key` (true: with an Idempotency-Key), `headers`, `accept`, `signal`.
  * The response is not read yet. Throws a ProblemError if it is not a success.
  */
 export async function request(method, target, options = {}) {
@@ -42,7 +42,12 @@ export async function request(method, target, options = {}) {
   let response;
   try {
     response = await fetch(address(target, query), {
-      method, headers, signal, cache: "no-store", credentials: "omit", redirect: "error",
+      method,
+      headers,
+      signal,
+      cache: "no-store",
+      credentials: "omit",
+      redirect: "error",
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch (error) {
@@ -81,14 +86,30 @@ export function socketAddress(target, query) {
 
 export function noAnswer(detail) {
   return {
-    code: "no-answer", status: 0, title: "otter did not answer", detail, retry: "after",
-    errors: [], candidates: [], links: {}, fault: null, seen: null, request_id: null,
+    code: "no-answer",
+    status: 0,
+    title: "otter did not answer",
+    detail,
+    retry: "after",
+    errors: [],
+    candidates: [],
+    links: {},
+    fault: null,
+    seen: null,
+    request_id: null,
   };
 }
 
 /** The problem of any error: one of otter, or one of the browser itself. */
 export function problemOf(error) {
-  return error.problem ?? { ...noAnswer(error.message), code: "browser", title: "The browser could not do this", retry: "no" };
+  return (
+    error.problem ?? {
+      ...noAnswer(error.message),
+      code: "browser",
+      title: "The browser could not do this",
+      retry: "no",
+    }
+  );
 }
 
 async function readProblem(response) {
@@ -100,6 +121,8 @@ async function readProblem(response) {
   }
   return {
     ...noAnswer("Something between this page and otter answered in its place."),
-    code: "not-otter", status: response.status, title: `${response.status} ${response.statusText}`,
+    code: "not-otter",
+    status: response.status,
+    title: `${response.status} ${response.statusText}`,
   };
 }

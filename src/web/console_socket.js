@@ -4,9 +4,14 @@
 import { call, path, socketAddress } from "./api.js";
 
 const CLOSED = {
-  1000: "It was closed.", 1001: "The page was left.", 1006: "The connection was lost.",
-  4401: "The token is not valid any more.", 4403: "You may not look or type any more.",
-  4409: "Somebody took over.", 4423: "The lease ended.", 4503: "otter stops.",
+  1000: "It was closed.",
+  1001: "The page was left.",
+  1006: "The connection was lost.",
+  4401: "The token is not valid any more.",
+  4403: "You may not look or type any more.",
+  4409: "Somebody took over.",
+  4423: "The lease ended.",
+  4503: "otter stops.",
 };
 
 /**
@@ -17,7 +22,12 @@ const CLOSED = {
  * @returns `{token, url}`
  */
 export function consoleToken({ machine, kind, port, mode, force }, authority) {
-  const body = { kind, mode, ...(port === undefined ? {} : { port: String(port) }), ...(force ? { force } : {}) };
+  const body = {
+    kind,
+    mode,
+    ...(port === undefined ? {} : { port: String(port) }),
+    ...(force ? { force } : {}),
+  };
   return call("POST", path("machines", machine, "console-tokens"), { ...authority, body });
 }
 
@@ -34,7 +44,8 @@ export function openConsole({ token, url }, query, events) {
     if (typeof data === "string") events.text?.(data);
     else events.bytes(new Uint8Array(data));
   };
-  socket.onclose = ({ code, reason }) => events.close(reason || CLOSED[code] || `It was closed (${code}).`);
+  socket.onclose = ({ code, reason }) =>
+    events.close(reason || CLOSED[code] || `It was closed (${code}).`);
   return socket;
 }
 

@@ -12,7 +12,12 @@ export function time(text, now = new Date()) {
 
 /** A number of seconds in its two largest units: "2 h 5 min". */
 export function seconds(count) {
-  const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+  const units = [
+    ["d", 86400],
+    ["h", 3600],
+    ["min", 60],
+    ["s", 1],
+  ];
   let rest = Math.max(0, Math.round(count));
   const first = units.findIndex(([, size]) => rest >= size);
   if (first < 0) return "0 s";
@@ -56,14 +61,27 @@ export function bytes(count) {
 }
 
 const KINDS = {
-  "machine.power_on": "Power on", "machine.power_off": "Power off", "machine.reset": "Reset",
-  "machine.suspend": "Suspend", "machine.shutdown": "Shut down", "machine.reboot": "Reboot",
-  "machine.kill": "Kill", "machine.answer": "Answer", "machine.consolidate": "Consolidate disks",
-  "machine.media": "Media", "machine.boot": "Boot order",
-  "snapshot.create": "New snapshot", "snapshot.revert": "Revert", "snapshot.remove": "Remove snapshot",
-  "snapshot.remove_all": "Remove all snapshots", "snapshot.rename": "Rename snapshot",
-  "lease.prepare": "Prepare", "lease.release": "Release",
-  "file.upload": "Upload", "file.delete": "Delete file", "file.create_folder": "New folder",
+  "machine.power_on": "Power on",
+  "machine.power_off": "Power off",
+  "machine.reset": "Reset",
+  "machine.suspend": "Suspend",
+  "machine.shutdown": "Shut down",
+  "machine.reboot": "Reboot",
+  "machine.kill": "Kill",
+  "machine.answer": "Answer",
+  "machine.consolidate": "Consolidate disks",
+  "machine.media": "Media",
+  "machine.boot": "Boot order",
+  "snapshot.create": "New snapshot",
+  "snapshot.revert": "Revert",
+  "snapshot.remove": "Remove snapshot",
+  "snapshot.remove_all": "Remove all snapshots",
+  "snapshot.rename": "Rename snapshot",
+  "lease.prepare": "Prepare",
+  "lease.release": "Release",
+  "file.upload": "Upload",
+  "file.delete": "Delete file",
+  "file.create_folder": "New folder",
 };
 
 /** The kind of a job in words; a kind of a later otter as it is. */
@@ -71,7 +89,8 @@ export const kind = (name) => KINDS[name] ?? name;
 export const KNOWN_KINDS = Object.keys(KINDS);
 
 /** "Power on of qubes-1", "Upload of [isos] a.iso". */
-export const jobTitle = (job) => `${kind(job.kind)} of ${job.machine_name ?? fileOf(job) ?? job.machine ?? "a file"}`;
+export const jobTitle = (job) =>
+  `${kind(job.kind)} of ${job.machine_name ?? fileOf(job) ?? job.machine ?? "a file"}`;
 
 /** The file of a job on files, such as "[isos] a.iso"; null for a job on a machine. */
 export function fileOf({ target }) {
@@ -81,10 +100,19 @@ export function fileOf({ target }) {
 }
 
 const REASONS = {
-  powered_on: "on", suspended: "suspended", power_unknown: "power unknown", template: "template",
-  not_connected: "not connected", question: "asks a question", leased: "held",
-  quarantined: "quarantined", releasing: "being released", job: "a job runs",
-  host_task: "the host works on it", self: "otter runs in it", protected: "protected",
+  powered_on: "on",
+  suspended: "suspended",
+  power_unknown: "power unknown",
+  template: "template",
+  not_connected: "not connected",
+  question: "asks a question",
+  leased: "held",
+  quarantined: "quarantined",
+  releasing: "being released",
+  job: "a job runs",
+  host_task: "the host works on it",
+  self: "otter runs in it",
+  protected: "protected",
 };
 
 /** Why a machine is not free, in words. */

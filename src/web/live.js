@@ -29,7 +29,9 @@ async function run(signal) {
   while (!signal.aborted) {
     try {
       position.version ??= await readLists(signal);
-      await stream(position, signal, () => { pause = 500; });
+      await stream(position, signal, () => {
+        pause = 500;
+      });
     } catch (error) {
       if (signal.aborted) return;
       const problem = api.problemOf(error);
@@ -89,7 +91,10 @@ async function allPages(path, query, signal) {
   return items;
 }
 
-/** Streams events into the store until the connection ends. `position.version` null: read the lists. */
+/**
+ * Streams events into the store until the connection ends. If `position.version` is null, it reads
+ * the lists first.
+ */
 async function stream(position, signal, onData) {
   const attempt = new AbortController();
   const abort = () => attempt.abort();

@@ -30,8 +30,13 @@ import * as pools from "./views/pools.js";
 import * as signIn from "./views/sign_in.js";
 
 const NAV = [
-  ["Overview", []], ["Machines", ["machines"]], ["Jobs", ["jobs"]], ["Leases", ["leases"]],
-  ["Pools", ["pools"]], ["Artifacts", ["artifacts"]], ["Datastores", ["datastores"]],
+  ["Overview", []],
+  ["Machines", ["machines"]],
+  ["Jobs", ["jobs"]],
+  ["Leases", ["leases"]],
+  ["Pools", ["pools"]],
+  ["Artifacts", ["artifacts"]],
+  ["Datastores", ["datastores"]],
 ];
 const LISTS = { jobs, leases, pools, artifacts, datastores, console: console_, "sign-in": signIn };
 const notFound = { title: () => "Not found", view: () => nothing("The page has no such view.") };
@@ -67,14 +72,19 @@ function draw() {
   const view = isOut ? signIn : viewOf(route);
   const title = view.title(route);
   document.title = `${title} · otter`;
-  render(document.getElementById("app"),
+  render(
+    document.getElementById("app"),
     h("a", { class: "skip", href: "#main", onclick: skip, key: "skip" }, "Skip to content"),
     header(),
-    h("main", { id: "main", key: "main" },
+    h(
+      "main",
+      { id: "main", key: "main" },
       messagesView(),
       h("h1", { id: "title", tabindex: "-1", key: "title" }, title),
-      h("div", { key: isOut ? "sign-in" : `view-${path}`, class: "view" }, view.view(route))),
-    dialogView());
+      h("div", { key: isOut ? "sign-in" : `view-${path}`, class: "view" }, view.view(route)),
+    ),
+    dialogView(),
+  );
   if (isNew) document.getElementById("title").focus();
 }
 
@@ -105,24 +115,55 @@ function skip(event) {
 
 function header() {
   const section = route.path[0];
-  return h("header", { key: "header" },
+  return h(
+    "header",
+    { key: "header" },
     h("a", { class: "logo", href: link([]) }, "otter"),
-    h("nav", { "aria-label": "Main" }, h("ul", { role: "list" },
-      NAV.map(([name, path]) => h("li", { key: name }, h("a", { href: link(path), "aria-current": section === path[0] ? "page" : null }, name))),
-      h("li", { key: "API" }, h("a", { href: address("/docs") }, "API")))),
-    h("div", { class: "who" },
-      h("span", { id: "connection", role: "status", "data-state": store.connection }, connectionText()),
-      h("span", { id: "caller" }, store.about ? `${store.about.caller.name} (${store.about.caller.role})` : ""),
-      token() && h("button", { type: "button", onclick: signOut }, "Sign out")));
+    h(
+      "nav",
+      { "aria-label": "Main" },
+      h(
+        "ul",
+        { role: "list" },
+        NAV.map(([name, path]) =>
+          h(
+            "li",
+            { key: name },
+            h("a", { href: link(path), "aria-current": section === path[0] ? "page" : null }, name),
+          ),
+        ),
+        h("li", { key: "API" }, h("a", { href: address("/docs") }, "API")),
+      ),
+    ),
+    h(
+      "div",
+      { class: "who" },
+      h(
+        "span",
+        { id: "connection", role: "status", "data-state": store.connection },
+        connectionText(),
+      ),
+      h(
+        "span",
+        { id: "caller" },
+        store.about ? `${store.about.caller.name} (${store.about.caller.role})` : "",
+      ),
+      token() && h("button", { type: "button", onclick: signOut }, "Sign out"),
+    ),
+  );
 }
 
 function connectionText() {
   if (route.path[0] === "console") return "";
   switch (store.connection) {
-    case "live": return hostIsThere() ? "Live" : "Live; the host is away";
-    case "lost": return `Connection lost. Showing what was known at ${time(new Date(store.heardAt).toISOString())}; trying again…`;
-    case "signed-out": return "Signed out";
-    default: return "Connecting…";
+    case "live":
+      return hostIsThere() ? "Live" : "Live; the host is away";
+    case "lost":
+      return `Connection lost. Showing what was known at ${heard()}; trying again…`;
+    case "signed-out":
+      return "Signed out";
+    default:
+      return "Connecting…";
   }
 }
 
@@ -158,10 +199,19 @@ onChange((kind) => {
 });
 addEventListener("hashchange", invalidate);
 addEventListener("online", tryNow);
-document.addEventListener("visibilitychange", () => { if (!document.hidden) tryNow(); });
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) tryNow();
+});
 // Times such as "3 min ago" grow old.
-setInterval(() => { if (!document.hidden) invalidateSoon(); }, 10_000);
+setInterval(() => {
+  if (!document.hidden) invalidateSoon();
+}, 10_000);
 setDraw(draw);
 // A dropped file must not replace the page.
 for (const type of ["dragover", "drop"]) addEventListener(type, (event) => event.preventDefault());
 invalidate();
+
+/** When the last event came. */
+function heard() {
+  return time(new Date(store.heardAt).toISOString());
+}

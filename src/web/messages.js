@@ -75,12 +75,24 @@ export function clearMessages() {
 
 export function messagesView() {
   return [
-    h("div", { id: "messages", role: "status", "aria-live": "polite", key: "messages" },
-      messages.map(({ id, text, job }) => h("p", { key: id }, job ? jobLink(job, text) : text))),
-    h("div", { id: "problems", key: "problems" }, problems.map(({ id, problem }) => h("div", { key: id, oncreate: (element) => element.scrollIntoView({ block: "nearest" }) },
-      problemView(problem, () => {
-        problems = problems.filter((other) => other.id !== id);
-        invalidate();
-      })))),
+    h(
+      "div",
+      { id: "messages", role: "status", "aria-live": "polite", key: "messages" },
+      messages.map(({ id, text, job }) => h("p", { key: id }, job ? jobLink(job, text) : text)),
+    ),
+    h(
+      "div",
+      { id: "problems", key: "problems" },
+      problems.map(({ id, problem }) =>
+        h(
+          "div",
+          { key: id, oncreate: (element) => element.scrollIntoView({ block: "nearest" }) },
+          problemView(problem, () => {
+            problems = problems.filter((other) => other.id !== id);
+            invalidate();
+          }),
+        ),
+      ),
+    ),
   ];
 }

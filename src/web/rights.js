@@ -72,7 +72,8 @@ export function mayTake(about, machine) {
 
 /** Why somebody may not end or renew a lease; null if they may. */
 export function mayEnd(about, lease, holds) {
-  if (["released", "expired", "revoked", "failed"].includes(lease.state)) return "The lease has ended.";
+  if (["released", "expired", "revoked", "failed"].includes(lease.state))
+    return "The lease has ended.";
   if (lease.state === "releasing") return "The lease is being released.";
   if (holds) return null;
   const role = about?.caller.role;
@@ -81,7 +82,8 @@ export function mayEnd(about, lease, holds) {
 }
 
 export function mayRenew(lease, holds) {
-  if (lease.state !== "active") return `The lease is ${lease.state}: only an active one is renewed.`;
+  if (lease.state !== "active")
+    return `The lease is ${lease.state}: only an active one is renewed.`;
   return holds ? null : "Only its holder renews a lease: use its secret.";
 }
 

@@ -1,7 +1,7 @@
 // The address of the view: `#/machines/16?name=sdw`, and the fragment of a console token,
 // `#console=screen&machine=16&mode=drive&token=…`.
 
-/** The parts of a fragment: `path` (decoded segments), `query`, and `console` for a console token. */
+/** The parts of a fragment: `path` (decoded segments), `query`, and `console` (a console token). */
 export function parse(fragment) {
   const text = fragment.replace(/^#/, "");
   if (text.startsWith("console=")) {
@@ -34,7 +34,9 @@ export function link(path, query = {}) {
 /** The view that shows an object of the API, for a path such as `/v1/machines/16`; else null. */
 export function viewOf(apiPath, base) {
   const own = apiPath.startsWith(`${base}/`) ? apiPath.slice(base.length) : apiPath;
-  const known = /^\/v1\/(machines|jobs|leases|artifacts|datastores)\/([^/?]+)(\/screen)?$/.exec(own);
+  const known = /^\/v1\/(machines|jobs|leases|artifacts|datastores)\/([^/?]+)(\/screen)?$/.exec(
+    own,
+  );
   if (!known) return null;
   const [, kind, id, screen] = known;
   return link(screen ? [kind, decode(id), "screen"] : [kind, decode(id)]);

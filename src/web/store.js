@@ -41,7 +41,7 @@ export function changed(kind, object = null) {
   for (const listener of listeners) listener(kind, object);
 }
 
-/** The objects of a kind in the order of the lists: machines by name, jobs and leases newest first. */
+/** The objects of a kind in the order of lists: machines by name, jobs and leases newest first. */
 export function sorted(kind) {
   if (!cache.has(kind)) cache.set(kind, [...store[kind].values()].sort(ORDER[kind]));
   return cache.get(kind);
@@ -73,7 +73,9 @@ export function remove(kind, id) {
 
 function forgetEnded(map, isEnded) {
   if (map.size <= MAX_ENDED * 1.2) return;
-  const ended = [...map.values()].filter(isEnded).sort((one, other) => (one.id < other.id ? -1 : 1));
+  const ended = [...map.values()]
+    .filter(isEnded)
+    .sort((one, other) => (one.id < other.id ? -1 : 1));
   for (const object of ended.slice(0, map.size - MAX_ENDED)) map.delete(object.id);
 }
 
@@ -81,14 +83,19 @@ function forgetEnded(map, isEnded) {
 export function apply(event) {
   const { type, id, object } = event;
   switch (type) {
-    case "machine.changed": return put("machines", object);
+    case "machine.changed":
+      return put("machines", object);
     case "machine.removed":
       store.snapshots.delete(id);
       return remove("machines", id);
-    case "job.changed": return put("jobs", object);
-    case "lease.changed": return put("leases", { ...object, secret: null });
-    case "datastore.changed": return put("datastores", object);
-    case "datastore.removed": return remove("datastores", id);
+    case "job.changed":
+      return put("jobs", object);
+    case "lease.changed":
+      return put("leases", { ...object, secret: null });
+    case "datastore.changed":
+      return put("datastores", object);
+    case "datastore.removed":
+      return remove("datastores", id);
     case "snapshot.changed": {
       const known = store.snapshots.get(object.machine);
       if (known) known.set(object.id, object);
@@ -100,7 +107,8 @@ export function apply(event) {
     case "session.changed":
       if (store.about) store.about = { ...store.about, session: object };
       return changed("about");
-    default: return undefined;
+    default:
+      return undefined;
   }
 }
 

@@ -14,9 +14,15 @@ export function upload(target, query, file, signal, onProgress) {
     request.onload = () => {
       const answer = parse(request.responseText);
       if (request.status < 300 && answer) resolve(answer);
-      else reject(new ProblemError(answer?.code ? answer : { ...noAnswer(request.statusText), status: request.status }));
+      else
+        reject(
+          new ProblemError(
+            answer?.code ? answer : { ...noAnswer(request.statusText), status: request.status },
+          ),
+        );
     };
-    request.onerror = () => reject(new ProblemError(noAnswer(`The upload of ${file.name} was cut.`)));
+    request.onerror = () =>
+      reject(new ProblemError(noAnswer(`The upload of ${file.name} was cut.`)));
     request.onabort = () => reject(new DOMException("stopped", "AbortError"));
     signal.addEventListener("abort", () => request.abort());
     request.send(file);

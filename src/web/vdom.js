@@ -27,7 +27,7 @@ function flat(children, out) {
   return out;
 }
 
-/** Makes the children of `parent` equal to `children`. The root of a page calls it again and again. */
+/** Makes the children of `parent` equal to `children`. The root calls it for each frame. */
 export function render(parent, ...children) {
   const next = flat(children, []);
   patchChildren(parent, parent[LISTENERS]?.rendered ?? [], next);
@@ -111,7 +111,10 @@ function patchChildren(parent, old, next) {
       match = keyed.get(node.key);
       if (match && (match.tag !== node.tag || reused.has(match))) match = undefined;
     } else {
-      while (position < old.length && (old[position].key !== undefined || reused.has(old[position]))) {
+      while (
+        position < old.length &&
+        (old[position].key !== undefined || reused.has(old[position]))
+      ) {
         position += 1;
       }
       if (position < old.length && fits(old[position], node)) match = old[position];

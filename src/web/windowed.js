@@ -27,17 +27,36 @@ export function windowed({ id, label, items, row, heights = [2.75, 5], className
   const top = Math.min(tops.get(id) ?? 0, Math.max(0, items.length * height - 1));
   const first = Math.max(0, Math.floor(top / height) - MARGIN);
   const shown = items.slice(first, first + visible + 2 * MARGIN);
-  return h("div", {
-    key: `window-${id}`, class: `window ${className}`, tabindex: "0", role: "group", "aria-label": `${label}, scrolls`,
-    style: { "--rows": `${items.length * height}px` },
-    onscroll: (event) => {
-      tops.set(id, event.target.scrollTop);
-      invalidate();
+  return h(
+    "div",
+    {
+      key: `window-${id}`,
+      class: `window ${className}`,
+      tabindex: "0",
+      role: "group",
+      "aria-label": `${label}, scrolls`,
+      style: { "--rows": `${items.length * height}px` },
+      onscroll: (event) => {
+        tops.set(id, event.target.scrollTop);
+        invalidate();
+      },
     },
-  },
-  h("ul", { role: "list", "aria-label": label, style: { height: `${items.length * height}px` } },
-    shown.map((item, index) => h("li", {
-      key: item.id, class: "row", "aria-setsize": items.length, "aria-posinset": first + index + 1,
-      style: { top: `${(first + index) * height}px`, height: `${height}px` },
-    }, row(item)))));
+    h(
+      "ul",
+      { role: "list", "aria-label": label, style: { height: `${items.length * height}px` } },
+      shown.map((item, index) =>
+        h(
+          "li",
+          {
+            key: item.id,
+            class: "row",
+            "aria-setsize": items.length,
+            "aria-posinset": first + index + 1,
+            style: { top: `${(first + index) * height}px`, height: `${height}px` },
+          },
+          row(item),
+        ),
+      ),
+    ),
+  );
 }

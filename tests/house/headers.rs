@@ -13,7 +13,7 @@ fn every_file_begins_with_a_header() {
 #[test]
 fn no_line_is_longer_than_100_columns() {
     let mut long = Vec::new();
-    for (path, text) in super::sources() {
+    for (path, text) in super::sources().into_iter().chain(super::page_sources()) {
         let lines = text.lines().enumerate().filter(|(_, line)| line.chars().count() > 100);
         long.extend(lines.map(|(at, _)| format!("{}:{}", path.display(), at + 1)));
     }

@@ -13,6 +13,15 @@ use std::path::{Path, PathBuf};
 
 /// Every Rust file below `src`: its path relative to `src`, and its text.
 pub fn sources() -> Vec<(PathBuf, String)> {
+    sources_of(&["rs"])
+}
+
+/// Every file of the pages for people, as [`sources`].
+pub fn page_sources() -> Vec<(PathBuf, String)> {
+    sources_of(&["js", "css", "html"])
+}
+
+fn sources_of(extensions: &[&str]) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     let mut folders = vec![root.clone()];
@@ -21,7 +30,7 @@ pub fn sources() -> Vec<(PathBuf, String)> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|own| extensions.iter().any(|one| own == *one)) {
                 let text = std::fs::read_to_string(&path).unwrap();
                 files.push((path.strip_prefix(&root).unwrap().to_owned(), text));
             }

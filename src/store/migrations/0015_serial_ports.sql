@@ -1,4 +1,5 @@
--- The numbers of the bytes that serial ports output. The bytes are in files in the folder serial of the state directory.
+-- The numbers of the bytes that serial ports output. The bytes are in files in the folder serial of
+-- the state directory.
 
 CREATE TABLE serial_ports (
     -- The key of the machine: "uuid:<instance uuid>", "path:<vmx>" or "id:<moid>".

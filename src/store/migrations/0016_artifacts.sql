@@ -1,5 +1,6 @@
--- What otter knows about the artifacts of leases. The bytes of an artifact are in the file <id> of the folder artifacts
--- in the state directory. A lease may be deleted before its artifacts, so the table does not refer to leases.
+-- What otter knows about the artifacts of leases. The bytes of an artifact are in the file <id> of
+-- the folder artifacts in the state directory. A lease may be deleted before its artifacts, so the
+-- table does not refer to leases.
 
 CREATE TABLE artifacts (
     id            TEXT PRIMARY KEY,

@@ -1,7 +1,8 @@
--- What otter put on datastores. The target of a job can also be a file: such a job has the target_kind 'datastore', and
--- its target is the moid of the datastore in brackets and the path.
+-- What otter put on datastores. The target of a job can also be a file: such a job has the
+-- target_kind 'datastore', and its target is the moid of the datastore in brackets and the path.
 
--- The part files of uploads that may be left on a datastore. A row is removed when its part file is proven to be gone.
+-- The part files of uploads that may be left on a datastore. A row is removed when its part file is
+-- proven to be gone.
 CREATE TABLE upload_parts (
     job       TEXT PRIMARY KEY,
     datastore TEXT NOT NULL,

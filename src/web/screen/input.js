@@ -26,13 +26,25 @@ export class ScreenInput {
     canvas.addEventListener("keyup", (event) => this.key(event, false), options);
     canvas.addEventListener("blur", () => this.release(), options);
     addEventListener("blur", () => this.release(), options);
-    document.addEventListener("visibilitychange", () => { if (document.hidden) this.release(); }, options);
+    document.addEventListener(
+      "visibilitychange",
+      () => {
+        if (document.hidden) this.release();
+      },
+      options,
+    );
     canvas.addEventListener("pointerdown", (event) => this.press(event), options);
     canvas.addEventListener("pointerup", (event) => this.press(event), options);
     canvas.addEventListener("pointercancel", (event) => this.press(event), options);
     canvas.addEventListener("pointermove", (event) => this.move(event), options);
     canvas.addEventListener("wheel", (event) => this.wheel(event), { ...options, passive: false });
-    canvas.addEventListener("contextmenu", (event) => { if (this.isDriving()) event.preventDefault(); }, options);
+    canvas.addEventListener(
+      "contextmenu",
+      (event) => {
+        if (this.isDriving()) event.preventDefault();
+      },
+      options,
+    );
   }
 
   key(event, down) {
@@ -76,7 +88,8 @@ export class ScreenInput {
   position(event) {
     const { canvas } = this;
     const box = canvas.getBoundingClientRect();
-    const scale = (value, length, pixels) => Math.max(0, Math.min(pixels - 1, Math.floor((value / length) * pixels)));
+    const scale = (value, length, pixels) =>
+      Math.max(0, Math.min(pixels - 1, Math.floor((value / length) * pixels)));
     return {
       x: scale(event.clientX - box.left, box.width, canvas.width),
       y: scale(event.clientY - box.top, box.height, canvas.height),

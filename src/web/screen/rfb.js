@@ -38,7 +38,9 @@ export class ByteQueue {
   async take(count) {
     while (this.length < count) {
       if (this.error) throw this.error;
-      await new Promise((resolve) => { this.waiting = { count, resolve }; });
+      await new Promise((resolve) => {
+        this.waiting = { count, resolve };
+      });
     }
     this.length -= count;
     const first = this.pieces[0];
@@ -94,8 +96,8 @@ export function toRgba(pixels) {
  *
  * @param queue the bytes of the server
  * @param send sends bytes to it
- * @param screen `{resize(width, height), paint(list)}`; `paint` gets all rectangles of one update, as
- *   `{x, y, image}`, so that a half painted picture is never seen
+ * @param screen `{resize(width, height), paint(list)}`; `paint` gets all rectangles of one update,
+ *   as `{x, y, image}`, so that a half painted picture is never seen
  */
 export async function serve(queue, send, screen) {
   await queue.take(12);
@@ -143,7 +145,8 @@ async function update(queue, before, screen) {
       images.push({ x, y, image: new ImageData(toRgba(pixels), width, height) });
     } else if (encoding === TIGHT_PNG) {
       const [control] = await queue.take(1);
-      if (control !== TIGHT_CONTROL_PNG) throw new Error(`The server sent the unknown Tight type ${control}.`);
+      if (control !== TIGHT_CONTROL_PNG)
+        throw new Error(`The server sent the unknown Tight type ${control}.`);
       const png = await queue.take(await compactLength(queue));
       images.push({ x, y, image: await createImageBitmap(new Blob([png], { type: "image/png" })) });
     } else if (encoding !== RAW) {

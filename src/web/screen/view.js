@@ -4,7 +4,7 @@
 import { call, get, path } from "../api.js";
 import { consoleToken, openConsole, sendTo } from "../console_socket.js";
 import { resource, reload } from "../data.js";
-import { openDialog } from "../dialogs.js";
+import { OVERRIDE_FIELD, openDialog } from "../dialogs.js";
 import { invalidate } from "../frame.js";
 import { attempt, say } from "../messages.js";
 import { actions, at, facts, leaseLink, loaded, machineLink, nothing, section } from "../parts.js";
@@ -36,7 +36,9 @@ export class ScreenConsole {
   attach(canvas) {
     this.canvas = canvas;
     this.input = new ScreenInput(canvas, {
-      send: (bytes) => { if (this.socket) sendTo(this.socket, bytes); },
+      send: (bytes) => {
+        if (this.socket) sendTo(this.socket, bytes);
+      },
       isDriving: () => this.isDriving(),
       leave: () => document.getElementById("screen-stop")?.focus(),
     });
@@ -53,7 +55,10 @@ export class ScreenConsole {
     this.mode = mode;
     invalidate();
     try {
-      this.open(await consoleToken({ machine: this.machine, kind: "screen", mode, force }, authority), mode);
+      this.open(
+        await consoleToken({ machine: this.machine, kind: "screen", mode, force }, authority),
+        mode,
+      );
     } catch (error) {
       this.state = "closed";
       invalidate();
@@ -66,14 +71,18 @@ export class ScreenConsole {
     const queue = new ByteQueue();
     this.mode = mode;
     this.state = "connecting";
-    const socket = openConsole(token, {}, {
-      open: () => {},
-      bytes: (piece) => queue.push(piece),
-      close: (sentence) => {
-        queue.fail(new Error(sentence));
-        if (this.socket === socket) this.closed(sentence);
+    const socket = openConsole(
+      token,
+      {},
+      {
+        open: () => {},
+        bytes: (piece) => queue.push(piece),
+        close: (sentence) => {
+          queue.fail(new Error(sentence));
+          if (this.socket === socket) this.closed(sentence);
+        },
       },
-    });
+    );
     this.socket = socket;
     serve(queue, (bytes) => sendTo(socket, bytes), this).catch((error) => {
       if (this.socket === socket && socket.readyState === WebSocket.OPEN) {
@@ -139,21 +148,35 @@ export const title = (route) => {
 
 export function view(route) {
   const machine = store.machines.get(route.path[1]);
-  if (!machine) return nothing(store.machines.size === 0 ? "Loading…" : "This machine does not exist, or you may not see it.");
+  if (!machine)
+    return nothing(
+      store.machines.size === 0
+        ? "Loading…"
+        : "This machine does not exist, or you may not see it.",
+    );
   const own = screenOf(machine);
   const rights = rightsOf(machine);
-  const state = resource(`screen:${machine.id}`, (signal) => get(path("machines", machine.id, "screen"), { lease: machine.lease?.id, signal }));
+  const state = resource(`screen:${machine.id}`, (signal) =>
+    get(path("machines", machine.id, "screen"), { lease: machine.lease?.id, signal }),
+  );
   shown.state = state;
-  return h("div", { class: "consoles" },
+  return h(
+    "div",
+    { class: "consoles" },
     screenSection(own, machine, rights, state),
     serialSection(shown.serial, machine, rights, route),
-    section("viewers", "Viewers", loaded(state, viewers)));
+    section("viewers", "Viewers", loaded(state, viewers)),
+  );
 }
 
 function screenOf(machine) {
   if (shown?.machine === machine.id) return shown.screen;
   leave();
-  shown = { machine: machine.id, screen: new ScreenConsole(machine.id), serial: new SerialConsole(machine.id) };
+  shown = {
+    machine: machine.id,
+    screen: new ScreenConsole(machine.id),
+    serial: new SerialConsole(machine.id),
+  };
   lookAround(shown);
   return shown.screen;
 }
@@ -181,50 +204,90 @@ function screenSection(own, machine, { right }, state) {
   const info = state.data;
   const other = info?.driver && !own.isDriving();
   const drives = own.isDriving() ? null : "Press Drive first.";
-  const key = (name) => ({ label: name, reason: drives, run: () => {
-    own.input.stroke(STROKES[name]);
-    own.canvas.focus();
-  } });
+  const key = (name) => ({
+    label: name,
+    reason: drives,
+    run: () => {
+      own.input.stroke(STROKES[name]);
+      own.canvas.focus();
+    },
+  });
   const canvasState = info && !info.available && own.state === "open" ? "no-signal" : own.state;
-  return section("screen", "Screen",
+  return section(
+    "screen",
+    "Screen",
     h("p", {}, machineLink(machine.id, machine.name)),
-    h("div", { role: "toolbar", "aria-label": "Screen" }, actions("screen", [
-      { label: "Watch", run: () => attempt(() => watch(own, machine)) },
-      { label: "Drive", reason: right.reason, run: () => drive(own, machine, right, false) },
-      other && { label: "Take over", reason: right.reason, danger: true, run: () => drive(own, machine, right, true) },
-      key("Ctrl-Alt-Del"), key("Ctrl-Alt-F2"), key("Super"),
-      { label: "Type text", reason: right.reason, run: () => typeText(machine, right) },
-      { label: "Full screen", run: () => attempt(() => own.canvas.parentElement.requestFullscreen()) },
-      {
-        label: "Save picture", run: () => attempt(() => save(`${path("machines", machine.id)}/screen.png`, `${machine.name}.png`, { lease: machine.lease?.id })),
-      },
-      own.state !== "closed" && {
-        label: "Stop", id: "screen-stop",
-        run: () => {
-          own.close("You stopped.");
-          invalidate();
+    h(
+      "div",
+      { role: "toolbar", "aria-label": "Screen" },
+      actions("screen", [
+        { label: "Watch", run: () => attempt(() => watch(own, machine)) },
+        { label: "Drive", reason: right.reason, run: () => drive(own, machine, right, false) },
+        other && {
+          label: "Take over",
+          reason: right.reason,
+          danger: true,
+          run: () => drive(own, machine, right, true),
         },
-      },
-    ])),
+        key("Ctrl-Alt-Del"),
+        key("Ctrl-Alt-F2"),
+        key("Super"),
+        { label: "Type text", reason: right.reason, run: () => typeText(machine, right) },
+        {
+          label: "Full screen",
+          run: () => attempt(() => own.canvas.parentElement.requestFullscreen()),
+        },
+        {
+          label: "Save picture",
+          run: () =>
+            attempt(() =>
+              save(`${path("machines", machine.id)}/screen.png`, `${machine.name}.png`, {
+                lease: machine.lease?.id,
+              }),
+            ),
+        },
+        own.state !== "closed" && {
+          label: "Stop",
+          id: "screen-stop",
+          run: () => {
+            own.close("You stopped.");
+            invalidate();
+          },
+        },
+      ]),
+    ),
     h("p", { id: "screen-status", role: "status" }, statusText(own, info)),
-    canvasView(own, machine.name, canvasState));
+    canvasView(own, machine.name, canvasState),
+  );
 }
 
 /** The picture itself. */
 export function canvasView(own, name, state) {
-  return h("div", { class: "screen", key: "canvas" }, h("canvas", {
-    width: null, class: own.isDriving() ? "driving" : "", tabindex: own.isDriving() ? "0" : "-1",
-    role: own.isDriving() ? "application" : "img", "aria-label": `Screen of ${name}`, "data-state": state,
-    oncreate: (canvas) => own.attach(canvas),
-  }));
+  return h(
+    "div",
+    { class: "screen", key: "canvas" },
+    h("canvas", {
+      width: null,
+      class: own.isDriving() ? "driving" : "",
+      tabindex: own.isDriving() ? "0" : "-1",
+      role: own.isDriving() ? "application" : "img",
+      "aria-label": `Screen of ${name}`,
+      "data-state": state,
+      oncreate: (canvas) => own.attach(canvas),
+    }),
+  );
 }
 
 export function statusText(own, info) {
   if (own.state === "connecting") return "Connecting…";
-  if (own.state === "closed") return own.reason ? `Closed: ${own.reason}` : "Press Watch to look, or Drive to type and click.";
+  if (own.state === "closed")
+    return own.reason
+      ? `Closed: ${own.reason}`
+      : "Press Watch to look, or Drive to type and click.";
   if (info && !info.available) return `No signal: ${info.unavailable_reason}`;
   return own.mode === "drive"
-    ? "Driving. Press Ctrl+Alt+Shift to leave the screen with the keyboard." : "Watching.";
+    ? "Driving. Press Ctrl+Alt+Shift to leave the screen with the keyboard."
+    : "Watching.";
 }
 
 async function watch(own, machine) {
@@ -243,28 +306,49 @@ function drive(own, machine, right, force) {
     return;
   }
   openDialog({
-    title: `Drive ${machine.name}?`, confirm: "Drive", danger: true,
-    text: "Another caller holds this machine. otter records the reason, and the holder sees a warning.",
-    fields: [{ name: "override", label: "Reason for the override", required: true }],
+    title: `Drive ${machine.name}?`,
+    confirm: "Drive",
+    danger: true,
+    fields: [OVERRIDE_FIELD],
     submit: ({ override }) => begin(override),
   });
 }
 
 function typeText(machine, right) {
   openDialog({
-    title: "Type text", confirm: "Type", text: `On the keyboard of ${machine.name}.`,
+    title: "Type text",
+    confirm: "Type",
+    text: `On the keyboard of ${machine.name}.`,
     fields: [
       { name: "text", label: "Text", type: "textarea", required: true },
       {
-        name: "layout", label: "Layout of the guest", type: "select", value: "us",
-        options: [{ value: "us", label: "us" }, { value: "de", label: "de" }],
+        name: "layout",
+        label: "Layout of the guest",
+        type: "select",
+        value: "us",
+        options: [
+          { value: "us", label: "us" },
+          { value: "de", label: "de" },
+        ],
       },
-      { name: "secret", label: "Secret", type: "checkbox", help: "otter keeps it out of what it writes." },
-      ...(right.override ? [{ name: "override", label: "Reason for the override", required: true }] : []),
+      {
+        name: "secret",
+        label: "Secret",
+        type: "checkbox",
+        help: "otter keeps it out of what it writes.",
+      },
+      ...(right.override
+        ? [{ name: "override", label: "Reason for the override", required: true }]
+        : []),
     ],
     submit: async ({ text, layout, secret, override }) => {
       const body = { events: [{ text: text.replaceAll("\r\n", "\n") }], layout, secret };
-      const done = await call("POST", path("machines", machine.id, "screen", "input"), { lease: machine.lease?.id, override, body, key: true });
+      const done = await call("POST", path("machines", machine.id, "screen", "input"), {
+        lease: machine.lease?.id,
+        override,
+        body,
+        key: true,
+      });
       say(`${done.sent.characters} characters were typed`);
     },
   });
@@ -277,7 +361,21 @@ function viewers({ viewers: list, driver, recording, connection }) {
       ["Recording", recording && leaseLink(recording, "for this lease")],
       ["Connection", connection],
     ]),
-    list.length === 0 ? nothing("No one looks.") : h("ul", { class: "plain", role: "list", "aria-label": "Viewers" }, list.map((viewer) => h("li", { key: viewer.id },
-      `${viewer.caller} ${viewer.mode === "drive" ? "drives" : "looks"}${viewer.address ? ` from ${viewer.address}` : ""}, since `, at(viewer.since)))),
+    list.length === 0
+      ? nothing("No one looks.")
+      : h(
+          "ul",
+          { class: "plain", role: "list", "aria-label": "Viewers" },
+          list.map((viewer) =>
+            h(
+              "li",
+              { key: viewer.id },
+              `${viewer.caller} ${viewer.mode === "drive" ? "drives" : "looks"}`,
+              viewer.address ? ` from ${viewer.address}` : "",
+              ", since ",
+              at(viewer.since),
+            ),
+          ),
+        ),
   ];
 }

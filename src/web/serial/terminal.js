@@ -28,11 +28,21 @@ export class Terminal {
 
   print(character) {
     switch (character) {
-      case ESCAPE: this.escape = ""; break;
-      case "\n": this.newLine(); break;
-      case "\r": this.column = 0; break;
-      case "\b": this.column = Math.max(0, this.column - 1); break;
-      case "\t": this.column = (Math.floor(this.column / TAB) + 1) * TAB; break;
+      case ESCAPE:
+        this.escape = "";
+        break;
+      case "\n":
+        this.newLine();
+        break;
+      case "\r":
+        this.column = 0;
+        break;
+      case "\b":
+        this.column = Math.max(0, this.column - 1);
+        break;
+      case "\t":
+        this.column = (Math.floor(this.column / TAB) + 1) * TAB;
+        break;
       default:
         if (character >= " " && character !== "\x7f") {
           while (this.line.length < this.column) this.line.push(" ");
@@ -82,9 +92,15 @@ export class Terminal {
         else if (number === 1) this.line.fill(" ", 0, this.column);
         else this.line.length = 0;
         break;
-      case "C": this.column = Math.min(1000, this.column + Math.max(1, number)); break;
-      case "D": this.column = Math.max(0, this.column - Math.max(1, number)); break;
-      case "G": this.column = Math.min(1000, Math.max(1, number)) - 1; break;
+      case "C":
+        this.column = Math.min(1000, this.column + Math.max(1, number));
+        break;
+      case "D":
+        this.column = Math.max(0, this.column - Math.max(1, number));
+        break;
+      case "G":
+        this.column = Math.min(1000, Math.max(1, number)) - 1;
+        break;
       // A program that paints the whole screen: its text begins on a new line.
       case "H":
       case "f":

@@ -3,7 +3,7 @@
 import { get, path } from "../api.js";
 import { consoleToken, openConsole, sendTo } from "../console_socket.js";
 import { resource, reload } from "../data.js";
-import { openDialog } from "../dialogs.js";
+import { OVERRIDE_FIELD, openDialog } from "../dialogs.js";
 import { invalidate } from "../frame.js";
 import { attempt } from "../messages.js";
 import { actions, loaded, nothing, section } from "../parts.js";
@@ -64,24 +64,28 @@ export class SerialConsole {
   open(token, mode, since) {
     this.mode = mode;
     this.state = "connecting";
-    const socket = openConsole(token, { since }, {
-      open: () => {
-        this.state = "open";
-        invalidate();
+    const socket = openConsole(
+      token,
+      { since },
+      {
+        open: () => {
+          this.state = "open";
+          invalidate();
+        },
+        bytes: (piece) => {
+          this.terminal.write(this.decoder.decode(piece, { stream: true }));
+          this.text?.show();
+        },
+        text: (message) => this.control(message),
+        close: (sentence) => {
+          if (this.socket !== socket) return;
+          this.socket = null;
+          this.state = "closed";
+          this.reason = sentence;
+          invalidate();
+        },
       },
-      bytes: (piece) => {
-        this.terminal.write(this.decoder.decode(piece, { stream: true }));
-        this.text?.show();
-      },
-      text: (message) => this.control(message),
-      close: (sentence) => {
-        if (this.socket !== socket) return;
-        this.socket = null;
-        this.state = "closed";
-        this.reason = sentence;
-        invalidate();
-      },
-    });
+    );
     this.socket = socket;
     invalidate();
   }
@@ -120,26 +124,37 @@ export class SerialConsole {
 }
 
 export function serialSection(own, machine, { right }, route) {
-  if (machine.serial_ports.length === 0) return section("serial", "Serial port", nothing("It has none."));
+  if (machine.serial_ports.length === 0)
+    return section("serial", "Serial port", nothing("It has none."));
   const key = `serial:${machine.id}`;
-  const read = resource(key, (signal) => get(path("machines", machine.id, "serial"), { lease: machine.lease?.id, signal }));
-  return section("serial", "Serial port", loaded(read, ({ ports }) => {
-    const asked = route.query.get("port") ?? "";
-    const port = ports.find((other) => other.linux_device === asked || String(other.key) === asked) ?? ports[0];
-    if (!port) return nothing("It has none.");
-    return portView(own, machine, right, ports, port, () => reload(key));
-  }));
+  const read = resource(key, (signal) =>
+    get(path("machines", machine.id, "serial"), { lease: machine.lease?.id, signal }),
+  );
+  return section(
+    "serial",
+    "Serial port",
+    loaded(read, ({ ports }) => {
+      const asked = route.query.get("port") ?? "";
+      const port =
+        ports.find((other) => other.linux_device === asked || String(other.key) === asked) ??
+        ports[0];
+      if (!port) return nothing("It has none.");
+      return portView(own, machine, right, ports, port, () => reload(key));
+    }),
+  );
 }
 
 const nameOf = (port) => port.linux_device ?? port.label;
 
 function portView(own, machine, right, ports, port, refresh) {
-  const closed = port.access === "unavailable" ? port.access_reason ?? "otter cannot reach this port." : null;
+  const closed =
+    port.access === "unavailable" ? (port.access_reason ?? "otter cannot reach this port.") : null;
   const open = (mode, force, override) => async () => {
     // The offsets grow all the time, so they are read just before.
     const lease = machine.lease?.id;
     const { ports: fresh } = await get(path("machines", machine.id, "serial"), { lease });
-    const { first_offset: first, next_offset: next } = fresh.find((other) => other.key === port.key) ?? port;
+    const { first_offset: first, next_offset: next } =
+      fresh.find((other) => other.key === port.key) ?? port;
     await own.start(port.key, mode, Math.max(first, next - BACKLOG), { lease, override }, force);
     refresh();
   };
@@ -149,31 +164,54 @@ function portView(own, machine, right, ports, port, refresh) {
       return;
     }
     openDialog({
-      title: `Write to ${nameOf(port)} of ${machine.name}?`, confirm: "Write", danger: true,
-      text: "Another caller holds this machine. otter records the reason, and the holder sees a warning.",
-      fields: [{ name: "override", label: "Reason for the override", required: true }],
+      title: `Write to ${nameOf(port)} of ${machine.name}?`,
+      confirm: "Write",
+      danger: true,
+      fields: [OVERRIDE_FIELD],
       submit: ({ override }) => open("drive", force, override)(),
     });
   };
   const other = port.writer && !own.isWriting();
   return [
-    h("div", { class: "field" },
+    h(
+      "div",
+      { class: "field" },
       h("label", { for: "serial-port" }, "Port"),
-      h("select", {
-        id: "serial-port",
-        onchange: (event) => {
-          own.close("");
-          location.hash = link(["machines", machine.id, "screen"], { port: event.target.value });
+      h(
+        "select",
+        {
+          id: "serial-port",
+          onchange: (event) => {
+            own.close("");
+            location.hash = link(["machines", machine.id, "screen"], { port: event.target.value });
+          },
         },
-      }, ports.map((choice) => h("option", {
-        key: choice.key, value: choice.linux_device ?? String(choice.key), selected: choice === port,
-      }, nameOf(choice))))),
+        ports.map((choice) =>
+          h(
+            "option",
+            {
+              key: choice.key,
+              value: choice.linux_device ?? String(choice.key),
+              selected: choice === port,
+            },
+            nameOf(choice),
+          ),
+        ),
+      ),
+    ),
     actions("serial", [
       { label: "Read", reason: closed, run: () => attempt(open("view", false)) },
       { label: "Read and write", reason: closed ?? right.reason, run: () => write(false) },
-      other && { label: "Take over", name: `Take over ${nameOf(port)}`, reason: closed ?? right.reason, danger: true, run: () => write(true) },
+      other && {
+        label: "Take over",
+        name: `Take over ${nameOf(port)}`,
+        reason: closed ?? right.reason,
+        danger: true,
+        run: () => write(true),
+      },
       own.state !== "closed" && {
-        label: "Stop", name: "Stop the serial port",
+        label: "Stop",
+        name: "Stop the serial port",
         run: () => {
           own.close("You stopped.");
           invalidate();
@@ -181,7 +219,14 @@ function portView(own, machine, right, ports, port, refresh) {
       },
       {
         label: "Save log",
-        run: () => attempt(() => save(path("machines", machine.id, "serial", String(port.key), "log"), `${machine.name}-${nameOf(port)}.log`, { lease: machine.lease?.id })),
+        run: () =>
+          attempt(() =>
+            save(
+              path("machines", machine.id, "serial", String(port.key), "log"),
+              `${machine.name}-${nameOf(port)}.log`,
+              { lease: machine.lease?.id },
+            ),
+          ),
       },
     ]),
     h("p", { id: "serial-status", role: "status" }, statusText(own, port)),
@@ -203,19 +248,53 @@ export function terminalView(own, name) {
   const key = (label, text) => ({ label, reason: closed, run: () => own.send(text) });
   return [
     h("pre", {
-      id: "serial-text", key: "text", class: "terminal", tabindex: "0", role: "log", "aria-label": `Output of ${name}`, "aria-live": "off",
-      own: true, oncreate: (element) => own.attach(element),
+      id: "serial-text",
+      key: "text",
+      class: "terminal",
+      tabindex: "0",
+      role: "log",
+      "aria-label": `Output of ${name}`,
+      "aria-live": "off",
+      own: true,
+      oncreate: (element) => own.attach(element),
     }),
-    h("form", { class: "line", key: "line", onsubmit: sendLine, autocomplete: "off" },
+    h(
+      "form",
+      { class: "line", key: "line", onsubmit: sendLine, autocomplete: "off" },
       h("label", { for: "serial-input" }, "Input"),
-      h("input", { id: "serial-input", name: "line", type: "text", autocomplete: "off", autocapitalize: "none", spellcheck: "false", "aria-describedby": closed ? "why-serial-keys-0" : null }),
-      h("button", { type: "submit", "aria-disabled": closed ? "true" : null, "aria-describedby": closed ? "why-serial-keys-0" : null }, "Send")),
-    actions("serial-keys", [key("Ctrl-C", "\x03"), key("Ctrl-D", "\x04"), key("Escape", "\x1b"), key("Tab", "\t")]),
+      h("input", {
+        id: "serial-input",
+        name: "line",
+        type: "text",
+        autocomplete: "off",
+        autocapitalize: "none",
+        spellcheck: "false",
+        "aria-describedby": closed ? "why-serial-keys-0" : null,
+      }),
+      h(
+        "button",
+        {
+          type: "submit",
+          "aria-disabled": closed ? "true" : null,
+          "aria-describedby": closed ? "why-serial-keys-0" : null,
+        },
+        "Send",
+      ),
+    ),
+    actions("serial-keys", [
+      key("Ctrl-C", "\x03"),
+      key("Ctrl-D", "\x04"),
+      key("Escape", "\x1b"),
+      key("Tab", "\t"),
+    ]),
   ];
 }
 
 function statusText(own, port) {
   if (own.state === "connecting") return "Connecting…";
-  if (own.state === "closed") return own.reason ? `Closed: ${own.reason}` : port.access_reason ?? "Press Read to see its output.";
+  if (own.state === "closed")
+    return own.reason
+      ? `Closed: ${own.reason}`
+      : (port.access_reason ?? "Press Read to see its output.");
   return own.mode === "drive" ? "Reading and writing." : "Reading.";
 }

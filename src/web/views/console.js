@@ -33,27 +33,53 @@ export function view() {
   const begin = () => {
     shown.used = true;
     const target = shown.isSerial
-      ? `${path("machines", machine, "serial", port ?? "")}/stream` : path("machines", machine, "screen", "rfb");
-    own.open({ token, url: `${target}?mode=${encodeURIComponent(mode ?? "view")}` }, mode ?? "view", undefined);
+      ? `${path("machines", machine, "serial", port ?? "")}/stream`
+      : path("machines", machine, "screen", "rfb");
+    own.open(
+      { token, url: `${target}?mode=${encodeURIComponent(mode ?? "view")}` },
+      mode ?? "view",
+      undefined,
+    );
   };
-  const stop = own.state !== "closed" && h("button", {
-    id: "screen-stop", key: "stop", type: "button",
-    onclick: () => {
-      own.close("You stopped.");
-      invalidate();
-    },
-  }, "Stop");
+  const stop =
+    own.state !== "closed" &&
+    h(
+      "button",
+      {
+        id: "screen-stop",
+        key: "stop",
+        type: "button",
+        onclick: () => {
+          own.close("You stopped.");
+          invalidate();
+        },
+      },
+      "Stop",
+    );
   const key = (name) => ({
-    label: name, reason: own.isDriving?.() ? null : "The screen is only shown.", run: () => own.input.stroke(STROKES[name]),
+    label: name,
+    reason: own.isDriving?.() ? null : "The screen is only shown.",
+    run: () => own.input.stroke(STROKES[name]),
   });
-  return section("console", shown.isSerial ? `Serial port ${port ?? ""}` : "Screen",
+  return section(
+    "console",
+    shown.isSerial ? `Serial port ${port ?? ""}` : "Screen",
     !shown.isSerial && actions("console", [key("Ctrl-Alt-Del"), key("Ctrl-Alt-F2"), key("Super")]),
     stop,
-    h("p", { id: shown.isSerial ? "serial-status" : "screen-status", role: "status" }, shown.isSerial
-      ? own.state === "closed" ? `Closed: ${own.reason}` : own.mode === "drive" ? "Reading and writing." : "Reading."
-      : statusText(own, null)),
+    h(
+      "p",
+      { id: shown.isSerial ? "serial-status" : "screen-status", role: "status" },
+      shown.isSerial
+        ? own.state === "closed"
+          ? `Closed: ${own.reason}`
+          : own.mode === "drive"
+            ? "Reading and writing."
+            : "Reading."
+        : statusText(own, null),
+    ),
     shown.isSerial ? terminalView(own, port ?? "the port") : canvasView(own, machine, own.state),
-    !shown.used && h("span", { key: "begin", oncreate: begin }));
+    !shown.used && h("span", { key: "begin", oncreate: begin }),
+  );
 }
 
 export function leave() {

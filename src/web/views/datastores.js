@@ -10,17 +10,31 @@ import { put, sorted, store } from "../store.js";
 import { h } from "../vdom.js";
 import { filesView } from "./files.js";
 
-export const title = (route) => (route.path[1] ? store.datastores.get(route.path[1])?.name ?? "Datastore" : "Datastores");
+export const title = (route) =>
+  route.path[1] ? (store.datastores.get(route.path[1])?.name ?? "Datastore") : "Datastores";
 
 export function view(route) {
   if (!route.path[1]) return listView();
   const datastore = store.datastores.get(route.path[1]);
-  if (!datastore) return nothing(store.datastores.size === 0 ? "Loading…" : "This datastore does not exist, or you may not see it.");
+  if (!datastore)
+    return nothing(
+      store.datastores.size === 0
+        ? "Loading…"
+        : "This datastore does not exist, or you may not see it.",
+    );
   return [
-    section("space", "Space", space(datastore), actions("space", [{
-      label: "Measure again", reason: needs(store.about, "runner"),
-      run: () => attempt(() => measure(datastore)),
-    }])),
+    section(
+      "space",
+      "Space",
+      space(datastore),
+      actions("space", [
+        {
+          label: "Measure again",
+          reason: needs(store.about, "runner"),
+          run: () => attempt(() => measure(datastore)),
+        },
+      ]),
+    ),
     filesView(datastore, route),
   ];
 }
@@ -35,19 +49,39 @@ async function measure(datastore) {
 function listView() {
   const all = sorted("datastores");
   if (all.length === 0) return nothing("None.");
-  return h("ul", { class: "cards", role: "list", "aria-label": "Datastores" }, all.map((datastore) => h("li", { class: "card", key: datastore.id },
-    h("h2", {}, h("a", { href: link(["datastores", datastore.id]) }, datastore.name)), space(datastore))));
+  return h(
+    "ul",
+    { class: "cards", role: "list", "aria-label": "Datastores" },
+    all.map((datastore) =>
+      h(
+        "li",
+        { class: "card", key: datastore.id },
+        h("h2", {}, h("a", { href: link(["datastores", datastore.id]) }, datastore.name)),
+        space(datastore),
+      ),
+    ),
+  );
 }
 
 function space(datastore) {
   const { capacity_bytes: capacity, free_bytes: free } = datastore;
   const used = capacity ? Math.round(((capacity - free) / capacity) * 100) : null;
   return [
-    used !== null && h("meter", { min: 0, max: 100, high: 90, value: String(used), "aria-label": `Used space of ${datastore.name}` }),
+    used !== null &&
+      h("meter", {
+        min: 0,
+        max: 100,
+        high: 90,
+        value: String(used),
+        "aria-label": `Used space of ${datastore.name}`,
+      }),
     facts([
       ["Free", free === null ? null : `${bytes(free)} of ${bytes(capacity)}`],
       ["Measured", datastore.free_bytes_at && at(datastore.free_bytes_at)],
-      ["Promised to machines", datastore.uncommitted_bytes === null ? null : bytes(datastore.uncommitted_bytes)],
+      [
+        "Promised to machines",
+        datastore.uncommitted_bytes === null ? null : bytes(datastore.uncommitted_bytes),
+      ],
       ["Machines", datastore.machine_count],
       ["Type", datastore.type],
       ["Accessible", datastore.accessible ? null : "no"],

@@ -25,7 +25,8 @@ const inFolder = (folder, name) => (folder ? `${folder}/${name}` : name);
 
 // A job of otter changed the files of a datastore.
 onChange((kind, job) => {
-  if (kind === "jobs" && job?.kind.startsWith("file.") && job.state === "succeeded" && shownFolder) reload(shownFolder);
+  if (kind === "jobs" && job?.kind.startsWith("file.") && job.state === "succeeded" && shownFolder)
+    reload(shownFolder);
 });
 
 export function filesView(datastore, route) {
@@ -33,45 +34,83 @@ export function filesView(datastore, route) {
   const key = keyOf(datastore, folder);
   shownFolder = key;
   const target = path("datastores", datastore.id, "files");
-  const read = resource(key, (signal) => get(target, { query: { path: folder, limit: 1000 }, signal }));
+  const read = resource(key, (signal) =>
+    get(target, { query: { path: folder, limit: 1000 }, signal }),
+  );
   const more = async () => {
-    const page = await get(target, { query: { path: folder, limit: 1000, cursor: read.data.next } });
+    const page = await get(target, {
+      query: { path: folder, limit: 1000, cursor: read.data.next },
+    });
     read.data = { ...page, items: [...read.data.items, ...page.items] };
     invalidate();
   };
   const low = needs(store.about, "runner");
-  return section("files", "Files",
+  return section(
+    "files",
+    "Files",
     crumbs(datastore, folder),
     actions("files", [
       { label: "New folder", reason: low, run: () => newFolder(datastore, folder) },
       { label: "Refresh", run: () => reload(key) },
     ]),
-    loaded(read, (list) => (list.items.length === 0 ? nothing("This folder is empty.") : [
-      windowed({
-        id: key, label: "Files", items: list.items.map((item) => ({ ...item, id: item.name })),
-        row: (item) => row(datastore, folder, item, low), className: "file-rows", heights: [3, 7],
-      }),
-      list.next && h("button", { type: "button", onclick: () => attempt(more) }, "Load more"),
-    ])),
+    loaded(read, (list) =>
+      list.items.length === 0
+        ? nothing("This folder is empty.")
+        : [
+            windowed({
+              id: key,
+              label: "Files",
+              items: list.items.map((item) => ({ ...item, id: item.name })),
+              row: (item) => row(datastore, folder, item, low),
+              className: "file-rows",
+              heights: [3, 7],
+            }),
+            list.next && h("button", { type: "button", onclick: () => attempt(more) }, "Load more"),
+          ],
+    ),
     dropZone(datastore, folder, low),
-    uploads.filter((one) => one.key === key).map(uploadView));
+    uploads.filter((one) => one.key === key).map(uploadView),
+  );
 }
 
 function crumbs(datastore, folder) {
   const parts = folder.split("/").filter(Boolean);
-  const crumb = (name, to) => h("li", { key: to }, h("a", {
-    href: link(["datastores", datastore.id], { path: to }), "aria-current": to === folder ? "page" : null,
-  }, name));
-  return h("nav", { "aria-label": "Folder" }, h("ol", { class: "crumbs", role: "list" },
-    crumb(datastore.name, ""), parts.map((name, index) => crumb(name, parts.slice(0, index + 1).join("/")))));
+  const crumb = (name, to) =>
+    h(
+      "li",
+      { key: to },
+      h(
+        "a",
+        {
+          href: link(["datastores", datastore.id], { path: to }),
+          "aria-current": to === folder ? "page" : null,
+        },
+        name,
+      ),
+    );
+  return h(
+    "nav",
+    { "aria-label": "Folder" },
+    h(
+      "ol",
+      { class: "crumbs", role: "list" },
+      crumb(datastore.name, ""),
+      parts.map((name, index) => crumb(name, parts.slice(0, index + 1).join("/"))),
+    ),
+  );
 }
 
 function row(datastore, folder, item, low) {
   const file = inFolder(folder, item.name);
   if (item.type === "folder") {
     return [
-      h("span", { class: "name" }, h("a", { href: link(["datastores", datastore.id], { path: file }) }, `${item.name}/`)),
-      h("span", { class: "state" }), h("span", { class: "when" }, at(item.modified_at)),
+      h(
+        "span",
+        { class: "name" },
+        h("a", { href: link(["datastores", datastore.id], { path: file }) }, `${item.name}/`),
+      ),
+      h("span", { class: "state" }),
+      h("span", { class: "when" }, at(item.modified_at)),
       h("span", { class: "more" }, fileButtons(datastore, file, item, low, false)),
     ];
   }
@@ -88,16 +127,35 @@ function fileButtons(datastore, file, item, low, isFile) {
   const target = path("datastores", datastore.id, "file");
   return [
     isLarge && h("code", {}, `otter files get ${quoted(`${datastore.name}:${file}`)}`),
-    h("span", { class: "buttons" },
-      isFile && !isLarge && h("button", {
-        type: "button", "aria-label": `Save ${item.name}`,
-        onclick: () => attempt(() => save(target, item.name, { query: { path: file } })),
-      }, "Save"),
-      h("button", {
-        type: "button", class: "danger", "aria-label": `Delete ${item.name}`,
-        "aria-disabled": low ? "true" : null, "aria-describedby": low ? "why-files-0" : null,
-        onclick: () => { if (!low) askDelete(datastore, file, item.name); },
-      }, "Delete")),
+    h(
+      "span",
+      { class: "buttons" },
+      isFile &&
+        !isLarge &&
+        h(
+          "button",
+          {
+            type: "button",
+            "aria-label": `Save ${item.name}`,
+            onclick: () => attempt(() => save(target, item.name, { query: { path: file } })),
+          },
+          "Save",
+        ),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "danger",
+          "aria-label": `Delete ${item.name}`,
+          "aria-disabled": low ? "true" : null,
+          "aria-describedby": low ? "why-files-0" : null,
+          onclick: () => {
+            if (!low) askDelete(datastore, file, item.name);
+          },
+        },
+        "Delete",
+      ),
+    ),
   ];
 }
 
@@ -106,17 +164,33 @@ const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 function askDelete(datastore, file, name) {
   openDialog({
-    title: `Delete ${name}?`, confirm: "Delete", danger: true, text: `[${datastore.name}] ${file}`,
-    submit: async () => follow(await call("DELETE", path("datastores", datastore.id, "file"), { query: { path: file }, key: true })),
+    title: `Delete ${name}?`,
+    confirm: "Delete",
+    danger: true,
+    text: `[${datastore.name}] ${file}`,
+    submit: async () =>
+      follow(
+        await call("DELETE", path("datastores", datastore.id, "file"), {
+          query: { path: file },
+          key: true,
+        }),
+      ),
   });
 }
 
 function newFolder(datastore, folder) {
   openDialog({
-    title: "New folder", confirm: "Create", text: `In [${datastore.name}] ${folder}`,
+    title: "New folder",
+    confirm: "Create",
+    text: `In [${datastore.name}] ${folder}`,
     fields: [{ name: "name", label: "Name", required: true }],
-    submit: async ({ name }) => follow(await call("POST", path("datastores", datastore.id, "folders"),
-      { body: { path: inFolder(folder, name) }, key: true })),
+    submit: async ({ name }) =>
+      follow(
+        await call("POST", path("datastores", datastore.id, "folders"), {
+          body: { path: inFolder(folder, name) },
+          key: true,
+        }),
+      ),
   });
 }
 
@@ -124,53 +198,101 @@ function dropZone(datastore, folder, low) {
   const begin = (files) => {
     for (const file of files) beginUpload(datastore, folder, file);
   };
-  return h("div", {
-    id: "drop", key: "drop", class: "drop", role: "group", "aria-label": "Upload",
-    ondragover: (event) => event.preventDefault(),
-    ondrop: (event) => {
-      event.preventDefault();
-      if (!low) begin(event.dataTransfer.files);
-    },
-  },
-  h("p", {}, "Drop files here"),
-  h("div", { class: "field" },
-    h("label", { for: "upload" }, "Upload files"),
-    h("input", {
-      id: "upload", type: "file", multiple: true, disabled: low ? true : null, "aria-describedby": low ? "why-files-0" : null,
-      onchange: (event) => {
-        begin([...event.target.files]);
-        event.target.value = "";
+  return h(
+    "div",
+    {
+      id: "drop",
+      key: "drop",
+      class: "drop",
+      role: "group",
+      "aria-label": "Upload",
+      ondragover: (event) => event.preventDefault(),
+      ondrop: (event) => {
+        event.preventDefault();
+        if (!low) begin(event.dataTransfer.files);
       },
-    })),
-  h("div", { class: "field check" },
-    h("input", { id: "replace", type: "checkbox", onchange: (event) => { replace = event.target.checked; } }),
-    h("label", { for: "replace" }, "Replace existing files")));
+    },
+    h("p", {}, "Drop files here"),
+    h(
+      "div",
+      { class: "field" },
+      h("label", { for: "upload" }, "Upload files"),
+      h("input", {
+        id: "upload",
+        type: "file",
+        multiple: true,
+        disabled: low ? true : null,
+        "aria-describedby": low ? "why-files-0" : null,
+        onchange: (event) => {
+          begin([...event.target.files]);
+          event.target.value = "";
+        },
+      }),
+    ),
+    h(
+      "div",
+      { class: "field check" },
+      h("input", {
+        id: "replace",
+        type: "checkbox",
+        onchange: (event) => {
+          replace = event.target.checked;
+        },
+      }),
+      h("label", { for: "replace" }, "Replace existing files"),
+    ),
+  );
 }
 
 function beginUpload(datastore, folder, file) {
   const key = keyOf(datastore, folder);
-  const own = { key, id: `${file.name}-${uploads.length}`, name: file.name, sent: 0, bytes: file.size, controller: new AbortController() };
+  const own = {
+    key,
+    id: `${file.name}-${uploads.length}`,
+    name: file.name,
+    sent: 0,
+    bytes: file.size,
+    controller: new AbortController(),
+  };
   uploads = [...uploads, own];
   const query = { path: inFolder(folder, file.name), ...(replace ? { replace: "true" } : {}) };
   upload(path("datastores", datastore.id, "file"), query, file, own.controller.signal, (sent) => {
     own.sent = sent;
     invalidate();
-  }).then((job) => {
-    follow(job);
-    reload(key);
-  }, (error) => {
-    if (error.name === "AbortError") say(`The upload of ${file.name} was stopped`);
-    else showProblem(error.problem);
-  }).finally(() => {
-    uploads = uploads.filter((other) => other !== own);
-    invalidate();
-  });
+  })
+    .then(
+      (job) => {
+        follow(job);
+        reload(key);
+      },
+      (error) => {
+        if (error.name === "AbortError") say(`The upload of ${file.name} was stopped`);
+        else showProblem(error.problem);
+      },
+    )
+    .finally(() => {
+      uploads = uploads.filter((other) => other !== own);
+      invalidate();
+    });
   invalidate();
 }
 
 function uploadView(own) {
   const text = `Upload of ${own.name}`;
-  return h("p", { key: own.id, class: "upload" }, `${text}: ${bytes(own.sent)} of ${bytes(own.bytes)} `,
-    h("progress", { max: own.bytes || 1, value: own.sent, "aria-label": text }), " ",
-    h("button", { type: "button", onclick: () => own.controller.abort(), "aria-label": `Stop the upload of ${own.name}` }, "Stop"));
+  return h(
+    "p",
+    { key: own.id, class: "upload" },
+    `${text}: ${bytes(own.sent)} of ${bytes(own.bytes)} `,
+    h("progress", { max: own.bytes || 1, value: own.sent, "aria-label": text }),
+    " ",
+    h(
+      "button",
+      {
+        type: "button",
+        onclick: () => own.controller.abort(),
+        "aria-label": `Stop the upload of ${own.name}`,
+      },
+      "Stop",
+    ),
+  );
 }

@@ -17,17 +17,47 @@ function setFilter(route, name, value) {
  * @param count what is shown of how much, such as "3 of 40 machines"
  */
 export function filters(route, fields, count, ...more) {
-  return h("form", { class: "filters", role: "search", "aria-label": "Filters", onsubmit: (event) => event.preventDefault() },
-    fields.map(({ name, label, options }) => h("div", { class: "filter", key: name },
-      h("label", { for: `filter-${name}` }, label), options
-        ? h("select", { id: `filter-${name}`, onchange: (event) => setFilter(route, name, event.target.value) },
-          [["", "all"], ...options].map(([value, text]) => h("option",
-            { key: value, value, selected: (route.query.get(name) ?? "") === value }, text)))
-        : h("input", {
-          id: `filter-${name}`, type: "search", value: route.query.get(name) ?? "", autocomplete: "off", spellcheck: "false",
-          oninput: (event) => setFilter(route, name, event.target.value),
-        }))),
-    h("p", { id: "count", role: "status" }, count), more);
+  return h(
+    "form",
+    {
+      class: "filters",
+      role: "search",
+      "aria-label": "Filters",
+      onsubmit: (event) => event.preventDefault(),
+    },
+    fields.map(({ name, label, options }) =>
+      h(
+        "div",
+        { class: "filter", key: name },
+        h("label", { for: `filter-${name}` }, label),
+        options
+          ? h(
+              "select",
+              {
+                id: `filter-${name}`,
+                onchange: (event) => setFilter(route, name, event.target.value),
+              },
+              [["", "all"], ...options].map(([value, text]) =>
+                h(
+                  "option",
+                  { key: value, value, selected: (route.query.get(name) ?? "") === value },
+                  text,
+                ),
+              ),
+            )
+          : h("input", {
+              id: `filter-${name}`,
+              type: "search",
+              value: route.query.get(name) ?? "",
+              autocomplete: "off",
+              spellcheck: "false",
+              oninput: (event) => setFilter(route, name, event.target.value),
+            }),
+      ),
+    ),
+    h("p", { id: "count", role: "status" }, count),
+    more,
+  );
 }
 
 /** Whether one of the texts contains the search, whatever its case is. */

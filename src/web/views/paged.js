@@ -9,7 +9,9 @@ import { h } from "../vdom.js";
 /** By list and filter: the cursor of the next page; null after the last one. */
 let cursors = new Map();
 
-export const forgetPages = () => { cursors = new Map(); };
+export const forgetPages = () => {
+  cursors = new Map();
+};
 
 /**
  * A button that reads the next page of a list into the store.
@@ -27,5 +29,9 @@ export function loadOlder(kind, query = {}) {
     changed(kind);
     invalidate();
   };
-  return h("p", { key: "older" }, h("button", { type: "button", onclick: () => attempt(more) }, "Load older"));
+  return h(
+    "p",
+    { key: "older" },
+    h("button", { type: "button", onclick: () => attempt(more) }, "Load older"),
+  );
 }

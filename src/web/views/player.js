@@ -10,7 +10,10 @@ import { h } from "../vdom.js";
 /** Pauses are played no longer than this, in seconds. */
 const MAX_PAUSE = 2;
 
-/** The outputs of a recording, with their times; pauses are shortened. Lines that are cut are left out. */
+/**
+ * The outputs of a recording, with their times. Pauses are shortened, and lines that are cut are
+ * left out.
+ */
 export function parseCast(text) {
   const outputs = [];
   let last = 0;
@@ -37,28 +40,53 @@ export function playerView(id, text) {
   if (player?.id !== id) player = newPlayer(id, text);
   const { cast, position, playing } = player;
   const own = player;
-  return section("content", "Player",
-    h("div", { class: "buttons" },
+  return section(
+    "content",
+    "Player",
+    h(
+      "div",
+      { class: "buttons" },
       h("button", { type: "button", onclick: () => toggle(own) }, playing ? "Pause" : "Play"),
       h("input", {
-        type: "range", "aria-label": "Time", min: 0, max: Math.ceil(cast.length * 10), step: 1, value: String(Math.round(position * 10)),
+        type: "range",
+        "aria-label": "Time",
+        min: 0,
+        max: Math.ceil(cast.length * 10),
+        step: 1,
+        value: String(Math.round(position * 10)),
         "aria-valuetext": `${seconds(position)} of ${seconds(cast.length)}`,
         oninput: (event) => seek(own, Number(event.target.value) / 10),
       }),
-      h("span", { class: "small" }, `${seconds(position)} of ${seconds(cast.length)}`)),
+      h("span", { class: "small" }, `${seconds(position)} of ${seconds(cast.length)}`),
+    ),
     h("pre", {
-      id: "player", class: "terminal", tabindex: "0", role: "group", "aria-label": "Output", own: true,
+      id: "player",
+      class: "terminal",
+      tabindex: "0",
+      role: "group",
+      "aria-label": "Output",
+      own: true,
       oncreate: (element) => {
         own.element = element;
         element.textContent = own.terminal.text();
       },
       onremove: () => stop(own),
-    }));
+    }),
+  );
 }
 
 function newPlayer(id, text) {
   const cast = parseCast(text);
-  return { id, cast, position: 0, next: 0, playing: false, terminal: new Terminal(), timer: 0, element: null };
+  return {
+    id,
+    cast,
+    position: 0,
+    next: 0,
+    playing: false,
+    terminal: new Terminal(),
+    timer: 0,
+    element: null,
+  };
 }
 
 function toggle(own) {
